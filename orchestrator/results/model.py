@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Verdicts and the results made of them: what `results.json` holds and everything else is drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+
+class Verdict(StrEnum):
+    """What became of one case (design §5)."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    CRASH = "CRASH"
+    TIMEOUT = "TIMEOUT"
+    SKIP = "SKIP"
+    NA = "NA"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    ERROR = "ERROR"
+
+
+class Blame(StrEnum):
+    """Whose fault a verdict is; ``NONE`` where it is nobody's."""
+
+    NONE = ""
+    KERNEL = "kernel"
+    TEST = "test"
+    INFRA = "infra"
+
+
+#: Verdicts in falling order of gravity: of several about the same thing the gravest one stands.
+GRAVITY: tuple[Verdict, ...] = (
+    Verdict.CRASH,
+    Verdict.FAIL,
+    Verdict.TIMEOUT,
+    Verdict.ERROR,
+    Verdict.INCONCLUSIVE,
+    Verdict.PASS,
+    Verdict.SKIP,
+    Verdict.NA,
+)
+
+#: The case ids that every cell has besides those of its suites.
+CELL_CASES = ("config", "build", "boot", "proof", "shutdown")
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One result line.
+
+    ``id`` is the full path (``maps/proc-maps-race/maps.test_maps_tearing_from_split``), the same in
+    every run: no number, time or pid in it. ``reason`` is one line of clean text; ``detail`` may be
+    long. ``log`` names a file relative to the run directory.
+    """
+
+    id: str
+    verdict: Verdict
+    blame: Blame = Blame.NONE
+    reason: str = ""
+    detail: str = ""
+    fingerprint: str = ""
+    duration_s: float = 0.0
+    log: str = ""
+
+
+class SuiteResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one suite gave in one cell. ``metrics`` are numbers by name, the unit in the name."""
+
+    suite: str
+    cases: tuple[Case, ...] = ()
+    metrics: dict[str, float] = {}
+    unknown_programs: tuple[str, ...] = ()
+    duration_s: float = 0.0
+
+
+class CellResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Everything that came of one cell.
+
+    ``cases`` are the cell's own (``CELL_CASES``). ``properties`` are the identity and the proofs as
+    text, in the order in which a report shows them: source, release, arch, variant, accelerator …
+    """
+
+    cell: str
+    label: str = ""
+    arch: str = ""
+    variant: str = ""
+    release: str = ""
+    started_at: str = ""
+    duration_s: float = 0.0
+    properties: dict[str, str] = {}
+    cases: tuple[Case, ...] = ()
+    suites: tuple[SuiteResult, ...] = ()
+
+    def all_cases(self) -> tuple[Case, ...]:
+        """The cell's own cases and those of its suites, in order."""
+        return self.cases + tuple(case for suite in self.suites for case in suite.cases)
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """The gravest of some verdicts; ``INCONCLUSIVE`` of none, since nothing was shown."""
+    return min(verdicts, key=GRAVITY.index, default=Verdict.INCONCLUSIVE)
+
+
+def exit_code(cases: Iterable[Case], *, interrupted: bool = False) -> int:
+    """The exit code of a verb over all cases of its run (design §5).
+
+    130 interrupted, else 1 kernel or test at fault, else 3 infrastructure, else 4 inconclusive or
+    nothing passed, else 0. (2, wrong usage, is decided before anything runs.)
+
+    A cell of which only its own cases passed has tested nothing: what must pass is a case of a suite,
+    or, in a run of ``build`` alone, the build. The caller chooses by what it passes in.
+    """
+    seen = {case.verdict for case in cases}
+    if interrupted:
+        return 130
+    if seen & {Verdict.FAIL, Verdict.CRASH, Verdict.TIMEOUT}:
+        return 1
+    if Verdict.ERROR in seen:
+        return 3
+    if Verdict.INCONCLUSIVE in seen or Verdict.PASS not in seen:
+        return 4
+    return 0
