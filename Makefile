@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# The habits of this project. `make run` and `make test` bring a bare Debian host all the way.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+# the other architecture's compiler and C library
+CROSS_amd64 := gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+CROSS_arm64 := gcc-x86-64-linux-gnu libc6-dev-amd64-cross
+# what a bare Debian 12 or 13 lacks: QEMU, the compilers, the kernel's build tools, Python's venv
+PACKAGES := qemu-system-x86 qemu-system-arm gcc make libc6-dev \
+	$(CROSS_$(shell dpkg --print-architecture 2>/dev/null)) bc bison flex libelf-dev libssl-dev perl rsync xz-utils ccache cpio git \
+	python3 python3-venv ca-certificates
+
+.DEFAULT_GOAL := help
+.PHONY: help deps venv run build list lint check test test-long bench lock clean
+
+help: ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+deps: ## install what the host lacks (Debian, asks for root)
+	@command -v dpkg-query >/dev/null || { echo 'not Debian; these must be there: $(PACKAGES)'; exit 0; }; \
+	missing=; for package in $(PACKAGES); do \
+		dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; \
+	done; \
+	[ -n "$$missing" ] || exit 0; echo "installing:$$missing"; \
+	root=; [ "$$(id -u)" = 0 ] || root=sudo; \
+	$$root apt-get update -qq && \
+	$$root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null
+
+venv: $(STAMP) ## the Python environment, from the hashed lock file
+
+$(STAMP): requirements.lock pyproject.toml | deps
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: deps $(STAMP) ## the main job on this host's architecture; ARGS='--arch arm64' for more
+	$(BIN)/orchestrate run $(ARGS)
+
+build: deps $(STAMP) ## build the kernels only
+	$(BIN)/orchestrate build $(ARGS)
+
+list: $(STAMP) ## architectures, variants, suites
+	$(BIN)/orchestrate list
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check orchestrator tests
+	$(BIN)/ruff format --check orchestrator tests
+	$(BIN)/mypy -p orchestrator
+
+check: deps $(STAMP) lint ## fast tests, a minute
+	$(BIN)/pytest -q -m 'not guest and not long'
+
+test: deps $(STAMP) lint ## everything that lands a change: real kernels and guests, both architectures
+	$(BIN)/pytest -q -m 'not long'
+
+test-long: deps $(STAMP) lint ## repeats, broken kernels, other distributions: hours
+	$(BIN)/pytest -q
+
+bench: deps $(STAMP) ## speed of the tool itself, medians, side by side; alone on the machine
+	$(BIN)/python tests/bench.py $(ARGS)
+
+lock: $(STAMP) ## renew the lock file
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
+		--extra dev --output-file requirements.lock pyproject.toml
+
+clean: ## remove the environment; caches and runs stay
+	rm -rf $(VENV) build dist *.egg-info

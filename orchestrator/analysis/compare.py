@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What per-VMA locks gain: a benchmark's numbers of two variants, one sample a boot (design §4, rule 10)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+import msgspec
+
+from orchestrator.analysis.stats import Ratio, median, ratio_interval
+
+#: Metrics of ``suites.metrics.judge`` that are compared. No maxima: emulated, they are the host's noise.
+COMPARED = ("mean_us_scanned", "p99_us_scanned", "mean_us_alone", "interference")
+
+
+class Outcome(StrEnum):
+    """What the interval of a ratio, without over with, of something that is better small allows to say."""
+
+    BETTER = "better with per-VMA locks"
+    WORSE = "worse with per-VMA locks"
+    NO_DIFFERENCE = "no difference shown"
+    TOO_FEW = "too few boots"
+
+
+class Spread(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric of one variant over its boots; ``n`` boots had it."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+
+class MetricRatio(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric, without per-VMA locks over with them: 2.0 means that they halve it."""
+
+    metric: str
+    ratio: Ratio
+    outcome: Outcome
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Two variants side by side.
+
+    ``boots_with`` and ``boots_without`` were used; ``discarded`` says of every other boot why it was not.
+    ``ratios`` are in the order of ``COMPARED``, without those that no boot of a side has. ``notes`` are
+    sentences for the report.
+    """
+
+    boots_with: int
+    boots_without: int
+    discarded: tuple[str, ...]
+    interference_with: Spread | None
+    interference_without: Spread | None
+    ratios: tuple[MetricRatio, ...]
+    notes: tuple[str, ...]
+
+
+def compare_pair(
+    with_: Sequence[Mapping[str, float]],
+    without: Sequence[Mapping[str, float]],
+    *,
+    disturbed_with: Sequence[str] = (),
+    disturbed_without: Sequence[str] = (),
+    confidence: float = 0.90,
+) -> Comparison:
+    """Compare the boots of a kernel with per-VMA locks and of one without.
+
+    :param with_: for each boot the metrics that ``suites.metrics.judge`` gave; empty if it could not be
+        judged. Likewise ``without``.
+    :param disturbed_with: for each boot of ``with_`` the reason why it counts as disturbed, empty if it does
+        not (``evidence.host.disturbed``). Nothing at all: none was. Likewise ``disturbed_without``.
+    :raises ValueError: reasons for another number of boots than given.
+    """
+    kept_with, dropped_with = _keep("with", with_, disturbed_with)
+    kept_without, dropped_without = _keep("without", without, disturbed_without)
+    ratios = tuple(
+        _metric_ratio(metric, above, below, confidence)
+        for metric in COMPARED
+        if (above := _values(kept_without, metric)) and (below := _values(kept_with, metric))
+    )
+    discarded = dropped_with + dropped_without
+    notes = []
+    if discarded:
+        notes.append(f"{len(discarded)} of {len(with_) + len(without)} boots discarded")
+    if not ratios:
+        notes.append("nothing to compare: no usable boot on one side")
+    elif any(each.outcome is Outcome.TOO_FEW for each in ratios):
+        notes.append(
+            f"{len(kept_with)} boots with and {len(kept_without)} without are too few "
+            f"for an interval at {confidence:.0%}"
+        )
+    return Comparison(
+        boots_with=len(kept_with),
+        boots_without=len(kept_without),
+        discarded=discarded,
+        interference_with=_spread(_values(kept_with, "interference")),
+        interference_without=_spread(_values(kept_without, "interference")),
+        ratios=ratios,
+        notes=tuple(notes),
+    )
+
+
+def _keep(
+    variant: str, boots: Sequence[Mapping[str, float]], disturbed: Sequence[str]
+) -> tuple[list[Mapping[str, float]], tuple[str, ...]]:
+    if disturbed and len(disturbed) != len(boots):
+        raise ValueError(f"{len(disturbed)} reasons for {len(boots)} boots {variant}")
+    kept: list[Mapping[str, float]] = []
+    dropped = []
+    for number, boot in enumerate(boots, start=1):
+        reason = disturbed[number - 1] if disturbed else ""
+        if not reason and not boot:
+            reason = "no valid sample"
+        if reason:
+            dropped.append(f"boot {number} {variant}: {reason}")
+        else:
+            kept.append(boot)
+    return kept, tuple(dropped)
+
+
+def _values(boots: Sequence[Mapping[str, float]], metric: str) -> list[float]:
+    values = (boot.get(metric, math.nan) for boot in boots)
+    return [value for value in values if math.isfinite(value) and value > 0]
+
+
+def _spread(values: Sequence[float]) -> Spread | None:
+    if not values:
+        return None
+    return Spread(median=median(values), low=min(values), high=max(values), n=len(values))
+
+
+def _metric_ratio(
+    metric: str, without: Sequence[float], with_: Sequence[float], confidence: float
+) -> MetricRatio:
+    ratio = ratio_interval(without, with_, confidence)
+    if ratio.low is None or ratio.high is None:
+        outcome = Outcome.TOO_FEW
+    elif ratio.low > 1:
+        outcome = Outcome.BETTER
+    elif ratio.high < 1:
+        outcome = Outcome.WORSE
+    else:
+        outcome = Outcome.NO_DIFFERENCE
+    return MetricRatio(metric=metric, ratio=ratio, outcome=outcome)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What happens in a run, as it happens: to ``events.ndjson`` always, to people as they like it.
+
+On a terminal one line a cell lives: phase, elapsed time, last event. Elsewhere (a pipe, CI) each event
+is a plain line.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import msgspec
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+
+def now() -> str:
+    """The time, UTC, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something happened: in which cell (empty: the run itself), in which phase, in words."""
+
+    time: str
+    cell: str
+    phase: str
+    text: str
+
+
+class _Line:
+    def __init__(self) -> None:
+        self.since = time.monotonic()
+        self.phase = ""
+        self.text = ""
+        self.done = ""
+
+
+class Events:
+    """Takes events from any thread; a context manager around the run."""
+
+    def __init__(self, console: Console, log: Path | None = None) -> None:
+        self._console = console
+        self._log: IO[bytes] | None = log.open("ab", buffering=0) if log else None
+        self._lock = threading.Lock()
+        self._lines: dict[str, _Line] = {}
+        plain = not console.is_terminal or bool(os.environ.get("CI"))
+        self._live = (
+            None if plain else Live(console=console, get_renderable=self._table, refresh_per_second=4)
+        )
+
+    def __enter__(self) -> Events:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+        if self._log:
+            self._log.close()
+
+    def emit(self, cell: str, phase: str, text: str) -> None:
+        """Record one event."""
+        with self._lock:
+            if self._log and not self._log.closed:
+                self._log.write(msgspec.json.encode(Event(now(), cell, phase, text)) + b"\n")
+            line = self._lines.setdefault(cell, _Line()) if cell else None
+            if line:
+                line.phase, line.text = phase, text
+                if phase == "done":
+                    line.done = text
+        if self._live is None:
+            self._console.print(
+                Text(f"{cell}: " if cell else "") + Text(f"{phase}: {text}" if phase else text),
+                soft_wrap=True,
+            )
+        elif not cell:
+            self._live.console.print(Text(text))
+        elif phase == "done":
+            with self._lock:
+                self._lines.pop(cell, None)
+            assert line is not None
+            took = time.monotonic() - line.since
+            self._live.console.print(Text(f"{cell}  {took:.0f} s  {text}"))
+
+    def saying(self, cell: str) -> Callable[[str, str], None]:
+        """``emit`` for one cell: takes phase and text."""
+        return lambda phase, text: self.emit(cell, phase, text)
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 1))
+        with self._lock:
+            for cell, line in self._lines.items():
+                elapsed = f"{time.monotonic() - line.since:4.0f} s"
+                table.add_row(
+                    Text(cell, style="bold"),
+                    elapsed,
+                    Text(line.phase, style="cyan"),
+                    Text(line.text, overflow="ellipsis", no_wrap=True),
+                )
+        return table

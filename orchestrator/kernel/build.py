@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From a tree to a kernel: configure, check what was configured, build, keep.
+
+tuxmake does the work in a child process: as a library it sets signal handlers and knows no deadline.
+It is run twice, because it will not stop between ``config`` and ``kernel`` for us to look.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from orchestrator import data
+from orchestrator.errors import Inconclusive, InfraError, KernelError, UserError
+from orchestrator.kernel import kconfig
+from orchestrator.kernel.kconfig import Fragment, Lost
+from orchestrator.kernel.model import Configured, Kernel, KernelSpec, Say
+from orchestrator.process import Outcome, Supervised, require
+from orchestrator.source.classify import TreeClass
+from orchestrator.store import Store, digest_of
+from orchestrator.vm.elf import build_id
+
+_CONFIG_LIMIT_S = 600.0
+_BUILD_LIMIT_S = 4 * 3600.0
+_BASE_PACKAGES = "build-essential bc bison flex libelf-dev libssl-dev rsync xz-utils"
+
+_COMPILE_ERROR = re.compile(
+    r"^(?:\S*?/)?(?P<where>[\w./+-]+:\d+(?::\d+)?): (?:fatal )?error: (?P<what>.+)$"
+    r"|^(?:\S*ld\S*: )?(?P<object>\S+?:\(?[^\s:]*\)?): (?P<link>undefined reference to .+)$"
+    r"|^(?P<modpost>ERROR: modpost: .+)$"
+    r"|^(?P<ld>ld\S*: error: .+)$",
+    re.M,
+)
+_INFRA_TROUBLE = (
+    ("No space left on device", "the disk is full", "Free some space, or set ORCHESTRATE_CACHE."),
+    ("Killed signal terminated program", "the compiler was killed (out of memory?)", "Free some memory."),
+    ("virtual memory exhausted", "the compiler ran out of memory", "Free some memory, or use fewer --jobs."),
+    ("Cannot allocate memory", "the compiler ran out of memory", "Free some memory, or use fewer --jobs."),
+    ("Disk quota exceeded", "the disk quota is used up", "Free some space, or set ORCHESTRATE_CACHE."),
+    ("Input/output error", "the disk fails", "Look at the host's own log."),
+)
+
+
+class _Facts(msgspec.Struct, frozen=True):
+    release: str
+    build_id: str
+    toolchain: str
+    cpu_s: float
+
+
+def configure(spec: KernelSpec, store: Store) -> Configured:
+    """Make the final ``.config`` of a kernel and compare it with every request.
+
+    :raises UserError: a symbol that the user asked for did not survive.
+    :raises Inconclusive: one of the project's own did not.
+    :raises KernelError: the tree cannot be configured at all.
+    """
+    fragments = _fragments(spec)
+    key = digest_of(
+        "config",
+        spec.tree.digest,
+        spec.tree_class.value,
+        spec.arch.name,
+        spec.base,
+        [(f.name, f.text) for f in fragments],
+        spec.toolchain.version,
+    )
+    folder = store.entry("configs", key, lambda fresh: _configure(spec, fragments, fresh))
+    path = folder / "config"
+    symbols = kconfig.parse_config(path.read_text())
+    losses = [kconfig.explain(loss, spec.tree.path, symbols) for loss in kconfig.lost(fragments, symbols)]
+    _complain(losses, fragments)
+    return Configured(path=path, symbols=symbols, digest=digest_of(path.read_text()))
+
+
+def _fragments(spec: KernelSpec) -> list[Fragment]:
+    fragments = kconfig.own_fragments(spec.arch.name, spec.variant)
+    if spec.tree_class is not TreeClass.SELECTABLE:
+        # no such symbol: the variant is proven by the kernel's symbol table alone
+        fragments = fragments[:-1]
+    if spec.base:
+        # the user's own base stands for tinyconfig and our choice of drivers may not undo it; what the
+        # proofs and the guest need is still asked for and still checked
+        fragments = [f for f in fragments if f.name != "kconfigs/base.config"] + [_essentials()]
+    return [*fragments, *spec.extra]
+
+
+def _essentials() -> Fragment:
+    text = (data.kconfigs() / "essential.config").read_text()
+    return Fragment("kconfigs/essential.config", text)
+
+
+def _complain(losses: Sequence[Lost], fragments: Sequence[Fragment]) -> None:
+    if not losses:
+        return
+    users = {fragment.name for fragment in fragments if not fragment.ours}
+    theirs = [loss for loss in losses if loss.request.origin in users]
+    text = "; ".join(map(str, theirs or losses))
+    if theirs:
+        raise UserError(
+            f"kconfig request lost: {text}", remedy="Ask for what it depends on too, or drop the line."
+        )
+    raise Inconclusive(
+        f"kconfig request of ours lost: {text}",
+        remedy="This tree cannot be configured as the variant needs; please report it.",
+    )
+
+
+def pair_difference(spec: KernelSpec, store: Store) -> dict[str, tuple[str, str]]:
+    """How the configurations of the two variants differ; checked to be the expected symbols and no others.
+
+    Empty where the tree leaves no choice.
+
+    :raises Inconclusive: another symbol differs, or PER_VMA_LOCK does not.
+    """
+    if spec.tree_class is not TreeClass.SELECTABLE:
+        return {}
+    first, *others = (
+        configure(msgspec.structs.replace(spec, variant=variant), store).symbols
+        for variant in kconfig.variants()
+    )
+    differing: dict[str, tuple[str, str]] = {}
+    for other in others:
+        differing |= kconfig.difference(first, other)
+    expected = spec.arch.expected_config_difference
+    surplus = sorted(set(differing) - expected)
+    missing = sorted(expected - set(differing))
+    if surplus or missing:
+        said = [f"{s} differs too ({differing[s][0]}, {differing[s][1]})" for s in surplus]
+        said += [f"{s} does not differ" for s in missing]
+        raise Inconclusive(
+            f"the two variants do not make a fair pair on {spec.arch.name}: {'; '.join(said)}",
+            remedy="Fix the surplus symbols to one value in both, with --kconfig.",
+        )
+    return differing
+
+
+def build(spec: KernelSpec, store: Store, *, say: Say, log: Path | None = None, jobs: int = 0) -> Kernel:
+    """The kernel of a spec, from the store or built now.
+
+    :param log: where a copy of the build's log goes when it fails.
+    :raises KernelError: the tree does not compile; the message has the first error, file and line.
+    :raises InfraError: the host failed it: no compiler, no space, no memory, no time.
+    """
+    configured = configure(spec, store)
+    key = digest_of(
+        "kernel",
+        spec.tree.digest,
+        spec.arch.name,
+        configured.digest,
+        spec.toolchain.version,
+        _wrapped(spec),
+    )
+    cached = store.find("kernels", key) is not None
+    folder = store.entry(
+        "kernels",
+        key,
+        lambda fresh: _build(spec, configured, store, key, fresh, say, log, jobs),
+        waiting=lambda: say("waiting for another run that builds the same kernel"),
+    )
+    facts = msgspec.json.decode((folder / "kernel.json").read_bytes(), type=_Facts)
+    return Kernel(
+        key=key,
+        folder=folder,
+        image=folder / Path(spec.arch.image).name,
+        vmlinux=folder / "vmlinux",
+        config=folder / "config",
+        release=facts.release,
+        build_id=facts.build_id,
+        toolchain=facts.toolchain,
+        cpu_s=facts.cpu_s,
+        cached=cached,
+    )
+
+
+def _wrapped(spec: KernelSpec) -> bool:
+    return spec.tree_class is TreeClass.SELECTABLE
+
+
+def _configure(spec: KernelSpec, fragments: Sequence[Fragment], fresh: Path) -> None:
+    objects, output = fresh / "o", fresh / "out"
+    objects.mkdir()
+    base = fresh / "base"
+    kconfig_argument = "tinyconfig"
+    if spec.base:
+        base.write_text(spec.base)
+        kconfig_argument = str(base)
+    arguments = ["-k", kconfig_argument]
+    for number, fragment in enumerate(fragments):
+        path = fresh / f"{number}.fragment"
+        path.write_text(fragment.text if fragment.text.endswith("\n") else fragment.text + "\n")
+        arguments += ["-K", str(path)]
+    log = fresh / "log"
+    outcome, _ = _tuxmake(spec, objects, output, [*arguments, "config"], log, _CONFIG_LIMIT_S, wrap=fresh)
+    if not (objects / ".config").is_file() or outcome.exit != 0:
+        _fail(spec, "configure", outcome, log)
+    shutil.copyfile(objects / ".config", fresh / "config")
+    for rest in fresh.iterdir():
+        if rest.name != "config":
+            shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
+
+
+def _build(
+    spec: KernelSpec,
+    configured: Configured,
+    store: Store,
+    key: str,
+    fresh: Path,
+    say: Say,
+    log: Path | None,
+    jobs: int,
+) -> None:
+    # one place a key: ccache and __FILE__ see the same paths again when a build is repeated
+    place = store.root / "builds" / key
+    shutil.rmtree(place, ignore_errors=True)
+    objects = place / "o"
+    objects.mkdir(parents=True)
+    shutil.copyfile(configured.path, objects / ".config")
+    build_log = fresh / "build.log"
+    say(f"building {spec.tree.version} {spec.arch.name} {spec.variant}")
+    try:
+        outcome, cpu_s = _tuxmake(
+            spec,
+            objects,
+            place / "out",
+            ["-I", Path(spec.arch.image).name, "-j", str(jobs or os.cpu_count() or 1), "kernel"],
+            build_log,
+            _BUILD_LIMIT_S,
+            wrap=place,
+            cache=store.root / "ccache",
+        )
+        image = objects / spec.arch.image
+        if outcome.exit != 0 or not image.is_file():
+            if log is not None:
+                log.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(build_log, log)
+            _fail(spec, "build", outcome, build_log, log)
+        built = kconfig.parse_config((objects / ".config").read_text())
+        if built != configured.symbols:
+            changed = ", ".join(kconfig.difference(built, configured.symbols))
+            raise Inconclusive(f"the build changed its own configuration: {changed}")
+        for source, name in ((image, image.name), (objects / "vmlinux", "vmlinux")):
+            shutil.copyfile(source, fresh / name)
+        shutil.copyfile(objects / ".config", fresh / "config")
+        shutil.copyfile(objects / "System.map", fresh / "System.map")
+        metadata = place / "out" / "metadata.json"
+        if metadata.is_file():
+            shutil.copyfile(metadata, fresh / "tuxmake.json")
+        facts = _Facts(
+            release=(objects / "include/config/kernel.release").read_text().strip(),
+            build_id=build_id(fresh / "vmlinux"),
+            toolchain=spec.toolchain.version,
+            cpu_s=round(cpu_s, 1),
+        )
+        (fresh / "kernel.json").write_bytes(msgspec.json.encode(facts))
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _tuxmake(
+    spec: KernelSpec,
+    objects: Path,
+    output: Path,
+    arguments: Sequence[str],
+    log: Path,
+    limit_s: float,
+    *,
+    wrap: Path,
+    cache: Path | None = None,
+) -> tuple[Outcome, float]:
+    """Run tuxmake under the supervisor; its outcome and the CPU seconds of the whole tree."""
+    require("make", remedy=f"Install the build tools: apt-get install {_BASE_PACKAGES}")
+    argv = [sys.executable, "-m", "tuxmake", "-C", str(spec.tree.path), "-b", str(objects), "-o", str(output)]
+    argv += ["-r", "null", "-z", "none", "-v", "-t", spec.toolchain.tuxmake]
+    if not spec.arch.native:
+        argv += ["-a", spec.arch.make_arch]
+    env = {
+        **{k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "KBUILD", "KCONFIG", "CCACHE"))},
+        "LC_ALL": "C.UTF-8",
+        "KBUILD_BUILD_TIMESTAMP": "@0",
+        "KBUILD_BUILD_USER": "orchestrate",
+        "KBUILD_BUILD_HOST": "orchestrate",
+        "KBUILD_BUILD_VERSION": "1",
+    }
+    if cache is not None and shutil.which("ccache"):
+        argv += ["-w", "ccache"]
+        cache.mkdir(parents=True, exist_ok=True)
+        # without depend mode a cold build through ccache costs a quarter more
+        env |= {"CCACHE_DIR": str(cache), "CCACHE_DEPEND": "1", "CCACHE_MAXSIZE": "10G"}
+    argv += list(arguments)
+    if _wrapped(spec):
+        argv.append(f"KBUILD_KCONFIG={kconfig.write_wrapper(spec.tree.path, wrap)}")
+    child = Supervised(argv, limit_s=limit_s, grace_s=1.0, output=log, env=env, cwd=spec.tree.path)
+    try:
+        outcome = child.wait()
+    finally:
+        child.kill()
+    assert outcome is not None
+    return outcome, child.cpu_s
+
+
+def _fail(spec: KernelSpec, what: str, outcome: Outcome, log: Path, kept: Path | None = None) -> None:
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    where = f" The log: {kept}" if kept else ""
+    which = f"{spec.tree.version} {spec.arch.name} {spec.variant}"
+    for mark, reason, remedy in _INFRA_TROUBLE:
+        if mark in text:
+            raise InfraError(f"cannot {what} {which}: {reason}", remedy=remedy + where)
+    if outcome.reason != "ended":
+        raise InfraError(
+            f"cannot {what} {which}: {outcome}", remedy=f"Give it more time, or a faster host.{where}"
+        )
+    if match := _COMPILE_ERROR.search(text):
+        place = match["where"] or match["object"]
+        error = match["what"] or match["link"] or match["modpost"] or match["ld"]
+        said = f"{place}: {error}" if place else error
+        raise KernelError(f"cannot {what} {which}: {said}", remedy=where.strip())
+    if tool := re.search(r"(\S+): (?:command )?not found", text):
+        raise InfraError(
+            f"cannot {what} {which}: {tool[1]} is missing",
+            remedy=f"Install the build tools: apt-get install {_BASE_PACKAGES}",
+        )
+    last = [line for line in text.splitlines() if line.strip()][-3:]
+    raise KernelError(f"cannot {what} {which}: {' | '.join(last) or outcome}", remedy=where.strip())
+
+
+def metadata(kernel: Kernel) -> dict[str, object]:
+    """What tuxmake recorded about the build: toolchain, tool versions, durations, cache hits."""
+    path = kernel.folder / "tuxmake.json"
+    found: dict[str, object] = json.loads(path.read_text()) if path.is_file() else {}
+    return found

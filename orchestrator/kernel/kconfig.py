@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Kconfig fragments, what became of them, and the wrapper that makes a promptless symbol selectable.
+
+``olddefconfig`` drops what it cannot have and says nothing: every request is compared with the final
+``.config`` here, and a lost one is traced to the line that made it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from orchestrator import data
+from orchestrator.errors import UserError
+
+_SET = re.compile(r"^CONFIG_(\w+)=(.*)$")
+_UNSET = re.compile(r"^# CONFIG_(\w+) is not set$")
+
+#: The second definition that gives PER_VMA_LOCK a prompt; the tree's own keeps its ``default y``.
+_PROMPT = """
+config PER_VMA_LOCK
+	bool "Per-VMA locks"
+	depends on ARCH_SUPPORTS_PER_VMA_LOCK && MMU && SMP
+"""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One line of a fragment: the symbol without ``CONFIG_``, the value asked for, and where."""
+
+    symbol: str
+    value: str
+    origin: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"CONFIG_{self.symbol}={self.value} ({self.origin}:{self.line})"
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """A request that the final configuration does not grant."""
+
+    request: Request
+    got: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        why = f"; {self.why}" if self.why else ""
+        return f"{self.request} became {self.got}{why}"
+
+
+class Fragment(msgspec.Struct, frozen=True):
+    """A named text of requests; ``ours`` tells the project's own from the user's."""
+
+    name: str
+    text: str
+    ours: bool = True
+
+    def requests(self) -> list[Request]:
+        """The requests in order.
+
+        :raises UserError: on a line that is neither a request, a comment nor empty.
+        """
+        found = []
+        for number, line in enumerate(self.text.splitlines(), 1):
+            line = line.strip()
+            if match := _SET.match(line):
+                found.append(Request(match[1], match[2], self.name, number))
+            elif match := _UNSET.match(line):
+                found.append(Request(match[1], "n", self.name, number))
+            elif line and not line.startswith("#"):
+                raise UserError(
+                    f"{self.name}:{number}: not a kconfig line: {line[:60]!r}",
+                    remedy="Write CONFIG_X=y, or `# CONFIG_X is not set`.",
+                )
+        return found
+
+
+def variants() -> tuple[str, ...]:
+    """All variants there is a file for; the one with the feature first."""
+    return tuple(sorted((p.stem for p in (data.kconfigs() / "variants").glob("*.config")), reverse=True))
+
+
+def own_fragments(arch: str, variant: str) -> list[Fragment]:
+    """The project's fragments for a kernel, in the order of merging.
+
+    :raises UserError: for an unknown variant.
+    """
+    if variant not in variants():
+        raise UserError(f"unknown variant {variant!r}", remedy=f"Known are: {', '.join(variants())}.")
+    names = ("base.config", f"{arch}.config", f"variants/{variant}.config")
+    return [Fragment(f"kconfigs/{name}", (data.kconfigs() / name).read_text()) for name in names]
+
+
+def user_fragment(spec: str) -> Fragment:
+    """The fragment that ``--kconfig`` names: a file, or ``CONFIG_X=value`` itself.
+
+    :raises UserError: no such file, or no kconfig line.
+    """
+    if spec.startswith(("CONFIG_", "# CONFIG_")):
+        fragment = Fragment("--kconfig", spec, ours=False)
+    else:
+        try:
+            fragment = Fragment(spec, Path(spec).read_text(), ours=False)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"--kconfig {spec}: {getattr(error, 'strerror', None) or 'not a text file'}",
+                remedy="Name a fragment file, or write CONFIG_X=y itself.",
+            ) from error
+    fragment.requests()
+    return fragment
+
+
+def check_user_fragments(fragments: Iterable[Fragment], arch: str) -> None:
+    """Refuse a user's request for a symbol that the variants are there to decide.
+
+    :raises UserError: naming the line.
+    """
+    decided = {r.symbol for v in variants() for r in own_fragments(arch, v)[-1].requests()}
+    for fragment in fragments:
+        for request in fragment.requests():
+            if request.symbol in decided:
+                raise UserError(
+                    f"{request}: this symbol is decided by the variant",
+                    remedy=f"Use --variant ({', '.join(variants())}) and drop the line.",
+                )
+
+
+def parse_config(text: str) -> dict[str, str]:
+    """A ``.config`` as symbol → value, without those that are not set."""
+    return {match[1]: match[2] for line in text.splitlines() if (match := _SET.match(line))}
+
+
+def lost(fragments: Sequence[Fragment], config: Mapping[str, str]) -> list[Lost]:
+    """The requests that did not survive; of several about one symbol only the last counts."""
+    last = {request.symbol: request for fragment in fragments for request in fragment.requests()}
+    return [
+        Lost(request, config.get(request.symbol, "n"))
+        for request in last.values()
+        if config.get(request.symbol, "n") != request.value
+    ]
+
+
+def explain(loss: Lost, tree: Path, config: Mapping[str, str]) -> Lost:
+    """The same loss with the unmet dependency, where the tree's Kconfig files tell it.
+
+    A plain reading of the symbol's ``depends on`` lines, not an evaluation of Kconfig's language:
+    enclosing ``if`` blocks and ``select`` chains stay unsaid.
+    """
+    definition = re.compile(rf"^(?:menu)?config {re.escape(loss.request.symbol)}$\n((?:[ \t].*\n|\n)*)", re.M)
+    known = False
+    for path in _kconfig_files(tree):
+        text = path.read_text(errors="replace")
+        if f"config {loss.request.symbol}\n" not in text:
+            continue
+        for match in definition.finditer(text):
+            known = True
+            for depends in re.findall(r"^[ \t]+depends on (.+)$", match[1], re.M):
+                symbols = re.findall(r"(?<![\w!])[A-Z][A-Z0-9_]+\b(?!\s*[!=])", depends)
+                unmet = [s for s in symbols if config.get(s, "n") == "n"]
+                if unmet and loss.got == "n":
+                    where = path.relative_to(tree)
+                    why = f"it depends on {depends.strip()}, and {', '.join(unmet)} is not set ({where})"
+                    return Lost(loss.request, loss.got, why)
+    if not known:
+        return Lost(loss.request, loss.got, "this tree has no such symbol")
+    if loss.request.value == "n":
+        return Lost(loss.request, loss.got, "it has no prompt, or something selects it")
+    return loss
+
+
+def _kconfig_files(tree: Path) -> Iterable[Path]:
+    # arch/ and drivers/ hold nearly all; a walk of the whole tree would read 1,700 files, which is 0.1 s
+    return sorted(tree.rglob("Kconfig*"))
+
+
+def difference(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Symbols whose values differ, each with its two values."""
+    return {
+        symbol: (one.get(symbol, "n"), other.get(symbol, "n"))
+        for symbol in sorted(set(one) | set(other))
+        if one.get(symbol, "n") != other.get(symbol, "n")
+    }
+
+
+def write_wrapper(tree: Path, folder: Path) -> Path:
+    """Write the top Kconfig that gives PER_VMA_LOCK a prompt; for ``KBUILD_KCONFIG``.
+
+    The tree's own text is copied into it: it begins with ``mainmenu``, which cannot be sourced.
+    Kconfig lets a symbol be defined twice, and the tree itself stays untouched.
+    """
+    wrapper = folder / "Kconfig.wrapper"
+    wrapper.write_text((tree / "Kconfig").read_text() + _PROMPT)
+    return wrapper

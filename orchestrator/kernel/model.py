@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A kernel as asked for and as built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from orchestrator.arch import Arch
+from orchestrator.kernel.kconfig import Fragment
+from orchestrator.kernel.toolchain import Toolchain
+from orchestrator.source.classify import TreeClass
+from orchestrator.source.model import Tree
+
+#: Takes one line about what is going on.
+Say = Callable[[str], None]
+
+
+class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """tree × arch × variant × user's fragments × toolchain.
+
+    ``base`` is the text of the user's own ``--config`` file, empty for ``tinyconfig``; ``extra`` are the
+    user's fragments, merged last.
+    """
+
+    tree: Tree
+    tree_class: TreeClass
+    arch: Arch
+    variant: str
+    toolchain: Toolchain
+    base: str = ""
+    extra: tuple[Fragment, ...] = ()
+
+
+class Configured(msgspec.Struct, frozen=True, kw_only=True):
+    """The final configuration of a spec: the file, its symbols and the release it leads to."""
+
+    path: Path
+    symbols: dict[str, str]
+    digest: str
+
+
+class Kernel(msgspec.Struct, frozen=True, kw_only=True):
+    """A built kernel; all paths are in the store and not to be written to.
+
+    ``cpu_s`` is what its build cost when it was built, in CPU seconds; ``cached`` whether it was found.
+    """
+
+    key: str
+    folder: Path
+    image: Path
+    vmlinux: Path
+    config: Path
+    release: str
+    build_id: str
+    toolchain: str
+    cpu_s: float
+    cached: bool

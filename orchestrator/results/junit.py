@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""JUnit XML that Jenkins' xUnit schema (junit-10.xsd) accepts, made with junit-xml and mended.
+
+junit-xml 1.9 writes attributes and times that no schema allows, drops a failure that has no text, and
+chokes on what a guest can print. So: its classes build the tree, this module gives every failure a
+text, cleans, drops, formats and counts again, and refuses to write what is not right.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from junit_xml import TestCase, TestSuite
+
+from orchestrator.errors import InfraError
+from orchestrator.results.model import Case, CellResult, Verdict
+from orchestrator.text import clean_str, one_line
+
+#: Characters of detail in the document; the log named beside it has the rest.
+DETAIL_LIMIT = 16 * 1024
+
+_FAILURES = (Verdict.FAIL, Verdict.CRASH, Verdict.TIMEOUT)
+_ERRORS = (Verdict.INCONCLUSIVE, Verdict.ERROR)
+_SKIPS = (Verdict.SKIP, Verdict.NA)
+
+_ATTRIBUTES = {
+    "testsuites": {"name", "time", "tests", "failures", "errors"},
+    "testsuite": {"name", "tests", "failures", "errors", "skipped", "time", "timestamp"},
+    "testcase": {"name", "classname", "time"},
+    "failure": {"type", "message"},
+    "error": {"type", "message"},
+    "skipped": {"type", "message"},
+    "properties": set(),
+    "property": {"name", "value"},
+    "system-out": set(),
+}
+_CHILDREN = {
+    "testsuites": {"testsuite"},
+    "testsuite": {"properties", "testcase"},
+    "testcase": {"failure", "error", "skipped", "system-out"},
+    "properties": {"property"},
+}
+_REQUIRED = {
+    "testsuite": {"name", "tests", "failures", "errors"},
+    "testcase": {"name"},
+    "property": {"name", "value"},
+}
+_TIME = re.compile(r"\d+\.\d{3}")
+
+
+def write(path: Path, cells: Sequence[CellResult], *, run_id: str) -> None:
+    """Write the JUnit document of a run, by atomic rename.
+
+    :raises InfraError: if the file cannot be written.
+    """
+    data = render(cells, run_id=run_id)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            scratch.write_bytes(data)
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+    except OSError as error:
+        raise InfraError(
+            f"cannot write {path}: {error.strerror or error}",
+            remedy="Make room or permissions there, then run `orchestrate report` to write it again.",
+        ) from error
+
+
+def render(cells: Sequence[CellResult], *, run_id: str) -> bytes:
+    """The JUnit document of a run, UTF-8: one suite for each cell's own cases, one for each of its suites.
+
+    Names are ``<cell>`` and ``<cell>/<suite>``, those of cases their ids; identity is in the suites'
+    properties. Verdicts map as design §5 says.
+
+    :raises InfraError: if the document would break the schema or lose a verdict; a defect of ours.
+    """
+    suites = [suite for cell in cells for suite in _suites(cell)]
+    root = ET.Element("testsuites", {"name": run_id})
+    for name, cell, cases in suites:
+        root.append(_suite(name, cell, cases))
+    _total(root)
+    for element in root.iter():
+        element.text = clean_str(element.text) if element.text else element.text
+        for key, value in element.attrib.items():
+            element.set(key, clean_str(value))
+    expected = [case.verdict for _, _, cases in suites for case in cases]
+    if problems := [*check(root), *_lost(root, expected)]:
+        raise InfraError(
+            f"the JUnit document would not be valid: {problems[0]}",
+            remedy="Report this as a bug of orchestrate, with the run's results.json.",
+        )
+    ET.indent(root)
+    document: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return document + b"\n"
+
+
+def check(root: ET.Element) -> list[str]:
+    """What in a document breaks junit-10.xsd or contradicts itself; empty if nothing does."""
+    problems = []
+    for element in root.iter():
+        allowed = _ATTRIBUTES.get(element.tag)
+        if allowed is None:
+            problems.append(f"element {element.tag} is unknown")
+            continue
+        problems += [f"{element.tag} may not have {key}" for key in element.attrib.keys() - allowed]
+        problems += [
+            f"{element.tag} lacks {key}" for key in _REQUIRED.get(element.tag, set()) - element.attrib.keys()
+        ]
+        inner = {child.tag for child in element} - _CHILDREN.get(element.tag, set())
+        problems += [f"{tag} may not be within {element.tag}" for tag in sorted(inner)]
+        if (time := element.get("time")) is not None and not _TIME.fullmatch(time):
+            problems.append(f"{time!r} is no time")
+        texts = (element.text or "", *element.attrib.values())
+        problems += [f"illegal characters in {element.tag}" for text in texts if clean_str(text) != text]
+    for suite in root.iter("testsuite"):
+        problems += [
+            f"{suite.get('name')}: {key}={suite.get(key)}, but there are {count}"
+            for key, count in _counts(suite).items()
+            if suite.get(key) != str(count)
+        ]
+    for key in ("tests", "failures", "errors"):
+        total = sum(int(suite.get(key, 0)) for suite in root.iter("testsuite"))
+        if root.get(key) != str(total):
+            problems.append(f"{key}={root.get(key)} in all, but the suites have {total}")
+    return problems
+
+
+def _suites(cell: CellResult) -> Iterable[tuple[str, CellResult, tuple[Case, ...]]]:
+    yield cell.cell, cell, cell.cases
+    for suite in cell.suites:
+        yield f"{cell.cell}/{suite.suite}", cell, suite.cases
+
+
+def _suite(name: str, cell: CellResult, cases: Sequence[Case]) -> ET.Element:
+    identity = {"arch": cell.arch, "variant": cell.variant, "label": cell.label, "release": cell.release}
+    properties = {key: value for key, value in identity.items() if value} | cell.properties
+    suite = TestSuite(
+        name,
+        [_case(name, case) for case in cases],
+        timestamp=cell.started_at or None,
+        properties=properties,
+    )
+    element = suite.build_xml_doc()
+    for part in element.iter():
+        for key in part.attrib.keys() - _ATTRIBUTES[part.tag]:
+            del part.attrib[key]
+    for part, case in zip(element.iter("testcase"), cases, strict=True):
+        part.set("time", _seconds(case.duration_s))
+    element.set("time", _seconds(sum(_finite(case.duration_s) for case in cases)))
+    return element
+
+
+def _case(suite: str, case: Case) -> TestCase:
+    message = one_line(case.reason) or f"{case.verdict}, and no reason was recorded"
+    if case.blame:
+        message = f"{case.blame}: {message}"
+    detail = clean_str(case.detail, limit=DETAIL_LIMIT)
+    result = TestCase(case.id, suite, stdout=_pointer(case, is_cut=detail != clean_str(case.detail)))
+    if case.verdict in _FAILURES:
+        kind = case.fingerprint if case.verdict is Verdict.CRASH else ""
+        result.add_failure_info(message, detail, one_line(kind) or case.verdict.value)
+    elif case.verdict in _ERRORS:
+        result.add_error_info(message, detail, case.verdict.value)
+    elif case.verdict in _SKIPS:
+        result.add_skipped_info(message if case.verdict is Verdict.SKIP else f"n/a: {message}", detail)
+    return result
+
+
+def _pointer(case: Case, *, is_cut: bool) -> str | None:
+    """Where the whole output is; Jenkins and GitLab read the bracketed line."""
+    if not case.log:
+        return None
+    log = one_line(case.log, limit=4096)
+    return (f"The detail is cut; all of it is in {log}\n" if is_cut else "") + f"[[ATTACHMENT|{log}]]"
+
+
+def _counts(suite: ET.Element) -> dict[str, int]:
+    """The counters of a suite, from the elements that are really there."""
+    cases = suite.findall("testcase")
+    return {
+        "tests": len(cases),
+        "failures": sum(case.find("failure") is not None for case in cases),
+        "errors": sum(case.find("error") is not None for case in cases),
+        "skipped": sum(case.find("skipped") is not None for case in cases),
+    }
+
+
+def _total(root: ET.Element) -> None:
+    suites = root.findall("testsuite")
+    for key in ("tests", "failures", "errors"):
+        root.set(key, str(sum(int(suite.get(key, 0)) for suite in suites)))
+    root.set("time", _seconds(sum(float(suite.get("time", 0)) for suite in suites)))
+
+
+def _lost(root: ET.Element, verdicts: Sequence[Verdict]) -> list[str]:
+    """Verdicts that the document does not show as they are; above all a failure that reads as a pass."""
+    cases = list(root.iter("testcase"))
+    if len(cases) != len(verdicts):
+        return [f"{len(verdicts)} cases, of which {len(cases)} are in the document"]
+    problems = []
+    for case, verdict in zip(cases, verdicts, strict=True):
+        shown = {child.tag for child in case} - {"system-out"}
+        if shown != _element_of(verdict):
+            problems.append(f"{case.get('name')} is {verdict}, but shows as {sorted(shown) or 'passed'}")
+    return problems
+
+
+def _element_of(verdict: Verdict) -> set[str]:
+    if verdict in _FAILURES:
+        return {"failure"}
+    if verdict in _ERRORS:
+        return {"error"}
+    return {"skipped"} if verdict in _SKIPS else set()
+
+
+def _finite(duration_s: float) -> float:
+    return min(max(duration_s, 0.0), 1e9) if math.isfinite(duration_s) else 0.0
+
+
+def _seconds(duration_s: float) -> str:
+    return f"{_finite(duration_s):.3f}"

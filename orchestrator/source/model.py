@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a source becomes: a read-only tree and what identifies it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+#: Takes one line for people: progress, and what was passed over and why.
+Say = Callable[[str], None]
+
+
+class Tree(msgspec.Struct, frozen=True, kw_only=True):
+    """A kernel tree that may be read and never written.
+
+    ``digest`` (hex) stands for the whole content and is the key of every cache. ``dirty`` is the digest of
+    local changes in a git tree, else empty. ``version`` is the Makefile's (``7.2.12``); ``describe`` is one
+    line for people.
+    """
+
+    path: Path
+    spec: str
+    kind: str
+    digest: str
+    commit: str = ""
+    dirty: str = ""
+    archive_sha256: str = ""
+    version: str = ""
+    describe: str = ""
+
+
+def quiet(_line: str) -> None:
+    """The ``Say`` of a caller that wants no progress."""

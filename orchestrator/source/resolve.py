@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From what the user names to a tree that can be built."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from orchestrator.errors import InfraError, UserError
+from orchestrator.source import archive, debian, identity
+from orchestrator.source.model import Say, Tree, quiet
+
+FORMS = "a directory, a tarball, an http(s) or file URL of one, debian:SUITE, or vX.Y[.Z]"
+
+#: What is built where neither a tree nor Debian packages are at hand: a release with a selectable symbol.
+FALLBACK_VERSION = "v6.18"
+
+_VERSION = re.compile(r"v(?P<major>[0-9]+)\.(?P<minor>[0-9]+)(?:\.(?P<patch>[0-9]+))?")
+
+
+def resolve(spec: str, *, cache: Path, sha256: str | None = None, say: Say = quiet) -> Tree:
+    """Make a source real: a read-only tree and its identity.
+
+    :param spec: one of ``FORMS``; what exists as a path wins over what reads like a version.
+    :param cache: downloads, unpacked trees and digests are kept here and shared between processes.
+    :param sha256: the digest that an archive (or Debian package) must have.
+    :raises UserError: not a source, not a kernel tree, not clean, broken archive, wrong digest.
+    :raises InfraError: network, mirror, disk or a missing program.
+    """
+    try:
+        return _resolve(spec, cache.absolute(), sha256, say)
+    except OSError as error:
+        raise InfraError(
+            f"{spec}: {error.filename or cache}: {error.strerror or error}",
+            remedy=f"see to the source and to the cache directory {cache}: space, permissions",
+        ) from error
+
+
+def default_source(*, cache: Path, say: Say = quiet) -> Tree:
+    """The tree to test when the user names none: the newest released one of which both legs can be built.
+
+    :raises InfraError: neither Debian packages nor the kernel.org archive can be had.
+    """
+    try:
+        tree = debian.newest_selectable(cache=cache.absolute(), say=say)
+        reason = "no Debian kernel has PER_VMA_LOCK selectable"
+    except InfraError as error:
+        tree, reason = None, error.message
+    if tree is not None:
+        say(f"no tree was named: using {tree.describe}")
+        return tree
+    say(f"{reason}; falling back to {FALLBACK_VERSION} from kernel.org")
+    return resolve(FALLBACK_VERSION, cache=cache, say=say)
+
+
+def _resolve(spec: str, cache: Path, sha256: str | None, say: Say) -> Tree:
+    if spec.startswith("debian:"):
+        return debian.resolve_debian(spec, cache=cache, sha256=sha256, say=say)
+    if re.match(r"https?://", spec):
+        return _from_web(spec, spec, "archive", cache=cache, sha256=sha256, say=say)
+    path = _path_of(spec)
+    if path is not None and path.is_dir():
+        return _from_directory(path, spec, cache=cache, sha256=sha256, say=say)
+    if path is not None and path.is_file():
+        return _from_archive(path, spec, cache=cache, sha256=sha256, say=say)
+    version = _VERSION.fullmatch(spec)
+    if version:
+        return _from_web(_kernel_org(version), spec, "version", cache=cache, sha256=sha256, say=say)
+    tried = f"there is no directory or file {path}" if path else "it is empty"
+    raise UserError(f"{spec!r} is no source: {tried}, and it is no other form", remedy=f"give {FORMS}")
+
+
+def _path_of(spec: str) -> Path | None:
+    if spec.startswith("file:"):
+        parts = urlsplit(spec)
+        if parts.netloc not in ("", "localhost"):
+            raise UserError(f"{spec}: a file URL of another host", remedy="write file:///path")
+        return Path(unquote(parts.path))
+    return Path(spec).expanduser().absolute() if spec.strip() else None
+
+
+def _from_directory(path: Path, spec: str, *, cache: Path, sha256: str | None, say: Say) -> Tree:
+    if sha256 is not None:
+        raise UserError(f"{spec} is a directory: a SHA-256 digest is for archives", remedy="leave it out")
+    path = path.resolve()
+    identity.check_tree(path, str(path))
+    identity.check_clean(path, str(path))
+    version = identity.makefile_version(path)
+    git = identity.git_state(path)
+    if git is not None:
+        local = f" (dirty {git.dirty[:12]})" if git.dirty else ""
+        return Tree(
+            path=path,
+            spec=spec,
+            kind="directory",
+            digest=identity.digest_of_text("git", git.commit, git.dirty),
+            commit=git.commit,
+            dirty=git.dirty,
+            version=version,
+            describe=f"{version}-g{git.commit[:12]}{local}",
+        )
+    say(f"reading {path}")
+    digest = identity.content_digest(path, stat_cache=cache / "stat")
+    return Tree(
+        path=path,
+        spec=spec,
+        kind="directory",
+        digest=digest,
+        version=version,
+        describe=f"{version} ({path.name}, content {digest[:12]})",
+    )
+
+
+def _from_archive(path: Path, spec: str, *, cache: Path, sha256: str | None, say: Say) -> Tree:
+    digest = archive.sha256_of(path)
+    archive.check_sha256(str(path), digest, sha256)
+    tree = archive.unpack_file(path, digest, cache=cache, say=say)
+    return _archive_tree(tree, spec, "archive", digest, path.name)
+
+
+def _from_web(url: str, spec: str, kind: str, *, cache: Path, sha256: str | None, say: Say) -> Tree:
+    archive.check_sha256_form(sha256)
+    path = archive.fetch(url, cache=cache, sha256=sha256, say=say)
+    digest = archive.sha256_of(path)
+    archive.check_sha256(url, digest, sha256)
+    try:
+        tree = archive.unpack_file(path, digest, cache=cache, blame=archive.BrokenDownload, what=url, say=say)
+    except archive.BrokenDownload:
+        archive.discard(path)
+        raise
+    return _archive_tree(tree, spec, kind, digest, url.rpartition("/")[2] if kind == "archive" else spec)
+
+
+def _archive_tree(tree: Path, spec: str, kind: str, digest: str, name: str) -> Tree:
+    version = identity.makefile_version(tree)
+    return Tree(
+        path=tree,
+        spec=spec,
+        kind=kind,
+        digest=digest,
+        archive_sha256=digest,
+        version=version,
+        describe=f"{version} ({name}, sha256 {digest[:12]})",
+    )
+
+
+def _kernel_org(version: re.Match[str]) -> str:
+    """The release tarball on kernel.org's public CDN; X.Y.0 is called X.Y there."""
+    name = f"{version['major']}.{version['minor']}"
+    if int(version["patch"] or 0):
+        name += f".{version['patch']}"
+    return f"https://cdn.kernel.org/pub/linux/kernel/v{version['major']}.x/linux-{name}.tar.xz"

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The content-addressed cache: an entry is whole or it is not there.
+
+    <cache>/<kind>/<key>/…files… manifest.json
+
+An entry is made in a temporary folder beside its place and renamed into it, under a lock, so that two
+runs at once make it once. The manifest holds size and digest of every file: a torn entry (a full
+disk, a power cut, a hand that deleted something) is seen and made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import platformdirs
+from filelock import FileLock, Timeout
+
+from orchestrator.errors import InfraError
+
+_MANIFEST = "manifest.json"
+
+
+class _File(msgspec.Struct, frozen=True):
+    size: int
+    sha256: str
+
+
+def default_cache() -> Path:
+    """Where caches live: ``$ORCHESTRATE_CACHE``, else the user's cache folder."""
+    chosen = os.environ.get("ORCHESTRATE_CACHE")
+    return Path(chosen).absolute() if chosen else platformdirs.user_cache_path("orchestrate")
+
+
+def digest_of(*parts: object) -> str:
+    """A key over values: sha256 of their canonical JSON, 32 hexadecimal digits."""
+    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:32]
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _disk_trouble(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InfraError(
+            f"cannot write to the cache {path}: {error.strerror}",
+            remedy="Free some space, or name another place with ORCHESTRATE_CACHE.",
+        ) from error
+
+
+class Store:
+    """The cache below ``root``; safe for several processes at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, kind: str, key: str) -> Path | None:
+        """The folder of an entry that is there and whole."""
+        entry = self.root / kind / key
+        return entry if _intact(entry) else None
+
+    def entry(
+        self,
+        kind: str,
+        key: str,
+        make: Callable[[Path], None],
+        *,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> Path:
+        """The folder of the entry, made by ``make(folder)`` if it is not there yet.
+
+        :param waiting: called once when another process is making it at this moment.
+        :raises InfraError: the cache cannot be written.
+        """
+        found = self.find(kind, key)
+        if found is not None:
+            return found
+        entry = self.root / kind / key
+        with self.lock(f"{kind}-{key}", waiting=waiting):
+            if _intact(entry):
+                return entry
+            with _disk_trouble(self.root):
+                entry.parent.mkdir(parents=True, exist_ok=True)
+                fresh = Path(tempfile.mkdtemp(prefix=f".{key[:12]}-", dir=entry.parent))
+            try:
+                make(fresh)
+                with _disk_trouble(self.root):
+                    _seal(fresh)
+                    shutil.rmtree(entry, ignore_errors=True)
+                    fresh.rename(entry)
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
+        return entry
+
+    @contextlib.contextmanager
+    def lock(self, name: str, *, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Hold the lock of that name; the kernel frees it when its holder dies."""
+        with _disk_trouble(self.root):
+            folder = self.root / "locks"
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / f"{name}.lock", thread_local=False)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                waiting()
+                lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _seal(folder: Path) -> None:
+    files = {
+        str(path.relative_to(folder)): _File(path.stat().st_size, file_digest(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    manifest = folder / _MANIFEST
+    with manifest.open("wb") as stream:
+        stream.write(msgspec.json.encode(files))
+        stream.flush()
+        os.fsync(stream.fileno())
+    folder.chmod(0o755)
+
+
+def _intact(entry: Path) -> bool:
+    try:
+        files = msgspec.json.decode((entry / _MANIFEST).read_bytes(), type=dict[str, _File])
+        return all(
+            (entry / name).stat().st_size == file.size and file_digest(entry / name) == file.sha256
+            for name, file in files.items()
+        )
+    except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+        return False

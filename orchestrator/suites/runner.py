@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One program of a suite in a guest: run, judge, and hold against what this kernel must report."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from orchestrator.errors import Inconclusive
+from orchestrator.results.model import Blame, Case, Verdict
+from orchestrator.suites import ktap, metrics
+from orchestrator.suites.build import guest_path
+from orchestrator.suites.catalog import Expectation, Program, Suite
+from orchestrator.text import clean
+from orchestrator.vm.machine import Guest
+from orchestrator.vm.ssh import Lost, Ran
+
+_DETAIL_LIMIT = 16384
+_SKIP, _XFAIL, _XPASS = 4, 2, 3
+_ASSERTION = re.compile(r"[\w.-]+\.c:\d+.*(?:Assertion|Expected|expected).*")
+
+
+class Finding(Protocol):
+    """A splat, as far as a verdict needs it."""
+
+    @property
+    def title(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def excerpt(self) -> tuple[str, ...]: ...
+
+
+class Watch(Protocol):
+    """The console's watcher: what burned since it was last asked."""
+
+    def take(self) -> Sequence[tuple[Finding, Blame]]:
+        """Findings since the last call, each with whose fault it is."""
+        ...
+
+
+class ProgramResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The cases of one program. ``lost`` means that the guest cannot be used any more."""
+
+    cases: tuple[Case, ...]
+    metrics: dict[str, float] = {}
+    lost: bool = False
+
+
+def run(guest: Guest, suite: Suite, name: str, *, folder: Path, root: Path, watch: Watch) -> ProgramResult:
+    """Run one program of a suite with its own deadline and judge it.
+
+    :param folder: takes the program's output; ``root`` is what logs are named relative to.
+    """
+    program = suite.known(name)
+    case_id = f"{suite.name}/{name}"
+    options = (["--cpus", program.cpus] if program.cpus else []) + (
+        ["--nice", str(program.nice)] if program.nice else []
+    )
+    limit_s = suite.limit_s(program) * guest.factor
+    watch.take()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        ran = guest.run(
+            [guest_path(suite, name), *program.argv],
+            limit_s=limit_s,
+            env=program.env,
+            cwd="/tmp",
+            options=options,
+        )
+    except Lost as error:
+        guest.console.settle()
+        return ProgramResult(cases=(_lost_case(case_id, guest, watch, error, limit_s),), lost=True)
+    guest.console.settle()
+    log = folder / f"{name}.log"
+    log.write_bytes(ran.stdout + (b"\n--- standard error ---\n" + ran.stderr if ran.stderr else b""))
+    cases, numbers = _judge(program, case_id, ran, limit_s)
+    cases = [
+        msgspec.structs.replace(
+            c, log=str(log.relative_to(root)), duration_s=c.duration_s or _share(ran, cases)
+        )
+        for c in cases
+    ]
+    burned = _burned(case_id, watch)
+    if burned is not None:
+        # whatever the program printed, its own verdict is the console's
+        cases = [c for c in cases if c.id != case_id]
+        cases.append(msgspec.structs.replace(burned, log=str(log.relative_to(root))))
+        numbers = {}
+    return ProgramResult(cases=tuple(cases), metrics=numbers)
+
+
+def _share(ran: Ran, cases: Sequence[Case]) -> float:
+    return round(ran.facts.wall_ms / 1000 / max(1, len(cases)), 3)
+
+
+def _burned(case_id: str, watch: Watch) -> Case | None:
+    findings = watch.take()
+    if not findings:
+        return None
+    finding, blame = next(((f, b) for f, b in findings if b is Blame.KERNEL), findings[0])
+    more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+    return Case(
+        id=case_id,
+        verdict=Verdict.CRASH if blame is Blame.KERNEL else Verdict.INCONCLUSIVE,
+        blame=blame,
+        reason=f"{finding.title}{more}",
+        detail="\n".join(finding.excerpt)[:_DETAIL_LIMIT],
+        fingerprint=finding.fingerprint,
+    )
+
+
+def _lost_case(case_id: str, guest: Guest, watch: Watch, error: Lost, limit_s: float) -> Case:
+    death = guest.death()
+    if burned := _burned(case_id, watch):
+        return burned
+    detail = "\n".join(guest.console.tail(30))
+    if guest.panicked:
+        return Case(
+            id=case_id,
+            verdict=Verdict.CRASH,
+            blame=Blame.KERNEL,
+            reason=death,
+            detail=detail,
+            fingerprint="guest-died",
+        )
+    if death:
+        return Case(id=case_id, verdict=Verdict.ERROR, blame=Blame.INFRA, reason=death, detail=detail)
+    return Case(
+        id=case_id,
+        verdict=Verdict.TIMEOUT,
+        blame=Blame.KERNEL,
+        reason=f"the guest stopped answering (limit {limit_s:.0f} s): {error.message}",
+        detail=detail,
+    )
+
+
+def _judge(program: Program, case_id: str, ran: Ran, limit_s: float) -> tuple[list[Case], dict[str, float]]:
+    facts = ran.facts
+    said = clean(ran.stderr, limit=_DETAIL_LIMIT)
+    if facts.exec_error:
+        reason = f"it could not be started: {facts.exec_error}"
+        return [Case(id=case_id, verdict=Verdict.ERROR, blame=Blame.INFRA, reason=reason)], {}
+    if unmet := _placement(program, ran):
+        return [Case(id=case_id, verdict=Verdict.INCONCLUSIVE, blame=Blame.INFRA, reason=unmet)], {}
+    if program.parser == "ktap":
+        return _judge_ktap(case_id, ran, limit_s), {}
+    if facts.timeout:
+        return [_timeout(case_id, ran, limit_s)], {}
+    if program.parser == "map-latency" and facts.exit == 0:
+        try:
+            case, numbers = metrics.judge(metrics.parse_map_latency(ran.stdout), case_id)
+        except Inconclusive as error:
+            return [_inconclusive(case_id, error.message)], {}
+        return [case], numbers
+    return [_by_exit(case_id, ran, said)], {}
+
+
+def _placement(program: Program, ran: Ran) -> str:
+    if program.nice and ran.facts.nice != program.nice:
+        return f"nice {program.nice} was asked for, the process had {ran.facts.nice}"
+    if program.cpus and ran.facts.cpus != program.cpus:
+        return f"CPUs {program.cpus} were asked for, the process had {ran.facts.cpus or 'none'}"
+    return ""
+
+
+def _timeout(case_id: str, ran: Ran, limit_s: float) -> Case:
+    stuck = ran.facts.stuck
+    return Case(
+        id=case_id,
+        verdict=Verdict.TIMEOUT,
+        blame=Blame.KERNEL if stuck else Blame.TEST,
+        reason=f"not done within {limit_s:.0f} s" + (", and it cannot be killed" if stuck else ""),
+        detail=clean(ran.stdout + ran.stderr, limit=_DETAIL_LIMIT),
+    )
+
+
+def _inconclusive(case_id: str, reason: str) -> Case:
+    return Case(id=case_id, verdict=Verdict.INCONCLUSIVE, blame=Blame.INFRA, reason=reason)
+
+
+def _by_exit(case_id: str, ran: Ran, said: str) -> Case:
+    facts = ran.facts
+    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")
+    detail = clean(ran.stdout, limit=_DETAIL_LIMIT) + said
+    if facts.exit == 0:
+        return Case(id=case_id, verdict=Verdict.PASS)
+    if facts.exit == _SKIP:
+        return Case(id=case_id, verdict=Verdict.SKIP, reason=last or "the test skips itself (exit status 4)")
+    if facts.exit == _XFAIL:
+        return Case(id=case_id, verdict=Verdict.SKIP, reason=f"expected failure: {last or 'exit status 2'}")
+    ended = f"exit status {facts.exit}" if facts.exit is not None else _signal_name(facts.signal)
+    assertion = _ASSERTION.search(said)
+    return Case(
+        id=case_id,
+        verdict=Verdict.FAIL,
+        blame=Blame.KERNEL,
+        reason=assertion[0] if assertion else f"{ended}{': ' + last if last else ''}",
+        detail=detail,
+    )
+
+
+def _signal_name(number: int | None) -> str:
+    try:
+        return f"killed by {signal.Signals(number or 0).name}"
+    except ValueError:
+        return f"killed by signal {number}"
+
+
+def _judge_ktap(case_id: str, ran: Ran, limit_s: float) -> list[Case]:
+    report = ktap.parse(clean(ran.stdout))
+    cases = list(ktap.to_cases(report, case_id))
+    if ran.facts.timeout:
+        cases.append(_timeout(case_id, ran, limit_s))
+        return cases
+    if ran.facts.exit == _SKIP and not cases:
+        return [_by_exit(case_id, ran, clean(ran.stderr, limit=_DETAIL_LIMIT))]
+    failed = any(c.verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE) for c in cases)
+    if ran.facts.exit not in (0, _SKIP) and not failed:
+        # every line says ok and the program itself says no: its word counts too
+        cases.append(_by_exit(case_id, ran, clean(ran.stderr, limit=_DETAIL_LIMIT)))
+    return cases
+
+
+def complete(
+    suite: Suite,
+    expected: Mapping[str, Expectation],
+    away: Mapping[str, str],
+    found: Mapping[str, Sequence[Case]],
+) -> tuple[tuple[Case, ...], tuple[str, ...]]:
+    """Hold what was reported against what this kernel must report.
+
+    A program that did not report, reported fewer cases than planned, or skipped where it should run is
+    not green. Programs that nobody expected are named.
+
+    :return: all cases, and the programs that the suite's descriptor does not expect.
+    """
+    cases: list[Case] = []
+    for name, reported in found.items():
+        case_id = f"{suite.name}/{name}"
+        wanted = expected.get(name)
+        reported = list(reported)
+        if wanted is not None:
+            skipped = [c for c in reported if c.verdict is Verdict.SKIP]
+            if wanted.outcome == "pass" and skipped:
+                reported = [_must_run(c) if c.verdict is Verdict.SKIP else c for c in reported]
+            elif wanted.outcome == "skip":
+                reported = [_with_reason(c, wanted.reason) for c in reported]
+            own = [c for c in reported if c.id != f"{case_id}/plan"]
+            if len(own) < wanted.cases and not any(c.id == case_id for c in own):
+                few = f"{wanted.cases} cases expected of this kernel, {len(own)} reported"
+                reported.append(_inconclusive(case_id, few))
+        cases += reported
+    for name in expected:
+        if name not in found:
+            cases.append(_inconclusive(f"{suite.name}/{name}", "it did not report: not built, or not run"))
+    for name, reason in away.items():
+        if name not in found:
+            cases.append(Case(id=f"{suite.name}/{name}", verdict=Verdict.NA, reason=reason))
+    unknown = tuple(sorted(set(found) - set(expected))) if suite.origin == "tree" else ()
+    return tuple(cases), unknown
+
+
+def _must_run(case: Case) -> Case:
+    return _inconclusive(case.id, f"it skipped where it should run: {case.reason}")
+
+
+def _with_reason(case: Case, reason: str) -> Case:
+    if case.verdict is not Verdict.SKIP or not reason:
+        return case
+    return msgspec.structs.replace(case, reason=reason)

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The small process that each QEMU and each build hangs on (design rule 5).
+
+Run as a script by ``process.Supervised``; standard library only, single-threaded, so that
+PR_SET_PDEATHSIG, which fires when the spawning *thread* ends, means the death of this process.
+
+    supervisor.py --limit S [--grace S] [--cleanup DIR] [--output FILE] -- ARGV...
+
+Standard input is a pipe whose other end the parent holds: its end of file means that the parent is
+gone, however it died. Standard output carries two JSON lines: ``{"pid": n}`` at the start,
+``{"exit": n | null, "signal": n | null, "reason": "ended" | "limit" | "parent" | "asked",
+"cpu_s": x}`` at the end, with the CPU seconds of the whole tree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_EXEC_FAILED = 127
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def _say(**fields: object) -> None:
+    # the parent may be gone already: nobody left to tell
+    with contextlib.suppress(OSError):
+        os.write(1, json.dumps(fields).encode() + b"\n")
+
+
+def _spawn(argv: list[str], output: str) -> int:
+    child = os.fork()
+    if child:
+        return child
+    try:
+        os.setsid()
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        null = os.open(os.devnull, os.O_RDONLY)
+        out = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(null, 0)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        os.execvp(argv[0], argv)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
+    finally:
+        os._exit(_EXEC_FAILED)
+
+
+def _children() -> Iterator[int]:
+    """Our own children, among them the orphans that fell to us as their subreaper."""
+    me = str(os.getpid())
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as stat:
+                fields = stat.read().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        if fields and fields[1] == me.encode():
+            yield int(name)
+
+
+def _signal_group(child: int, number: int) -> None:
+    with contextlib.suppress(OSError):
+        os.killpg(child, number)
+
+
+def _end(child: int, grace: float) -> int | None:
+    """End the child and all that it left; its wait status, if it was not reaped before."""
+    status = None
+    if grace > 0:
+        _signal_group(child, signal.SIGTERM)
+        until = time.monotonic() + grace
+        while status is None and time.monotonic() < until:
+            pid, found = os.waitpid(child, os.WNOHANG)
+            if pid:
+                status = found
+            else:
+                time.sleep(0.02)
+    _signal_group(child, signal.SIGKILL)
+    if status is None:
+        status = os.waitpid(child, 0)[1]
+    _reap_orphans()
+    return status
+
+
+def _reap_orphans() -> None:
+    """Kill whatever the child left behind, generation after generation."""
+    for _ in range(1000):
+        left = list(_children())
+        if not left:
+            return
+        for pid in left:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in left:
+            with contextlib.suppress(OSError):
+                os.waitpid(pid, 0)
+
+
+def _watch(child: int, limit: float, wake: int) -> tuple[str, int | None]:
+    """Wait for the first of: the child's end, the limit, the parent's end, SIGTERM."""
+    until = time.monotonic() + limit
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return "ended", status
+        left = until - time.monotonic()
+        if left <= 0:
+            return "limit", None
+        ready, _, _ = select.select([0, wake], [], [], left)
+        if 0 in ready and not os.read(0, 64):
+            return "parent", None
+        if wake in ready and signal.SIGTERM in os.read(wake, 64):
+            return "asked", None
+
+
+def main() -> int:
+    """Supervise one child to its end; always 0, the outcome is on standard output."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--limit", type=float, required=True)
+    parser.add_argument("--grace", type=float, default=0.0)
+    parser.add_argument("--cleanup", default="")
+    parser.add_argument("--output", default=os.devnull)
+    parser.add_argument("argv", nargs="+")
+    options = parser.parse_args()
+
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    wake, wake_in = os.pipe()
+    os.set_blocking(wake_in, False)
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(wake_in, warn_on_full_buffer=False)
+    for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+    child = _spawn(options.argv, options.output)
+    _say(pid=child)
+    reason, status = _watch(child, options.limit, wake)
+    if status is None:
+        status = _end(child, options.grace)
+    else:
+        _signal_group(child, signal.SIGKILL)
+        _reap_orphans()
+    if options.cleanup:
+        shutil.rmtree(options.cleanup, ignore_errors=True)
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    code = os.waitstatus_to_exitcode(status) if status is not None else -signal.SIGKILL
+    _say(
+        exit=code if code >= 0 else None,
+        signal=-code if code < 0 else None,
+        reason=reason,
+        cpu_s=usage.ru_utime + usage.ru_stime,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

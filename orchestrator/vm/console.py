@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The guest's serial console: to a bounded log file, to whoever listens, and to those who wait for a word."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pexpect
+from pexpect.socket_pexpect import SocketSpawn
+
+from orchestrator.text import clean
+
+#: A kernel that floods its console fills neither the disk nor our memory.
+LOG_LIMIT = 32 << 20
+_WINDOW = 1 << 18
+
+
+class Console:
+    """One serial line. QEMU is the client: nothing it says at its start is lost.
+
+    :param sink: is given every byte in order, from the reading thread.
+    """
+
+    def __init__(self, path: Path, log: Path, sink: Callable[[bytes], None] = lambda _: None) -> None:
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        self._listener.listen(1)
+        self._listener.settimeout(30.0)
+        self._sink = sink
+        self._log = log
+        self._window = b""
+        self.seen = 0
+        self._news = threading.Condition()
+        self._ended = False
+        self._spawn: SocketSpawn[bytes] | None = None
+        self._thread = threading.Thread(target=self._read, name="console", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        connection: socket.socket | None = None
+        with self._log.open("wb", buffering=0) as log:
+            try:
+                connection, _ = self._listener.accept()
+                self._spawn = SocketSpawn(connection, timeout=None)
+                while True:
+                    try:
+                        data = self._spawn.read_nonblocking(65536, timeout=1.0)
+                    except pexpect.TIMEOUT:
+                        continue
+                    self._take(data, log.write)
+            except (OSError, pexpect.EOF, ValueError):
+                pass
+            finally:
+                with self._news:
+                    self._ended = True
+                    self._news.notify_all()
+                for end in (connection, self._listener):
+                    if end is not None:
+                        with contextlib.suppress(OSError):
+                            end.close()
+
+    def _take(self, data: bytes, write: Callable[[bytes], object]) -> None:
+        room = LOG_LIMIT - self.seen
+        if room > 0:
+            write(data[:room])
+            if len(data) >= room:
+                write(b"\n[orchestrate: the log is cut here]\n")
+        self._sink(data)
+        with self._news:
+            self.seen += len(data)
+            self._window = (self._window + data)[-_WINDOW:]
+            self._news.notify_all()
+
+    def wait_for(
+        self, pattern: bytes, timeout_s: float, *, gone: Callable[[], bool] = lambda: False
+    ) -> re.Match[bytes] | None:
+        """The first match in what was said so far or within ``timeout_s``; ``None`` if there is none.
+
+        Gives up early when the line has ended or ``gone()`` says that nothing can come any more.
+        """
+        wanted = re.compile(pattern)
+        until = time.monotonic() + timeout_s
+        with self._news:
+            while True:
+                if match := wanted.search(self._window):
+                    return match
+                left = until - time.monotonic()
+                if left <= 0 or self._ended:
+                    return None
+                self._news.wait(min(left, 0.25))
+                if gone() and not wanted.search(self._window):
+                    return None
+
+    def settle(self, quiet_s: float = 0.05, limit_s: float = 1.0) -> None:
+        """Wait until the console has been silent for a moment: what was printed is then in."""
+        until = time.monotonic() + limit_s
+        with self._news:
+            while time.monotonic() < until and not self._ended:
+                if not self._news.wait(quiet_s):
+                    return
+
+    def tail(self, lines: int = 12) -> list[str]:
+        """The last lines, cleaned."""
+        with self._news:
+            window = self._window
+        return [line for line in clean(window[-16384:]).splitlines() if line.strip()][-lines:]
+
+    def send(self, data: bytes) -> None:
+        """Type into the console."""
+        if self._spawn is not None:
+            self._spawn.send(data)
+
+    def close(self) -> None:
+        """End the reading; the thread is gone afterwards. QEMU must have ended, or its end be closed."""
+        self._thread.join(5.0)
+        with contextlib.suppress(OSError):
+            self._listener.close()
+        self._thread.join(1.0)

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One booted guest: its phases with their deadlines, its death and the reason of it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from qemu.qmp import QMPError
+from qemu.qmp.legacy import QEMUMonitorProtocol
+
+from orchestrator.errors import InfraError, KernelError
+from orchestrator.process import Outcome, Supervised
+from orchestrator.text import clean
+from orchestrator.vm import qemu
+from orchestrator.vm.console import Console
+from orchestrator.vm.overlay import RunKeys
+from orchestrator.vm.qemu import GuestSpec
+from orchestrator.vm.ssh import Lost, Ran, Ssh
+
+# qemu.qmp reports a killed QEMU on its logger; it is our business to say that, once
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
+
+BANNER = rb"Linux version (\S+)"
+_QMP_TROUBLE = (QMPError, OSError, EOFError, TimeoutError)
+#: Seconds from the kernel's banner to readiness on the machine that the suites' time-outs were written for.
+_REFERENCE_S = 1.0
+_FACTOR_LIMIT = 20.0
+#: A panicking guest prints its trace before QEMU ends.
+_DYING_S = 3.0
+
+
+class Deadlines(msgspec.Struct, frozen=True):
+    """Seconds allowed for each phase of a boot, counted from the end of the one before."""
+
+    qemu: float = 20.0
+    banner: float = 60.0
+    init: float = 120.0
+    ssh: float = 60.0
+
+
+DEADLINES = Deadlines()
+
+
+class BootFailure(KernelError):
+    """A boot phase did not end in time, or the guest died in it.
+
+    ``phase`` is ``qemu``, ``banner``, ``init`` or ``ssh``; ``how`` is ``silent`` or ``died``.
+    """
+
+    def __init__(self, phase: str, how: str, message: str, tail: Sequence[str]) -> None:
+        console = "\n".join(f"    {line}" for line in tail)
+        super().__init__(
+            message, remedy=f"The last console lines:\n{console}" if tail else "The console was silent."
+        )
+        self.phase = phase
+        self.how = how
+
+
+class Guest:
+    """A running guest. Made by ``boot``; ``close`` must be called, also after its death."""
+
+    def __init__(self, spec: GuestSpec, accel: str, folder: Path, log: Path, sink: Callable[[bytes], None]):
+        self.spec = spec
+        self.accel = accel
+        self.phases_s: dict[str, float] = {}
+        self.release = ""
+        self.factor = 1.0
+        self.argv: tuple[str, ...] = ()
+        self._folder = folder
+        self._started = time.monotonic()
+        self._events: list[str] = []
+        self._ending = ""
+        self._ssh: Ssh | None = None
+        self._process: Supervised | None = None
+        self._qmp = QEMUMonitorProtocol(str(folder / "qmp"), server=True)
+        self.console = Console(folder / "console", log, sink)
+        self._output = log.with_suffix(".qemu")
+        self._output.unlink(missing_ok=True)
+
+    @classmethod
+    def boot(
+        cls,
+        spec: GuestSpec,
+        *,
+        accel: str,
+        keys: RunKeys,
+        log: Path,
+        sink: Callable[[bytes], None] = lambda _: None,
+        say: Callable[[str], None] = lambda _: None,
+        deadlines: Deadlines = DEADLINES,
+        limit_s: float = 4 * 3600.0,
+    ) -> Guest:
+        """Boot a guest and wait until it answers over SSH.
+
+        :param log: the console's log file; QEMU's own complaints go beside it, ``.qemu``.
+        :param limit_s: after this many seconds the supervisor ends the guest whatever it does.
+        :raises BootFailure: the kernel (or init) did not come up.
+        :raises InfraError: QEMU did not start.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="orc-"))
+        guest = cls(spec, accel, folder, log, sink)
+        try:
+            guest._start(limit_s, deadlines)
+            say("waiting for the kernel's banner")
+            banner = guest._phase("banner", BANNER, deadlines.banner, "kernel banner")
+            guest.release = clean(banner[1])
+            say(f"Linux {guest.release} is starting")
+            guest._phase("init", rb"orchestrate: ready", deadlines.init, "init")
+            booted = guest.phases_s["init"] - guest.phases_s["banner"]
+            guest.factor = min(max(1.0, booted / _REFERENCE_S), _FACTOR_LIMIT)
+            guest._connect(keys, deadlines.ssh * guest.factor)
+        except BaseException:
+            guest.close()
+            raise
+        return guest
+
+    def _start(self, limit_s: float, deadlines: Deadlines) -> None:
+        initrd = self._folder / "initrd"
+        with initrd.open("wb") as whole:
+            for part in self.spec.initrds:
+                with part.open("rb") as stream:
+                    shutil.copyfileobj(stream, whole)
+        cmdline = qemu.kernel_cmdline(self.spec, nonce=secrets.token_hex(8), epoch=int(time.time()))
+        self.argv = tuple(
+            qemu.argv(self.spec, accel=self.accel, folder=self._folder, initrd=initrd, cmdline=cmdline)
+        )
+        self._started = time.monotonic()
+        self._process = Supervised(
+            self.argv, limit_s=limit_s, output=self._output, cleanup=self._folder, cwd=self._folder
+        )
+        try:
+            self._qmp.accept(timeout=deadlines.qemu)
+        except _QMP_TROUBLE:
+            outcome = self._process.wait(1.0)
+            said = self._complaint()
+            raise InfraError(
+                f"{self.spec.arch.qemu} did not start under {self.accel}: {said or outcome or 'no answer'}",
+                remedy="Try the command in qemu.json by hand.",
+            ) from None
+        self.phases_s["qemu"] = self._elapsed()
+
+    def _elapsed(self) -> float:
+        return round(time.monotonic() - self._started, 3)
+
+    def _phase(self, name: str, pattern: bytes, timeout_s: float, what: str) -> re.Match[bytes]:
+        match = self.console.wait_for(pattern, timeout_s, gone=lambda: self.poll() is not None)
+        if match is None:
+            self._give_up(name, what, timeout_s)
+        assert match is not None
+        self.phases_s[name] = self._elapsed()
+        return match
+
+    def _give_up(self, name: str, what: str, timeout_s: float) -> None:
+        died = self.death()
+        self.console.settle()
+        how = f"died before: {died}" if died else f"did not show within {timeout_s:.0f} s"
+        raise BootFailure(
+            name,
+            "died" if died else "silent",
+            f"boot phase {name!r}: the {what} of this {self.spec.arch.name} guest ({self.accel}) {how}",
+            self.console.tail(),
+        )
+
+    def _connect(self, keys: RunKeys, timeout_s: float) -> None:
+        try:
+            self._ssh = Ssh.connect(
+                self.port(),
+                host_key=keys.host_public,
+                user_key=keys.user,
+                timeout_s=timeout_s,
+                gone=lambda: self.poll() is not None,
+            )
+        except Lost as error:
+            died = self.death()
+            raise BootFailure(
+                "ssh",
+                "died" if died else "silent",
+                f"boot phase 'ssh': {error.message}{f' ({died})' if died else ''}",
+                self.console.tail(),
+            ) from None
+        self.phases_s["ssh"] = self._elapsed()
+
+    def port(self) -> int:
+        """The loopback port that leads to the guest's SSH server; QEMU is asked."""
+        said = str(self.qmp("human-monitor-command", **{"command-line": "info usernet"}))
+        match = re.search(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)", said)
+        if match is None:
+            raise InfraError(f"QEMU names no forwarded port: {clean(said.encode())[:200]}")
+        return int(match[1])
+
+    def qmp(self, command: str, **arguments: object) -> Any:
+        """Execute a QMP command.
+
+        :raises InfraError: QEMU refuses it or is gone.
+        """
+        try:
+            return self._qmp.cmd(command, **arguments)
+        except _QMP_TROUBLE as error:
+            raise InfraError(f"QEMU did not carry out {command}: {error or type(error).__name__}") from None
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        limit_s: float,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+        options: Sequence[str] = (),
+    ) -> Ran:
+        """Run a command in the guest; see ``Ssh.run``. The limit is the caller's, already scaled.
+
+        :raises Lost: the guest died, or does not answer; the message says which.
+        """
+        try:
+            return self.ssh.run(
+                argv,
+                limit_s=limit_s,
+                env=env,
+                cwd=cwd,
+                options=options,
+                gone=self.death,
+                patience=self.factor,
+            )
+        except Lost as error:
+            # the connection breaks a moment before QEMU is gone and can be asked why
+            if self._process is not None and self._process.wait(_DYING_S):
+                raise Lost(self.death()) from None
+            raise error
+
+    def read(self, path: str, *, limit_s: float = 30.0) -> bytes:
+        """The content of a guest file; empty where it cannot be read.
+
+        :raises Lost: as ``run``.
+        """
+        return self.ssh.raw(f"cat {path} 2>/dev/null", limit_s=limit_s * self.factor, gone=self.death)
+
+    @property
+    def ssh(self) -> Ssh:
+        """The connection.
+
+        :raises Lost: there is none.
+        """
+        if self._ssh is None:
+            raise Lost("the guest is not connected")
+        return self._ssh
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def poll(self) -> Outcome | None:
+        """How QEMU ended, or ``None`` while it runs."""
+        return self._process.poll() if self._process else None
+
+    def death(self) -> str:
+        """Why the guest is gone, in words; empty while it is alive."""
+        outcome = self.poll()
+        if outcome is None:
+            return ""
+        if not self._ending:
+            self._collect_events()
+            if "GUEST_PANICKED" in self._events:
+                self._ending = "the guest panicked"
+            elif any(event.startswith("SHUTDOWN guest") for event in self._events):
+                self._ending = "the guest rebooted or powered off"
+            elif outcome.reason == "limit":
+                self._ending = "the guest's wall-clock limit passed"
+            elif outcome.signal is not None:
+                self._ending = f"QEMU was killed by signal {outcome.signal}"
+            else:
+                self._ending = f"QEMU ended with {outcome}: {self._complaint() or 'no word why'}"
+        return self._ending
+
+    @property
+    def panicked(self) -> bool:
+        """Whether the guest's death was its kernel's own doing: a panic, a reboot, a power-off."""
+        return self.death().startswith("the guest ")
+
+    def _collect_events(self) -> None:
+        with contextlib.suppress(*_QMP_TROUBLE):
+            # each call gives what is queued, or waits; silence ends it as a TimeoutError
+            while True:
+                self._take_events(self._qmp.get_events(wait=0.1))
+
+    def _take_events(self, events: list[Any]) -> None:
+        for event in events:
+            name = str(event.get("event"))
+            data = event.get("data") or {}
+            reason = data.get("reason", "") if isinstance(data, dict) else ""
+            self._events.append(f"{name} {reason}".strip())
+
+    def _complaint(self) -> str:
+        try:
+            lines = clean(self._output.read_bytes()[-4096:]).strip().splitlines()
+        except OSError:
+            return ""
+        return lines[-1] if lines else ""
+
+    def close(self) -> None:
+        """End the guest and everything that belongs to it."""
+        if self._ssh is not None:
+            self._ssh.close()
+        if self._process is not None:
+            self._process.kill()
+        with contextlib.suppress(*_QMP_TROUBLE):
+            self._qmp.close()
+        self.console.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if not self._output.stat().st_size:
+                self._output.unlink()

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The QEMU command line of a guest: a pure function of what is asked for and of the arch's data."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from orchestrator.arch import Arch
+from orchestrator.process import require, tool
+
+
+class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine to boot. ``cmdline`` is appended to what the arch and the guest image need."""
+
+    arch: Arch
+    kernel: Path
+    initrds: tuple[Path, ...]
+    smp: int = 2
+    mem_mib: int = 512
+    cmdline: tuple[str, ...] = ()
+
+
+#: A boot under emulation on a busy host must not look like a stall of the guest's own.
+_PATIENCE = (
+    "rcupdate.rcu_cpu_stall_timeout=60",
+    "watchdog_thresh=30",
+    "workqueue.watchdog_thresh=120",
+    "sysctl.kernel.hung_task_timeout_secs=45",
+)
+
+
+def program(arch: Arch) -> str:
+    """The path of the QEMU that emulates an arch.
+
+    :raises InfraError: it is not installed.
+    """
+    package = {"x86_64": "qemu-system-x86", "arm64": "qemu-system-arm"}.get(arch.name, arch.qemu)
+    return require(arch.qemu, remedy=f"Install it: apt-get install {package}")
+
+
+def version(arch: Arch) -> str:
+    """The version QEMU gives itself, e.g. ``7.2.22``."""
+    match = re.search(r"version (\S+)", tool([program(arch), "--version"]))
+    return match[1] if match else "unknown"
+
+
+def kernel_cmdline(spec: GuestSpec, *, nonce: str, epoch: int) -> str:
+    """The kernel command line: console, what to do on a panic, patience, and the run's own words."""
+    words = [f"console={spec.arch.console}", "panic=-1", "oops=panic", "reboot=t", "printk.time=1"]
+    words += [*spec.arch.cmdline, *_PATIENCE, f"orc.nonce={nonce}", f"orc.epoch={epoch}"]
+    return " ".join([*words, *spec.cmdline])
+
+
+def argv(spec: GuestSpec, *, accel: str, folder: Path, initrd: Path, cmdline: str) -> list[str]:
+    """The command that starts the guest.
+
+    QEMU connects to two sockets in ``folder`` that must be listening: ``qmp`` and ``console``. The SSH
+    port is the kernel's choice; QEMU tells it when asked (``info usernet``).
+    """
+    arch = spec.arch
+    kvm = accel == "kvm"
+    return [
+        program(arch),
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        *("-display", "none"),
+        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+        *("-name", "orchestrate"),
+        *("-machine", arch.machine if not kvm else arch.machine.split(",")[0]),
+        *("-accel", "kvm" if kvm else "tcg,thread=multi"),
+        *("-cpu", arch.cpu_kvm if kvm else arch.cpu_tcg),
+        # SeaBIOS's MP table, which a kernel without ACPI reads, lists one CPU a socket
+        *("-smp", f"{spec.smp},sockets={spec.smp},cores=1,threads=1"),
+        *("-m", f"{spec.mem_mib}M"),
+        *("-kernel", str(spec.kernel)),
+        *("-initrd", str(initrd)),
+        *("-append", cmdline),
+        *("-chardev", f"socket,id=console,path={folder / 'console'}"),
+        *("-serial", "chardev:console"),
+        *("-qmp", f"unix:{folder / 'qmp'}"),
+        *("-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"),
+        *("-device", "virtio-net-pci,netdev=net,romfile="),
+        *("-device", "virtio-rng-pci"),
+        *("-device", "pvpanic-pci"),
+    ]

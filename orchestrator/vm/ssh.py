@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""SSH into a guest: one pinned key on each side, wall-clock limits, and a return code that means something.
+
+paramiko's own time-outs only know silence, its return code is -1 both for a signal and for a lost
+connection, and reading one stream while the other fills deadlocks. So commands run under the guest's
+``orc-exec``, which ends with a trailer that carries a nonce, and both streams are drained here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import secrets
+import shlex
+import socket
+import tarfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import msgspec
+import paramiko
+
+from orchestrator.errors import InfraError
+
+# QEMU's port forward accepts before the guest listens: the retries must not write tracebacks
+logging.getLogger("paramiko.transport").setLevel(logging.CRITICAL)
+
+RUNNER = "/opt/orchestrate/orc-exec"
+_TROUBLE = (paramiko.SSHException, OSError, EOFError)
+_STREAM_LIMIT = 20 << 20
+_GRACE_S = 20.0
+
+
+class Lost(InfraError):
+    """The connection is gone, or the guest no longer answers."""
+
+
+class Trailer(msgspec.Struct, frozen=True):
+    """What ``orc-exec`` says of the command it ran; times in ms, sizes in KiB."""
+
+    exit: int | None = None
+    signal: int | None = None
+    timeout: bool = False
+    stuck: bool = False
+    wall_ms: int = 0
+    utime_ms: int = 0
+    stime_ms: int = 0
+    nvcsw: int = 0
+    nivcsw: int = 0
+    maxrss_kib: int = 0
+    dropped_stdout: int = 0
+    dropped_stderr: int = 0
+    leftovers: int = 0
+    cpus: str = ""
+    nice: int = 0
+    exec_error: str | None = None
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """A command that ran in the guest: raw bytes of both streams, and the trailer's facts."""
+
+    argv: tuple[str, ...]
+    stdout: bytes
+    stderr: bytes
+    facts: Trailer
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ended by itself with status 0."""
+        return self.facts.exit == 0 and not self.facts.timeout
+
+
+class Ssh:
+    """An SSH connection to the guest behind a loopback port."""
+
+    def __init__(self, transport: paramiko.Transport) -> None:
+        self._transport = transport
+
+    @classmethod
+    def connect(
+        cls,
+        port: int,
+        *,
+        host_key: paramiko.PKey,
+        user_key: paramiko.PKey,
+        timeout_s: float,
+        gone: Callable[[], bool] = lambda: False,
+    ) -> Ssh:
+        """Connect, trying again until the time is up.
+
+        :param gone: says that the guest is dead, so that waiting is useless.
+        :raises Lost: no connection in time; the message has the last reason.
+        """
+        until = time.monotonic() + timeout_s
+        reason = "no attempt was made"
+        while time.monotonic() < until and not gone():
+            left = max(1.0, until - time.monotonic())
+            transport = None
+            try:
+                connection = socket.create_connection(("127.0.0.1", port), timeout=left)
+                transport = paramiko.Transport(connection)
+                transport.banner_timeout = transport.auth_timeout = transport.handshake_timeout = left
+                transport.connect(hostkey=host_key, username="root", pkey=user_key)
+                return cls(transport)
+            except paramiko.BadHostKeyException:
+                reason = "another host key than the guest's answered"
+            except paramiko.AuthenticationException as error:
+                reason = f"the key was refused: {error}"
+            except _TROUBLE as error:
+                reason = str(error) or type(error).__name__
+            if transport is not None:
+                transport.close()
+            time.sleep(0.05)
+        raise Lost(f"no SSH connection within {timeout_s:.0f} s: {reason}")
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        limit_s: float,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+        options: Sequence[str] = (),
+        gone: Callable[[], str] = lambda: "",
+        patience: float = 1.0,
+    ) -> Ran:
+        """Run a command in the guest.
+
+        :param limit_s: wall-clock limit in the guest, which kills the command and all it started.
+        :param options: more options of ``orc-exec`` (``--cpus``, ``--nice``).
+        :param gone: is asked while waiting; a reason ends the wait at once.
+        :param patience: factor on the host's own grace after the guest's limit.
+        :raises Lost: the connection or the guest went away, or nothing came back in time.
+        """
+        nonce = secrets.token_hex(8)
+        command = [RUNNER, "--limit", f"{limit_s:.0f}", "--cwd", cwd, *options]
+        for name, value in (env or {}).items():
+            command += ["--env", f"{name}={value}"]
+        command += ["--", *argv]
+        out, err = self._exec(
+            shlex.join(command),
+            stdin=f"{nonce}\n".encode(),
+            limit_s=limit_s + _GRACE_S * patience,
+            gone=gone,
+        )
+        body, mark, tail = err.rpartition(f"\n@orc {nonce} ".encode())
+        if not mark:
+            raise Lost(f"the connection was lost while {argv[0]} ran")
+        try:
+            facts = msgspec.json.decode(tail, type=Trailer)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise Lost(f"the guest's report about {argv[0]} is torn: {error}") from None
+        return Ran(tuple(argv), out, body, facts)
+
+    def raw(
+        self, command: str, *, limit_s: float, stdin: bytes = b"", gone: Callable[[], str] = lambda: ""
+    ) -> bytes:
+        """Standard output of a shell command, run without ``orc-exec``; for our own small needs.
+
+        :raises Lost: as ``run``.
+        """
+        return self._exec(command, stdin=stdin, limit_s=limit_s, gone=gone)[0]
+
+    def _exec(
+        self, command: str, *, stdin: bytes, limit_s: float, gone: Callable[[], str]
+    ) -> tuple[bytes, bytes]:
+        until = time.monotonic() + limit_s
+        streams: tuple[list[bytes], list[bytes]] = ([], [])
+        sizes = [0, 0]
+        channel: paramiko.Channel | None = None
+        try:
+            channel = self._transport.open_session(timeout=min(limit_s, 30.0))
+            channel.settimeout(min(limit_s, 30.0))
+            channel.exec_command(command)
+            if stdin:
+                channel.sendall(stdin)
+            channel.shutdown_write()
+            pause = 0.001
+            while True:
+                moved = False
+                for number, (ready, receive) in enumerate(
+                    ((channel.recv_ready, channel.recv), (channel.recv_stderr_ready, channel.recv_stderr))
+                ):
+                    while ready():
+                        data = receive(65536)
+                        if not data:
+                            break
+                        moved = True
+                        sizes[number] += len(data)
+                        if sizes[number] <= _STREAM_LIMIT:
+                            streams[number].append(data)
+                if moved:
+                    pause = 0.001
+                    continue
+                if (channel.exit_status_ready() or channel.closed) and channel.eof_received:
+                    if not (channel.recv_ready() or channel.recv_stderr_ready()):
+                        break
+                    continue
+                if reason := gone():
+                    raise Lost(reason)
+                if not self._transport.is_active():
+                    raise Lost("the SSH connection was lost")
+                if time.monotonic() > until:
+                    raise Lost(f"the guest did not answer within {limit_s:.0f} s")
+                time.sleep(pause)
+                pause = min(pause * 1.5, 0.05)
+        except _TROUBLE as error:
+            raise Lost(gone() or f"the SSH connection was lost: {error}") from None
+        finally:
+            if channel is not None:
+                with contextlib.suppress(*_TROUBLE):
+                    channel.close()
+        return b"".join(streams[0]), b"".join(streams[1])
+
+    def put(self, files: Mapping[str, Path], folder: str, *, limit_s: float = 60.0) -> None:
+        """Copy host files to names below a guest folder, as one tar stream.
+
+        :raises Lost: as ``run``.
+        """
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for name, path in files.items():
+                _inside(name)
+                archive.add(path, arcname=name, recursive=False)
+        place = shlex.quote(folder)
+        said = self.raw(
+            f"mkdir -p {place} && tar -xf - -C {place} && echo done", limit_s=limit_s, stdin=buffer.getvalue()
+        )
+        if said.strip() != b"done":
+            raise Lost(f"could not copy {len(files)} files to {folder} in the guest")
+
+    def get(
+        self, folder: str, target: Path, *, limit_s: float = 60.0, limit_bytes: int = 64 << 20
+    ) -> list[Path]:
+        """Copy the regular files below a guest folder into a host folder.
+
+        The guest is hostile: nothing leaves ``target``, no links or devices are made, and a stream
+        larger than ``limit_bytes`` ends the copy.
+
+        :raises Lost: as ``run``, or the stream is no tar archive or too large.
+        """
+        stream = self.raw(
+            f"tar -cf - -C {shlex.quote(folder)} . | head -c {limit_bytes + 1}", limit_s=limit_s
+        )
+        if len(stream) > limit_bytes:
+            raise Lost(f"{folder} in the guest is larger than {limit_bytes >> 20} MiB")
+        written = []
+        try:
+            with tarfile.open(fileobj=io.BytesIO(stream)) as archive:
+                for member in archive:
+                    if not member.isfile():
+                        continue
+                    path = target / _inside(member.name)
+                    source = archive.extractfile(member)
+                    if source is None:
+                        continue
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(source.read(limit_bytes))
+                    written.append(path)
+        except (tarfile.TarError, ValueError) as error:
+            raise Lost(f"what the guest sent of {folder} cannot be used: {error}") from None
+        return written
+
+    def close(self) -> None:
+        """Hang up."""
+        with contextlib.suppress(*_TROUBLE):
+            self._transport.close()
+
+
+def _inside(name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name or not name:
+        raise ValueError(f"the path {name!r} would leave its folder")
+    return path

@@ -1,0 +1,441 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The console scanner, on logs of our own (`data/splat`) and on a large public collection where it is present.
+
+A log's head, up to the first empty line, holds one line a splat: ``# kind | function | fatal | title``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.evidence import splat
+from orchestrator.evidence.splat import RULES, Kind, Scanner, Splat, blame, function_name
+from orchestrator.results.model import Blame
+
+DATA = Path(__file__).parent / "data" / "splat"
+GOLDEN = sorted(DATA.glob("*.log"))
+CORPUS = Path(os.environ.get("ORCHESTRATE_SPLATS") or Path(__file__).parents[2] / "shared" / "splats")
+
+
+def read(path: Path) -> tuple[str, bytes]:
+    head, _, body = path.read_bytes().partition(b"\n\n")
+    return head.decode(), body
+
+
+def scan(data: bytes) -> tuple[Splat, ...]:
+    scanner = Scanner()
+    scanner.feed(data)
+    return scanner.finish()
+
+
+# --- our own logs
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_golden_log(path: Path) -> None:
+    head, body = read(path)
+    want = [tuple(part.strip() for part in line[1:].split("|")) for line in head.splitlines()]
+    found = [(s.kind.value, s.function, "fatal" if s.fatal else "mortal", s.title) for s in scan(body)]
+    assert found == want
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_offset_is_where_the_first_line_starts(path: Path) -> None:
+    body = read(path)[1]
+    for found in scan(body):
+        line = body[found.offset :].split(b"\n")[0]
+        assert found.offset == 0 or body[found.offset - 1 : found.offset] == b"\n"
+        assert found.line in line.decode() or "cut here" in line.decode()
+
+
+def test_a_stack_of_another_task_is_not_in_the_report() -> None:
+    body = read(DATA / "x86-kasan-interleaved.log")[1]
+    (found,) = scan(body)
+    assert not [line for line in found.excerpt if "innocent" in line or "other_task" in line]
+    assert any("lock_next_vma" in line for line in found.excerpt)
+
+
+def test_what_blocks_a_hung_task_is_kept_as_evidence() -> None:
+    first = scan(read(DATA / "hung-task.log")[1])[0]
+    assert any("likely owned by task reader" in line for line in first.excerpt)
+
+
+def test_only_memory_is_the_infrastructures_fault() -> None:
+    blames = {found.kind: blame(found) for path in GOLDEN for found in scan(read(path)[1])}
+    assert blames.pop(Kind.OOM) is Blame.INFRA
+    assert set(blames.values()) == {Blame.KERNEL}
+
+
+# --- in any chunks
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_split_gives_the_same(data: st.DataObject) -> None:
+    bodies = [read(path)[1] for path in data.draw(st.lists(st.sampled_from(GOLDEN), min_size=1, max_size=3))]
+    body = data.draw(st.sampled_from([b"", b"\n", b"\r\n", b"x" * 9000])).join(bodies)
+    whole = Scanner()
+    notices = whole.feed(body)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=20)))
+    parts = Scanner()
+    begun = []
+    for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True):
+        begun += parts.feed(body[start:end])
+    assert begun == notices
+    assert parts.finish() == whole.finish()
+
+
+def test_byte_by_byte() -> None:
+    body = b"".join(read(path)[1] for path in GOLDEN)
+    scanner = Scanner()
+    for at in range(len(body)):
+        scanner.feed(body[at : at + 1])
+    assert scanner.finish() == scan(body)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.one_of(st.binary(max_size=60), st.sampled_from([b"BUG: ", b"\n", b"[    0.000000] ", b"Oops"]))
+    )
+)
+def test_any_bytes_are_survived(parts: list[bytes]) -> None:
+    for found in scan(b"".join(parts)):
+        assert "\x1b" not in found.title + found.line
+
+
+def test_a_splat_is_told_on_its_first_line() -> None:
+    scanner = Scanner()
+    assert scanner.feed(b"[    1.000000] BUG: KASAN: use-after-free in m_next+0x1/0x2") == []
+    (begun,) = scanner.feed(b"\n")
+    assert (begun.kind, begun.function) == (Kind.KASAN, "m_next")
+    assert scanner.feed(b"[    1.000001] Read of size 8 at addr 0 by task a/1\n") == []
+    assert [found.title for found in scanner.splats()] == ["KASAN: use-after-free Read in m_next"]
+
+
+def test_a_last_line_without_newline_counts() -> None:
+    scanner = Scanner()
+    assert scanner.feed(b"[    1.000000] Kernel panic - not syncing: VFS: Unable to mount root fs") == []
+    assert [found.kind for found in scanner.finish()] == [Kind.PANIC]
+
+
+# --- floods and hostile guests
+
+
+def warning(number: int, function: str = "m_next") -> bytes:
+    return (
+        f"[   {number}.000000] WARNING: fs/proc/task_mmu.c:{number} at {function}+0x1/0x2, CPU#{number % 4}: a/{number}\n"
+        f"[   {number}.000001] Call Trace:\n[   {number}.000002]  {function}+0x1/0x2\n"
+    ).encode() + b"[   9.000000] x: y\n" * 20
+
+
+def test_a_flood_is_counted_and_not_kept() -> None:
+    flood = b"".join(warning(number) for number in range(5000))
+    scanner = Scanner()
+    begun = scanner.feed(flood)
+    found = scanner.finish()
+    assert len(found) == splat.KEEP
+    assert len(begun) <= splat.MUTE_AFTER
+    assert sum(one.count for one in found) == 5000
+    assert scanner.counts() == {found[0].fingerprint: 5000}
+    assert found[1].offset == len(warning(0))
+
+
+def test_a_flood_does_not_hide_what_is_different() -> None:
+    flood = b"".join(warning(number) for number in range(500))
+    found = scan(flood + warning(1, "show_map") + flood)
+    assert sum(one.count for one in found if one.function == "show_map") == 1
+    assert sum(one.count for one in found) == 1001
+
+
+def test_a_flood_of_different_ones_is_bounded() -> None:
+    names = ["f" + "".join(chr(ord("a") + int(digit)) for digit in str(number)) for number in range(3000)]
+    scanner = Scanner()
+    scanner.feed(b"".join(warning(1, name) for name in names))
+    found = scanner.finish()
+    assert len({one.fingerprint for one in found}) == splat.MAX_FINGERPRINTS
+    assert len(found) + scanner.dropped == 3000
+
+
+def test_a_panic_in_a_muted_flood_still_shows() -> None:
+    flood = b"".join(warning(number) for number in range(500))
+    found = scan(flood + b"[    9.000000] Kernel panic - not syncing: stuck for good\n")
+    assert found[-1].kind is Kind.PANIC
+    assert found[-1].fatal
+
+
+def test_a_line_without_end_is_cut() -> None:
+    data = b"[    1.000000] WARNING: fs/a.c:1 at f+0x1/0x2, CPU#1: " + b"A" * 3_000_000
+    scanner = Scanner()
+    for start in range(0, len(data), 70_000):
+        scanner.feed(data[start : start + 70_000])
+        assert len(scanner._tail) <= splat.MAX_LINE
+    (found,) = scanner.finish()
+    assert found.title == "WARNING in f"
+    assert len(found.line) <= splat.MAX_TEXT
+    later = scan(data + b"\n" + warning(1))
+    assert later[-1].offset == len(data) + 1
+
+
+def test_a_report_without_end_is_bounded() -> None:
+    start = b"[    1.000000] INFO: task a:1 blocked for more than 30 seconds.\n"
+    (found,) = scan(start + b"[    1.000000]  m_next+0x1/0x2\n" * 50_000)
+    assert found.function == "m_next"
+    assert len(found.excerpt) <= splat.EXCERPT_LINES
+
+
+def test_long_reports_keep_head_and_trace() -> None:
+    head = b"[    1.000000] WARNING: possible circular locking dependency detected\n"
+    chain = b"".join(b"[    1.000000]    link%d\n" % number for number in range(300))
+    (found,) = scan(head + chain + b"[    1.000000] stack backtrace:\n[    1.000000]  m_next+0x1/0x2\n")
+    assert len(found.excerpt) <= splat.EXCERPT_LINES
+    assert "possible circular" in found.excerpt[0]
+    assert "m_next" in found.excerpt[-1]
+
+
+def test_what_a_terminal_would_obey_is_taken_out() -> None:
+    (found,) = scan("[    1.000000] BUG: \x1b]0;x\x07owned\u202e \x1b[2J\x9bmoo\n".encode())
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u202e]", found.title + found.line + "".join(found.excerpt))
+
+
+# --- one thing, one splat, one name
+
+
+def test_the_cause_stands_before_the_panic_that_follows() -> None:
+    found = scan(read(DATA / "x86-null-deref-then-panic.log")[1])
+    assert [(one.kind, one.fatal) for one in found] == [(Kind.OOPS, True)]
+
+
+def test_a_panic_of_its_own_is_second() -> None:
+    body = read(DATA / "x86-kasan-interleaved.log")[1]
+    found = scan(body + b"[   42.000000][  T300] Kernel panic - not syncing: No working init found.\n")
+    assert [one.kind for one in found] == [Kind.KASAN, Kind.PANIC]
+    assert [one.fatal for one in found] == [False, True]
+
+
+def test_the_fingerprint_is_the_same_in_every_run() -> None:
+    body = read(DATA / "x86-warning-7.2.log")[1]
+    (one,) = scan(body)
+    again = body.replace(b".isra.0", b".constprop.3").replace(b"0x1c5", b"0x1d9").replace(b"h:214", b"h:230")
+    again = again.replace(b"/88", b"/1234").replace(b"CPU#2", b"CPU#0").replace(b"12.000", b"99.111")
+    (other,) = scan(again)
+    assert again != body
+    assert one.fingerprint == other.fingerprint == "warning-WARNING-in-vma_start_read"
+
+
+@pytest.mark.parametrize(
+    ("symbol", "name"),
+    [
+        ("m_next", "m_next"),
+        ("m_next.isra.0", "m_next"),
+        ("split_vma.part.0.constprop.0", "split_vma"),
+        ("vma_merge.cold", "vma_merge"),
+        ("vma_merge.llvm.123", "vma_merge"),
+        ("__x64_sys_mmap", "sys_mmap"),
+        ("__arm64_sys_mmap", "sys_mmap"),
+        ("__se_sys_mmap", "sys_mmap"),
+        ("__do_sys_mmap", "sys_mmap"),
+        ("ksys_mmap_pgoff", "ksys_mmap_pgoff"),
+    ],
+)
+def test_function_name(symbol: str, name: str) -> None:
+    assert function_name(symbol) == name
+
+
+@pytest.mark.parametrize(
+    "function",
+    ["copy_page_range", "lock_vma_under_rcu", "lock_next_vma", "vma_start_read", "mas_find", "free_pgtables",
+     "free_pages_and_swap_cache", "handle_mm_fault", "find_vma", "unmap_page_range", "do_anonymous_page",
+     "__vma_start_write", "mmap_region", "show_map_vma", "print_numa_policy_of_vma", "walk_page_vma"],
+)  # fmt: skip
+def test_what_is_under_test_can_be_blamed(function: str) -> None:
+    if function.startswith("print_"):
+        pytest.xfail("every print_* counts as what prints the report")
+    assert (
+        scan(b"[    1.000000] WARNING: mm/x.c:1 at %s+0x1/0x2, CPU#1: a/1\n" % function.encode())[0].function
+        == function
+    )
+    trace = b"[    1.000000] BUG: Bad page state in process a\n[    1.000000]  dump_stack+0x1/0x2\n[    1.000000]  %s+0x1/0x2\n"
+    assert scan(trace % function.encode() + b"[    1.000000]  f+0x1/0x2\n")[0].function == function
+
+
+def test_unreliable_frames_are_not_blamed() -> None:
+    lines = [
+        b"BUG: Bad page state in process a",
+        b"Call Trace:",
+        b" dump_stack+0x1/0x2",
+        b" ? stale+0x1/0x2",
+        b" real+0x1/0x2",
+    ]
+    assert scan(b"\n".join(b"[    1.000000] " + line for line in lines))[0].function == "real"
+
+
+# --- the table
+
+SAMPLES = [
+    (Kind.KASAN, "BUG: KASAN: double-free or invalid-free in kvfree+0x36/0x60"),
+    (Kind.KCSAN, "BUG: KCSAN: assert: race in dequeue+0x6df/0x760"),
+    (Kind.KFENCE, "BUG: KFENCE: memory corruption in test+0xb3/0x20f"),
+    (Kind.KMSAN, "BUG: KMSAN: kernel-infoleak in _copy_to_user+0x1c9/0x270"),
+    (Kind.UBSAN, "UBSAN: Undefined behaviour in mm/mmap.c:15:25"),
+    (Kind.LOCKDEP, "WARNING: possible recursive locking detected"),
+    (Kind.LOCKDEP, "WARNING: possible irq lock inversion dependency detected"),
+    (Kind.LOCKDEP, "WARNING: HARDIRQ-safe -> HARDIRQ-unsafe lock order detected"),
+    (Kind.LOCKDEP, "WARNING: inconsistent lock state"),
+    (Kind.LOCKDEP, "WARNING: bad unlock balance detected!"),
+    (Kind.LOCKDEP, "WARNING: bad contention detected!"),
+    (Kind.LOCKDEP, "WARNING: held lock freed!"),
+    (Kind.LOCKDEP, "WARNING: a/1 still has locks held!"),
+    (Kind.LOCKDEP, "WARNING: Nested lock was not taken"),
+    (Kind.LOCKDEP, "WARNING: suspicious RCU usage"),
+    (Kind.LOCKDEP, "[ BUG: Invalid wait context ]"),
+    (Kind.LOCKDEP, "INFO: trying to register non-static key."),
+    (Kind.LOCKDEP, "BUG: MAX_LOCKDEP_CHAINS too low!"),
+    (Kind.LOCKDEP, "WARNING: CPU: 0 PID: 2 at kernel/locking/lockdep.c:704 register_lock_class+0x1/0x2"),
+    (Kind.REFCOUNT, "refcount_t: addition on 0; use-after-free."),
+    (Kind.REFCOUNT, "WARNING: CPU: 0 PID: 2 at lib/refcount.c:28 refcount_warn_saturate+0x1/0x2"),
+    (Kind.LIST, "list_add corruption. prev->next should be next (1), but was 2."),
+    (Kind.LIST, "kernel BUG at lib/list_debug.c:29!"),
+    (Kind.BUG, "BUG: Dentry 00000000c{i=1,n=a}  still in use (1) [unmount of tmpfs tmpfs]"),
+    (Kind.SOFT_LOCKUP, "watchdog: BUG: soft lockup - CPU#1 stuck for 26s! [a:1]"),
+    (Kind.HARD_LOCKUP, "watchdog: Watchdog detected hard LOCKUP on cpu 1"),
+    (Kind.RCU_STALL, "rcu: INFO: rcu_preempt detected expedited stalls on CPUs/tasks: { 1-.... }"),
+    (Kind.RCU_STALL, "INFO: rcu_tasks detected stalls on tasks:"),
+    (Kind.RCU_STALL, "rcu: rcu_preempt kthread starved for 2625 jiffies! g1 f0x0"),
+    (Kind.HUNG_TASK, "INFO: task a b:12 blocked in I/O wait for more than 30 seconds."),
+    (Kind.HUNG_TASK, "INFO: task a:1 can't die for more than 143 seconds."),
+    (Kind.RCU_USE, "Voluntary context switch within RCU read-side critical section!"),
+    (Kind.SEQ_FILE, "seq_file: buggy .next function m_next did not update position index"),
+    (Kind.OOM, "Kernel panic - not syncing: Out of memory: system-wide panic_on_oom is enabled"),
+    (Kind.OOM, "Memory cgroup out of memory: Killed process 3 (a) total-vm:1kB"),
+    (Kind.KMEMLEAK, "kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)"),
+    (Kind.KMEMLEAK, "unreferenced object 0xffff8880055 (size 64):"),
+    (Kind.OOPS, "BUG: unable to handle kernel NULL pointer dereference at 0000000000000010"),
+    (Kind.OOPS, "Unable to handle kernel access to user memory outside uaccess routines at virtual address 1"),
+    (Kind.OOPS, "BUG: TASK stack guard page was hit at ffffc9 (stack is ffffc9..ffffca)"),
+    (Kind.OOPS, "Insufficient stack space to handle exception!"),
+    (Kind.OOPS, "PANIC: double fault, error_code: 0x0"),
+    (Kind.OOPS, "Oops: general protection fault, probably for non-canonical address 0xdf: 0000 [#1] SMP"),
+    (Kind.OOPS, "divide error: 0000 [#1] SMP"),
+    (Kind.OOPS, "Unhandled 64-bit el1h sync exception on CPU0, ESR 0x2"),
+    (Kind.BUG, "kernel BUG at mm/vma.c:1!"),
+    (Kind.OOPS, "Internal error: synchronous external abort: 0000000096000010 [#1]  SMP"),
+    (Kind.OOPS, "Oops: 0002 [#1] SMP"),
+    (Kind.PANIC, "Kernel panic - not syncing: Fatal exception in interrupt"),
+    (Kind.PANIC, "Kernel panic - not syncing: stack-protector: Kernel stack is corrupted in: f+0x1/0x2"),
+    (Kind.PANIC, "Kernel panic - not syncing: corrupted stack end detected inside scheduler"),
+    (Kind.PANIC, "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)"),
+    (Kind.BUG, "BUG: spinlock bad magic on CPU#0, a/1"),
+    (Kind.BUG, "BUG: assuming non-atomic context at mm/x.c:1"),
+    (Kind.BUG, "BUG: workqueue lockup - pool cpus=0 node=0 flags=0x0 nice=0 stuck for 132s!"),
+    (Kind.BUG, "VFS: Busy inodes after unmount of tmpfs. Self-destruct in 5 seconds."),
+    (Kind.BUG, "BUG vm_area_struct (Not tainted): Object already free"),
+    (Kind.BUG, "INFO: Allocated in f+0x29/0x90 age=1 cpu=1 pid=6024"),
+    (Kind.WARNING, "WARNING: CPU: 1 PID: 8377 at mm/memory.c:7209 f+0x1f7/0x5a00"),
+    (Kind.WARNING, "WARNING: mm/memory.c:7209 at 0x0, CPU#1: a/1"),
+    (Kind.WARNING, "WARNING: kernel stack regs at 000000 in a:1 has bad 'bp' value 000000"),
+    (Kind.BUG, "BUG: something that was never seen before"),
+    (Kind.WARNING, "------------[ cut here ]------------"),
+    (Kind.REBOOT, "Linux version 7.2.11"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "line"), SAMPLES, ids=[line[:50] for _, line in SAMPLES])
+def test_each_line_is_known(kind: Kind, line: str) -> None:
+    stamp = b"[    0.000000] "
+    banner = stamp + b"Linux version 1\n" if kind is Kind.REBOOT else b""
+    assert [found.kind for found in scan(banner + stamp + line.encode())] == [kind]
+
+
+def test_each_rule_has_a_sample() -> None:
+    def first(line: str) -> splat._Rule | None:
+        return next((rule for rule in RULES if rule.pattern.search(line)), None)
+
+    used = {id(first(line)) for _, line in SAMPLES}
+    assert [rule.pattern.pattern for rule in RULES if id(rule) not in used] == []
+
+
+def test_each_kind_has_a_rule() -> None:
+    assert {rule.kind for rule in RULES} == set(Kind)
+
+
+# --- the public collection
+
+#: What a line of ours is called there, in the order in which it is looked for.
+KINDS = [
+    ("KASAN", Kind.KASAN), ("KCSAN", Kind.KCSAN), ("KFENCE", Kind.KFENCE), ("KMSAN", Kind.KMSAN), ("UBSAN", Kind.UBSAN),
+    ("possible deadlock|possible circular|suspicious RCU|inconsistent lock|bad unlock|held lock freed|still has locks"
+     "|lock held when|locking bug|non-static key|MAX_STACK_TRACE", Kind.LOCKDEP),
+    ("rcu detected stall", Kind.RCU_STALL), ("task hung|task can't die", Kind.HUNG_TASK), ("soft lockup", Kind.SOFT_LOCKUP),
+    ("refcount bug", Kind.REFCOUNT), ("corrupted list", Kind.LIST), ("memory leak", Kind.KMEMLEAK),
+    ("^BUG: unable to handle|general protection|divide error|^PANIC: double fault|stack guard page|Internal error"
+     "|Unhandled fault|Alignment trap", Kind.OOPS),
+    ("kernel panic", Kind.PANIC), ("WARNING", Kind.WARNING), ("BUG|Busy inodes|INFO: (?:Allocated|Freed)|overflow in <", Kind.BUG),
+]  # fmt: skip
+
+#: Logs whose answer is not about a Linux kernel under test, or not what we hold a splat to be.
+NOT_OURS = {
+    "6": "`WARNING:` in front of free text: advice and deprecation look the same, so we never count it",
+    "354": "an assertion of a firmware (trusty) that is not Linux",
+    "356": "an assertion of a firmware (trusty) that is not Linux",
+    "660": "the fuzzer's own failure",
+    "716": "the fuzzer's own failure",
+}
+
+
+def wanted(head: str) -> list[str]:
+    return [title for title in re.findall(r"^(?:TITLE|ALT): *(.*?)\s*$", head, re.MULTILINE) if title]
+
+
+def functions(titles: list[str]) -> set[str]:
+    """The names that are right: either of two ("in caller/callee"), a system call with or without ``sys_``."""
+    named = {
+        part for title in titles for name in re.findall(r" in ([\w./]+)", title) for part in name.split("/")
+    }
+    plain = {function_name(name) for name in named}
+    return plain | {f"sys_{name}" for name in plain}
+
+
+@pytest.mark.skipif(
+    not CORPUS.is_dir(), reason=f"no collection of console logs at {CORPUS}; set ORCHESTRATE_SPLATS"
+)
+def test_public_collection(capsys: pytest.CaptureFixture[str]) -> None:
+    logs = [path for path in CORPUS.glob("*.log") if path.stem not in NOT_OURS]
+    assert len(logs) > 300
+    alarms, wrong_kind, wrong_access, wrong_function, kinds, accesses, named = [], [], [], [], 0, 0, 0
+    for path in logs:
+        head, body = read(path)
+        found = scan(body.split(b"\nREPORT:")[0])
+        titles = wanted(head)
+        if not titles:
+            alarms += [(path.name, one.title) for one in found]
+            continue
+        first = found[0] if found else None
+        kinds += 1
+        if not first or first.kind is not next(kind for words, kind in KINDS if re.search(words, titles[0])):
+            wrong_kind.append((path.name, titles[0], first and first.title))
+        if "CORRUPTED: Y" in head:
+            continue
+        if first and (access := re.search(r" (Read|Write) in ", titles[0])):
+            accesses += 1
+            if f" {access[1]}" not in first.title:
+                wrong_access.append((path.name, titles[0], first.title))
+        if " in " in titles[0]:
+            named += 1
+            if not first or first.function not in functions(titles):
+                wrong_function.append((path.name, titles[0], first and first.title))
+    with capsys.disabled():
+        print(
+            f"\nkind {kinds - len(wrong_kind)}/{kinds}, access {accesses - len(wrong_access)}/{accesses},"
+            f" function {named - len(wrong_function)}/{named}, false alarms {len(alarms)}"
+        )
+    assert alarms == []
+    assert wrong_kind == []
+    assert len(wrong_access) <= 4, wrong_access
+    assert len(wrong_function) <= 21, wrong_function
