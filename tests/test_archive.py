@@ -377,9 +377,11 @@ def _url(server: _Server) -> str:
 
 
 def test_fetched_once_while_the_server_has_nothing_newer(tmp_path: Path, server: _Server) -> None:
-    first = fetch(_url(server), cache=tmp_path)
+    said: list[str] = []
+    first = fetch(_url(server), cache=tmp_path, say=said.append)
     assert first.read_bytes() == b"one"
-    assert fetch(_url(server), cache=tmp_path) == first
+    assert fetch(_url(server), cache=tmp_path, say=said.append) == first
+    assert said == [f"fetching {_url(server)}"] * 2
     server.body, server.etag = b"two", '"2"'
     assert fetch(_url(server), cache=tmp_path).read_bytes() == b"two"
     assert server.seen == ["200 /linux.tar", "304 /linux.tar", "200 /linux.tar"]

@@ -9,19 +9,18 @@ import shutil
 import socket
 import stat
 import subprocess
-import time
 from pathlib import Path
 
 import paramiko
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from test_cpio import parse
 
 from orchestrator import arch
 from orchestrator.errors import UserError
 from orchestrator.source import apt
 from orchestrator.store import Store, default_cache
 from orchestrator.vm import elf, image, overlay
-from tests.test_cpio import parse
 
 KEYS = overlay.make_keys()
 
@@ -168,21 +167,20 @@ def test_a_real_dropbear_proves_to_be_the_host_that_was_pinned(tmp_path: Path) -
     server = real_dropbear(tmp_path)
     key = tmp_path / "host_key"
     key.write_bytes(KEYS.host_key)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    argv = [*server, "-F", "-E", "-s", "-j", "-k", "-p", f"127.0.0.1:{port}", "-r", str(key)]
-    argv += ["-P", str(tmp_path / "pid")]
-    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as process:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    # -i: as a daemon it executes itself anew, which started through the loader it cannot
+    argv = [*server, "-i", "-s", "-j", "-k", "-r", str(key)]
+    with theirs, subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL) as process:
+        theirs.close()
+        transport = paramiko.Transport(ours)
         try:
-            transport = paramiko.Transport(connect(port))
-            try:
-                # verifies the server's signature over the exchange with its key
-                transport.start_client(timeout=30)
-                assert transport.get_remote_server_key().asbytes() == KEYS.host_public.asbytes()
-            finally:
-                transport.close()
+            # verifies the server's signature over the exchange with its key
+            transport.start_client(timeout=30)
+            assert transport.get_remote_server_key().asbytes() == KEYS.host_public.asbytes()
         finally:
+            transport.close()
             process.terminate()
 
 
@@ -204,14 +202,3 @@ def real_dropbear(folder: Path) -> list[str]:
         (folder / Path(word).name).chmod(0o755)
     loader = Path(elf.read(program, "dropbear").interpreter).name
     return [str(folder / loader), "--library-path", str(folder), str(folder / "dropbear")]
-
-
-def connect(port: int) -> socket.socket:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            return socket.create_connection(("127.0.0.1", port), timeout=5)
-        except ConnectionRefusedError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)

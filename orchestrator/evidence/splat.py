@@ -35,7 +35,8 @@ KEEP = 3
 """Splats of one fingerprint that are kept with their text; further ones are only counted."""
 MAX_FINGERPRINTS = 256
 MUTE_AFTER = 24
-"""After so many reports with the same first line the next ones are counted without being read."""
+"""After so many reports with the same first line (but for numbers) the next ones are not read, but counted
+with the last one that was, even if their first line does not name the function and it is another."""
 MUTED_LINES = 12
 MAX_OPEN = 4
 MAX_HEAD = 40
@@ -102,8 +103,8 @@ class _Rule:
     ``title`` is filled from the named groups; ``by`` says how the function is found.
 
     ``fatal`` as in `Splat`. ``head``: until its first frame the report may be continued by a line whose rule
-    has ``joins``. ``tail``: the line belongs to an earlier report, if there is one. ``weak``: the line that
-    joins says better what this is. ``stamped``: only behind a printk timestamp.
+    has ``joins``. ``tail``: the line belongs to an earlier report, if there is one. ``weak``: whatever line
+    follows says better what this is. ``stamped``: only behind a printk timestamp.
     """
 
     kind: Kind
@@ -133,7 +134,9 @@ RULES: tuple[_Rule, ...] = (
           r"BUG: KCSAN: (?P<what>(?:assert: )?[\w-]+)(?: in (?P<f>[\w.$]+)(?:\+\S+)?(?: /"
           r" (?P<f2>[\w.$]+))?)?",
           "KCSAN: {what}", "header"),
-    _rule(_K.KFENCE, rf"BUG: KFENCE: (?P<what>(?:[\w-]+ )*?[\w-]+)(?:{_IN}|$)", "KFENCE: {what}"),
+    _rule(_K.KFENCE,
+          r"BUG: KFENCE: (?P<what>[\w -]+?)(?: in (?P<f>[A-Za-z_][\w.$]*)|\s*$)",
+          "KFENCE: {what}"),
     _rule(_K.KMSAN, rf"BUG: KMSAN: (?P<what>[\w-]+){_IN}", "KMSAN: {what}"),
     _rule(_K.UBSAN, r"UBSAN: (?P<what>[\w -]+?) in \S+:\d+", "UBSAN: {what}"),
     # lockdep
@@ -163,7 +166,7 @@ RULES: tuple[_Rule, ...] = (
           r"(?:list_(?:add|del)|hlist_\w+) (?:double add|corruption)",
           "corrupted list", flags="head joins"),
     _rule(_K.LIST,
-          r"(?:kernel BUG at|WARNING: .*)\blib/list_debug\.c:\d+",
+          r"(?:kernel BUG at |WARNING: .*)\blib/list_debug\.c:\d+",
           "corrupted list", flags="joins"),
     _rule(_K.BUG, r"BUG:? (?P<what>Dentry) .*still in use", "BUG: Dentry still in use", flags="head"),
     # lockups
@@ -361,7 +364,6 @@ _PC = re.compile(
     r"\b(?:R?E?IP: (?:00[16]0:)?|PC is at |pc : )(?:\s*\[<[^>]*>\])*\s*"
     r"(?P<f>[A-Za-z_][\w.$]*)(?:\+0x| (?!:))"
 )
-_USER = re.compile(r"\bRIP: 00[23]3:")
 _WARN_AT = re.compile(r"WARNING: .* (?P<f>[A-Za-z_][\w.$]*)\+0x")
 _TRACE = re.compile(
     r"Call [Tt]race:|(?:stack|NMI) backtrace\b|^[Bb]acktrace|\btask:|CPU: \d+ (?:UID|PID)|Task dump for"
@@ -374,7 +376,7 @@ _OTHERS = re.compile(
 )
 _LOCK_AT = re.compile(r"\bat:?\s+(?:\[<[^>]*>\]\s*)?(?P<f>[A-Za-z_][\w.$]*)(?:\+0x| |$)")
 _TOLD = re.compile(r"last function: (?P<f>[A-Za-z_][\w.$]*)")
-_ACCESS = re.compile(r"\b(?P<a>Read|Write) of size")
+_ACCESS = re.compile(r"\b(?P<a>Read|Write) (?:of size|at addr)")
 
 
 _RULED_OFF = frozenset({Kind.KASAN, Kind.KCSAN, Kind.KFENCE, Kind.KMSAN, Kind.UBSAN})
@@ -397,18 +399,14 @@ def _plumbing(function: str) -> bool:
 def _traces(lines: Iterable[str]) -> list[list[str]]:
     """The kernel functions of each stack trace of a report, innermost first; unreliable frames left out."""
     traces: list[list[str]] = [[]]
-    user = in_frames = False
+    in_frames = False
     before = ""
     for line in lines:
         aside, before = before.rstrip().endswith("disabled at:"), line
         if _TRACE.search(line):
             if in_frames:
                 traces.append([])
-            user = in_frames = False
-        if _USER.search(line):
-            user = True
-        if user:
-            continue
+            in_frames = False
         pc = _PC.search(line)
         frame = pc or _FRAME.match(line)
         if frame and not aside and (pc or not frame["doubt"]):
@@ -512,7 +510,7 @@ def _segments(line: bytes) -> list[_Segment]:
     return found
 
 
-@dataclass
+@dataclass(eq=False)
 class _Report:
     rule: _Rule
     match: re.Match[str]
@@ -694,7 +692,7 @@ class Scanner:
             for report in list(self._open):
                 self._close(report)
         same = next((r for r in reversed(self._open) if r.caller == segment.caller), None)
-        if "joins" in rule.flags and same and self._joined(same, rule, match):
+        if same and self._joined(same, rule, match):
             return
         if "tail" in rule.flags and self._trailed(same, rule, offset):
             return
@@ -711,12 +709,11 @@ class Scanner:
 
     def _joined(self, report: _Report, rule: _Rule, match: re.Match[str]) -> bool:
         """Whether a line is the next of a report's head, rather than a splat of its own."""
-        if (
-            "head" not in report.rule.flags
-            or report.framed
-            or rule is report.rule
-            or len(report.lines) > MAX_HEAD
-        ):
+        if "weak" in report.rule.flags:
+            joins = "tail" not in rule.flags
+        else:
+            joins = "head" in report.rule.flags and "joins" in rule.flags
+        if not joins or report.framed or rule is report.rule or len(report.lines) > MAX_HEAD:
             return False
         report.fatal = report.fatal or rule.fatal
         if "weak" in report.rule.flags:
@@ -727,11 +724,9 @@ class Scanner:
     def _trailed(self, same: _Report | None, rule: _Rule, offset: int) -> bool:
         """Whether a line only tells what became of an earlier report."""
         for report in (same, self._last):
-            if (
-                report
-                and offset - report.offset < 2 * SPAN
-                and (rule.kind is Kind.PANIC or report.rule.kind in _TAIL_OF[rule.kind])
-            ):
+            if not report or offset - report.offset > 2 * SPAN:
+                continue
+            if rule.kind is Kind.PANIC or report.rule.kind in _TAIL_OF[rule.kind]:
                 report.fatal = report.fatal or rule.fatal
                 if report.splat and rule.fatal:
                     report.splat = msgspec.structs.replace(report.splat, fatal=True)

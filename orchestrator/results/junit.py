@@ -152,6 +152,7 @@ def _suite(name: str, cell: CellResult, cases: Sequence[Case]) -> ET.Element:
         for key in part.attrib.keys() - _ATTRIBUTES[part.tag]:
             del part.attrib[key]
     for part, case in zip(element.iter("testcase"), cases, strict=True):
+        part.set("classname", name)
         part.set("time", _seconds(case.duration_s))
     element.set("time", _seconds(sum(_finite(case.duration_s) for case in cases)))
     return element
@@ -221,7 +222,7 @@ def _element_of(verdict: Verdict) -> set[str]:
 
 
 def _finite(duration_s: float) -> float:
-    return min(max(duration_s, 0.0), 1e9) if math.isfinite(duration_s) else 0.0
+    return min(duration_s, 1e9) if math.isfinite(duration_s) and duration_s > 0 else 0.0
 
 
 def _seconds(duration_s: float) -> str:

@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The main job with real kernels in real guests: Linux 7.2, both architectures, both variants.
+
+One run fills the kernels; everything else here boots them again. A source that cannot be had is red.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from orchestrator import arch, cell, source
+from orchestrator import run as runs
+from orchestrator.engine.local import LocalEngine
+from orchestrator.kernel import build as kernels
+from orchestrator.plan import CellPlan, Choices
+from orchestrator.results.model import Blame, Case, CellResult, Verdict
+from orchestrator.source.identity import content_digest
+from orchestrator.source.model import Tree
+from orchestrator.store import Store, default_cache
+from orchestrator.suites import catalog
+
+pytestmark = pytest.mark.guest
+
+SOURCE = "debian:trixie-backports/linux-source-7.2"
+ORCHESTRATE = [sys.executable, "-m", "orchestrator.cli"]
+VARIANTS = ("per-vma-lock", "mmap-lock")
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def store() -> Store:
+    return Store(default_cache())
+
+
+def _stats(top: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(path.relative_to(top)): (path.lstat().st_mtime_ns, path.lstat().st_size)
+        for path in top.rglob("*")
+    }
+
+
+@pytest.fixture(scope="session")
+def tree(store: Store) -> Iterator[Tree]:
+    """Linux 7.2, read-only while the tests run, and afterwards shown to be what it was."""
+    found = source.resolve(SOURCE, cache=store.root)
+    before, digest = _stats(found.path), content_digest(found.path)
+    mounted = os.geteuid() == 0
+    if mounted:
+        subprocess.run(["mount", "--bind", found.path, found.path], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", found.path], check=True)
+    try:
+        if mounted:
+            with pytest.raises(OSError, match="Read-only"):
+                (found.path / "touched").touch()
+        yield found
+    finally:
+        if mounted:
+            subprocess.run(["umount", found.path], check=True)
+    assert _stats(found.path) == before
+    assert content_digest(found.path) == digest
+
+
+class Finished(msgspec.Struct):
+    """The main run: its exit code, what it printed, its folder and its results."""
+
+    code: int
+    said: str
+    folder: Path
+    result: runs.RunResult
+
+
+@pytest.fixture(scope="session")
+def main_run(tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    out = tmp_path_factory.mktemp("runs")
+    done = subprocess.run(
+        [*ORCHESTRATE, "run", "--source", SOURCE, "--arch", "all", "--suite", "maps", "--out", out,
+         "--junit", out / "all.xml"],
+        capture_output=True, text=True, stdin=subprocess.DEVNULL,
+    )
+    (folder,) = (path for path in out.iterdir() if path.is_dir())
+    result = msgspec.json.decode((folder / "results.json").read_bytes(), type=runs.RunResult)
+    print(done.stdout, done.stderr)
+    return Finished(done.returncode, done.stdout + done.stderr, folder, result)
+
+
+def _cell(run: Finished, arch_name: str, variant: str) -> CellResult:
+    return next(c for c in run.result.cells if (c.arch, c.variant) == (arch_name, variant))
+
+
+def test_main_run_is_green(main_run: Finished) -> None:
+    bad = [(c.cell, x) for c in main_run.result.cells for x in c.all_cases()
+           if x.verdict not in (Verdict.PASS, Verdict.SKIP)]
+    assert not bad
+    assert main_run.code == 0
+    assert len(main_run.result.cells) == 4
+
+
+@pytest.mark.parametrize("arch_name", arch.names())
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_each_cell_proves_what_it_ran(main_run: Finished, arch_name: str, variant: str) -> None:
+    found = _cell(main_run, arch_name, variant)
+    assert [c.id for c in found.cases] == ["config", "build", "boot", "proof", "shutdown"]
+    present = "present" if variant == "per-vma-lock" else "absent"
+    assert found.properties["proof: kallsyms"] == f"lock_vma_under_rcu {present}"
+    assert ("vma_lock_success" in found.properties["proof: vmstat"]) == (variant == "per-vma-lock")
+    assert found.properties["proof: config.gz"].startswith(
+        f"PER_VMA_LOCK={'y' if variant == 'per-vma-lock' else 'n'}"
+    )
+    assert len(found.properties["proof: build-id"]) == 40
+    assert found.properties["config difference of the pair"] == "PER_VMA_LOCK, PER_VMA_LOCK_STATS"
+    assert found.properties["vCPUs online"] == "2"
+    assert found.properties["accelerator"] in ("kvm", "tcg")
+    assert found.properties["accelerator reason"]
+    assert found.release.startswith("7.2.")
+    folder = main_run.folder / "cells" / found.cell
+    for name in ("result.json", "console.log", "qemu.json", "config", "reproduce.sh"):
+        assert (folder / name).stat().st_size, name
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_kernels_own_tests_reported(main_run: Finished, variant: str) -> None:
+    for arch_name in arch.names():
+        (suite,) = _cell(main_run, arch_name, variant).suites
+        verdicts = {c.id: c for c in suite.cases}
+        races = [c for c in verdicts.values() if c.id.startswith("maps/proc-maps-race/")]
+        assert len(races) == 6
+        assert all(c.verdict is Verdict.PASS for c in races)
+        for name in ("proc-pid-vm", "proc-empty-vm"):
+            case = verdicts[f"maps/{name}"]
+            if arch_name == "x86_64":
+                assert case.verdict is Verdict.PASS
+            else:
+                assert case.verdict is Verdict.SKIP
+                assert "x86" in case.reason
+
+
+def test_build_ids_differ(main_run: Finished) -> None:
+    ids = {c.properties["proof: build-id"] for c in main_run.result.cells}
+    assert len(ids) == 4
+
+
+def test_junit_of_the_main_run(main_run: Finished) -> None:
+    from lxml import etree
+
+    schema = etree.XMLSchema(etree.parse(DATA / "junit.xsd"))
+    for path in (main_run.folder / "junit.xml", main_run.folder.parent / "all.xml"):
+        document = etree.parse(path)
+        schema.assertValid(document)
+        assert len(document.findall(".//testsuite")) == 8
+        assert not document.findall(".//failure")
+        assert not document.findall(".//error")
+
+
+def test_first_line_and_table(main_run: Finished) -> None:
+    assert "Linux 7.2." in main_run.said
+    assert "shown by" in main_run.said
+    assert str(main_run.folder) in main_run.said.replace("\n", "")
+
+
+# --- one cell at a time, on the kernels of the main run --------------------------------------------------
+
+
+class Bench:
+    """Carries out single cells, with a suite of the tests' own in place of the catalogue's."""
+
+    def __init__(self, tree: Tree, store: Store, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tree, self.store, self.root = tree, store, root
+        self._monkeypatch = monkeypatch
+        self.said: list[str] = []
+
+    def context(self, **changes: object) -> cell.Context:
+        choices = Choices(arches=("x86_64",), variants=VARIANTS)
+        shared = runs.context(choices, self.tree, self.store, self.root, LocalEngine())
+        return msgspec.structs.replace(shared, **changes)
+
+    def run(
+        self,
+        *,
+        arch_name: str = "x86_64",
+        variant: str = "per-vma-lock",
+        suite: str = "hostile",
+        heard: Callable[[str, str], None] = lambda phase, text: None,
+        **changes: object,
+    ) -> CellResult:
+        if suite == "hostile":
+            hostile = _hostile_suite()
+            self._monkeypatch.setattr(catalog, "load", lambda name: hostile)
+        plan = CellPlan(
+            id="cell", label="7.2", arch=arch_name, variant=variant, suites=(suite,), smp=2, mem_mib=512
+        )
+
+        def say(phase: str, text: str) -> None:
+            self.said.append(f"{phase}: {text}")
+            heard(phase, text)
+
+        return cell.carry_out(self.context(**changes), plan, say)
+
+
+class _OwnSuite(catalog.Suite, frozen=True):
+    @property
+    def folder(self) -> Path:
+        return DATA / "hostile"
+
+
+def _hostile_suite() -> catalog.Suite:
+    names = ("good", "panic", "splat", "hang", "after")
+    return _OwnSuite(
+        name="hostile",
+        description="programs that do to a guest what kernels do",
+        kind="functional",
+        origin="own",
+        timeout_s=5,
+        build=catalog.Build(sources=("hostile.c",)),
+        program=tuple(catalog.Program(name=name, argv=(name,)) for name in names),
+        expect=tuple(catalog.Expectation(program=name) for name in names),
+    )
+
+
+@pytest.fixture
+def bench(main_run: Finished, tree: Tree, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tree, store, tmp_path, monkeypatch)
+
+
+def _by_id(result: CellResult) -> dict[str, Case]:
+    return {c.id: c for c in result.all_cases()}
+
+
+@pytest.mark.parametrize("arch_name", arch.names())
+def test_crash_splat_and_hang_have_their_verdicts(bench: Bench, arch_name: str) -> None:
+    started = time.monotonic()
+    result = bench.run(arch_name=arch_name)
+    cases = _by_id(result)
+    assert cases["hostile/good"].verdict is Verdict.PASS
+    # a panic ends that guest only: the cell goes on in another one
+    panicked = cases["hostile/panic"]
+    assert (panicked.verdict, panicked.blame) == (Verdict.CRASH, Blame.KERNEL)
+    assert panicked.fingerprint
+    # it printed a warning and said that all is well
+    burned = cases["hostile/splat"]
+    assert (burned.verdict, burned.blame) == (Verdict.CRASH, Blame.KERNEL)
+    assert "WARNING" in burned.reason
+    late = cases["hostile/hang"]
+    assert late.verdict is Verdict.TIMEOUT
+    assert cases["hostile/after"].verdict is Verdict.PASS
+    assert time.monotonic() - started < 300
+    assert not _our_qemus()
+
+
+def _our_qemus() -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["name", "cmdline"]):
+        with contextlib.suppress(psutil.Error):
+            if process.info["name"].startswith("qemu-system") and "orchestrate" in process.info["cmdline"]:
+                found.append(process)
+    return found
+
+
+def test_killed_qemu_is_infrastructure(bench: Bench) -> None:
+    def heard(phase: str, text: str) -> None:
+        if (phase, text) == ("run", "hostile/good"):
+            for process in _our_qemus():
+                process.kill()
+
+    cases = _by_id(bench.run(heard=heard))
+    killed = cases["hostile/good"]
+    assert (killed.verdict, killed.blame) == (Verdict.ERROR, Blame.INFRA)
+    assert "signal 9" in killed.reason
+    assert not _our_qemus()
+
+
+def test_wrong_image_goes_red(bench: Bench) -> None:
+    """The other variant's kernel is booted on purpose: nothing is run in it."""
+    shared = bench.context()
+    other = kernels.build(cell.kernel_spec(shared, "x86_64", "mmap-lock"), bench.store, say=print)
+    cases = _by_id(bench.run(swap_kernel=lambda kernel: other.image))
+    proof = cases["proof"]
+    assert proof.verdict is Verdict.INCONCLUSIVE
+    for word in ("build-id", "kallsyms", "config.gz"):
+        assert word in proof.reason
+    assert not any(c.verdict is Verdict.PASS for name, c in cases.items() if name.startswith("hostile/"))
+
+
+def test_image_that_is_no_kernel_is_the_kernels_fault(bench: Bench, tmp_path: Path) -> None:
+    silent = tmp_path / "silent"
+    silent.write_bytes(b"\0" * 65536)
+    cases = _by_id(bench.run(swap_kernel=lambda kernel: silent))
+    assert cases["boot"].verdict in (Verdict.FAIL, Verdict.ERROR)
+    assert "proof" not in cases
+
+
+@pytest.mark.parametrize("request_", ["CONFIG_NO_SUCH_SYMBOL=y", "CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP=m"])
+def test_lost_symbol_of_the_users_is_wrong_usage(tree: Tree, tmp_path: Path, request_: str) -> None:
+    done = subprocess.run(
+        [*ORCHESTRATE, "run", "--source", SOURCE, "--arch", "x86_64", "--kconfig", request_, "--out", tmp_path],
+        capture_output=True, text=True, stdin=subprocess.DEVNULL,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 2, said
+    assert request_.partition("=")[0] in said
+    assert "Traceback" not in said
+
+
+def test_configures_and_builds_selftests_from_a_read_only_tree(tree: Tree, tmp_path: Path) -> None:
+    """With an empty store, so that something is really made from the read-only tree in a warm run too."""
+    fresh = Store(tmp_path / "store")
+    choices = Choices(arches=("arm64",), variants=VARIANTS)
+    shared = runs.context(choices, tree, fresh, tmp_path, LocalEngine())
+    spec = cell.kernel_spec(shared, "arm64", "mmap-lock")
+    assert set(kernels.pair_difference(spec, fresh)) == {"PER_VMA_LOCK", "PER_VMA_LOCK_STATS"}
+    from orchestrator.suites import build as suite_build
+
+    programs = suite_build.build(
+        catalog.load("maps"), tree=tree, arch=arch.load("arm64"), store=fresh, log=tmp_path / "log"
+    )
+    assert set(programs) == {"proc-pid-vm", "proc-empty-vm", "proc-maps-race"}
+
+
+def test_map_latency_measures(bench: Bench) -> None:
+    """One boot: that it measures, not how fast; its scanners' proof is in its verdict."""
+    result = bench.run(suite="map-latency")
+    (suite,) = result.suites
+    (case,) = suite.cases
+    assert case.verdict in (Verdict.PASS, Verdict.INCONCLUSIVE), case.reason
+    if case.verdict is Verdict.PASS:
+        assert suite.metrics["scans"] > 0
+        assert suite.metrics["mean_us_scanned"] > 0
+    else:
+        assert "host" in result.properties or case.reason
+
+
+# --- interrupts -------------------------------------------------------------------------------------------
+
+
+def _start(tmp_path: Path, *words: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*ORCHESTRATE, "run", "--source", SOURCE, "--arch", "x86_64", "--out", tmp_path, *words],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )
+
+
+def _wait_for(running: subprocess.Popen[bytes], word: bytes) -> None:
+    assert running.stdout is not None
+    for line in running.stdout:
+        if word in line:
+            return
+    raise AssertionError(f"it ended without saying {word!r}")
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+@pytest.mark.parametrize(("word", "signal_"), [
+    (b"starting QEMU", signal.SIGINT),
+    (b"maps/proc-maps-race", signal.SIGINT),
+    (b"maps/proc-maps-race", signal.SIGTERM),
+    (b"waiting for the kernel", signal.SIGKILL),
+    (b"maps/proc-maps-race", signal.SIGKILL),
+])
+def test_interrupted_run_leaves_nothing_behind(
+    main_run: Finished, tmp_path: Path, word: bytes, signal_: signal.Signals
+) -> None:
+    running = _start(tmp_path, "--suite", "maps")
+    _wait_for(running, word)
+    time.sleep(0.3)
+    children = _descendants(running.pid)
+    assert children
+    running.send_signal(signal_)
+    assert running.stdout is not None
+    said = running.stdout.read()
+    code = running.wait(30)
+    gone, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    assert not _our_qemus()
+    if signal_ is not signal.SIGKILL:
+        assert code == 130, said
+        (folder,) = tmp_path.iterdir()
+        assert json.loads((folder / "results.json").read_bytes())["interrupted"] is True
+
+
+def test_killed_build_leaves_nothing_behind(tree: Tree, tmp_path: Path) -> None:
+    environment = {**os.environ, "ORCHESTRATE_CACHE": str(tmp_path / "cache")}
+    running = subprocess.Popen(
+        [*ORCHESTRATE, "build", "--source", tree.path, "--arch", "x86_64", "--variant", "mmap-lock"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
+    )
+    _wait_for(running, b"building")
+    time.sleep(3)
+    children = _descendants(running.pid)
+    assert any("make" in child.name() for child in children)
+    running.kill()
+    running.wait(10)
+    gone, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
