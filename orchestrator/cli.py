@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -119,12 +120,13 @@ def run(**given: Any) -> None:
     store = Store(default_cache())
     choices = _choices(given)
     engine = LocalEngine()
+    tree = _tree(given, store.root, lambda text: console.print(text, soft_wrap=True, markup=False))
+    the_plan = runs.plan(choices, tree)
     directory = runs.RunDirectory(Path(given["out"]))
-    with Events(console, directory.path / "events.ndjson") as events:
-        tree = _tree(given, store.root, lambda text: events.emit("", "", text))
-        the_plan = runs.plan(choices, tree)
+    shared = runs.context(choices, tree, store, directory.path, engine)
+    directory.create()
+    with Events(console, directory.path / "events.ndjson") as events, _interrupts(engine.cancel):
         events.emit("", "", f"{tree.describe}: {len(the_plan.cells)} cells, results in {directory.path}")
-        shared = runs.context(choices, tree, store, directory.path, engine)
         junit = Path(given["junit"]) if given["junit"] else None
         result = runs.carry_out(the_plan, shared, directory, engine, events, junit_path=junit)
     report.closing(console, result, directory.path)
@@ -165,6 +167,21 @@ def list_() -> None:
         suite = catalog.load(name)
         default = " (default)" if name in catalog.DEFAULT else ""
         click.echo(f"  {name:<14}{suite.description}{default}")
+
+
+@contextlib.contextmanager
+def _interrupts(cancel: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) cancels and lets results be written; a second one is not waited for."""
+
+    def cancelled(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        cancel()
+
+    signal.signal(signal.SIGINT, cancelled)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _choices(given: dict[str, Any], suites: tuple[str, ...] | None = None) -> Choices:

@@ -23,7 +23,7 @@ from orchestrator import arch as arches
 from orchestrator import cell as cells
 from orchestrator.analysis.compare import Comparison, compare_pair
 from orchestrator.engine.local import LocalEngine
-from orchestrator.errors import Interrupted, OrchestrateError, UserError
+from orchestrator.errors import OrchestrateError, UserError
 from orchestrator.events import Events, now
 from orchestrator.kernel import build as kernels
 from orchestrator.kernel import kconfig
@@ -76,11 +76,17 @@ class RunDirectory:
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
         self.id = f"{stamp}-{secrets.token_hex(2)}"
         self.path = runs.absolute() / self.id
+
+    def create(self) -> None:
+        """Make the folder.
+
+        :raises UserError: it cannot be written.
+        """
         try:
             (self.path / "cells").mkdir(parents=True)
         except OSError as error:
             raise UserError(
-                f"cannot write results to {runs}: {error.strerror}", remedy="Name another folder with --out."
+                f"cannot write results to {self.path.parent}: {error.strerror}", remedy="Name another folder with --out."
             ) from error
 
     def write(self, name: str, content: bytes) -> None:
@@ -142,7 +148,7 @@ def carry_out(
 ) -> RunResult:
     """Carry a plan out; results are on disk after every cell.
 
-    An interrupt (Ctrl-C) ends guests and builds at once and gives what there is, marked as interrupted.
+    When the engine is cancelled, guests and builds end at once; the result has what there is and says so.
 
     :raises UserError: a cell cannot be what was asked for.
     """
@@ -164,22 +170,15 @@ def carry_out(
         return cells.carry_out(shared, cell, events.saying(cell.id))
 
     done: list[CellResult] = []
-    interrupted = False
-    try:
-        for cell, outcome in engine.carry_out(the_plan.cells, work):
-            done.append(outcome)
-            _keep_artifacts(directory, outcome)
+    for cell, outcome in engine.carry_out(the_plan.cells, work):
+        done.append(outcome)
+        _keep_artifacts(directory, outcome)
+        if not outcome.interrupted:
             directory.write(f"cells/{cell.id}/result.json", msgspec.json.encode(outcome))
-            result = _write(directory, result, done, junit_path, interrupted=False)
-            events.emit(cell.id, "done", summary(outcome))
-    except (KeyboardInterrupt, cells.Cancelled, Interrupted):
-        engine.cancel()
-        interrupted = True
-    except BaseException:
-        engine.cancel()
-        raise
+        result = _write(directory, result, done, junit_path, interrupted=engine.cancelled())
+        events.emit(cell.id, "done", summary(outcome))
     result = msgspec.structs.replace(result, finished_at=now())
-    return _write(directory, result, done, junit_path, interrupted=interrupted)
+    return _write(directory, result, done, junit_path, interrupted=engine.cancelled())
 
 
 def _write(

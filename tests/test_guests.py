@@ -85,9 +85,23 @@ class Finished(msgspec.Struct):
 def main_run(tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     out = tmp_path_factory.mktemp("runs")
     done = subprocess.run(
-        [*ORCHESTRATE, "run", "--source", SOURCE, "--arch", "all", "--suite", "maps", "--out", out,
-         "--junit", out / "all.xml"],
-        capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        [
+            *ORCHESTRATE,
+            "run",
+            "--source",
+            SOURCE,
+            "--arch",
+            "all",
+            "--suite",
+            "maps",
+            "--out",
+            out,
+            "--junit",
+            out / "all.xml",
+        ],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
     )
     (folder,) = (path for path in out.iterdir() if path.is_dir())
     result = msgspec.json.decode((folder / "results.json").read_bytes(), type=runs.RunResult)
@@ -100,8 +114,12 @@ def _cell(run: Finished, arch_name: str, variant: str) -> CellResult:
 
 
 def test_main_run_is_green(main_run: Finished) -> None:
-    bad = [(c.cell, x) for c in main_run.result.cells for x in c.all_cases()
-           if x.verdict not in (Verdict.PASS, Verdict.SKIP)]
+    bad = [
+        (c.cell, x)
+        for c in main_run.result.cells
+        for x in c.all_cases()
+        if x.verdict not in (Verdict.PASS, Verdict.SKIP)
+    ]
     assert not bad
     assert main_run.code == 0
     assert len(main_run.result.cells) == 4
@@ -229,7 +247,9 @@ def _hostile_suite() -> catalog.Suite:
 
 
 @pytest.fixture
-def bench(main_run: Finished, tree: Tree, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(
+    main_run: Finished, tree: Tree, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Bench:
     return Bench(tree, store, tmp_path, monkeypatch)
 
 
@@ -303,8 +323,21 @@ def test_image_that_is_no_kernel_is_the_kernels_fault(bench: Bench, tmp_path: Pa
 @pytest.mark.parametrize("request_", ["CONFIG_NO_SUCH_SYMBOL=y", "CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP=m"])
 def test_lost_symbol_of_the_users_is_wrong_usage(tree: Tree, tmp_path: Path, request_: str) -> None:
     done = subprocess.run(
-        [*ORCHESTRATE, "run", "--source", SOURCE, "--arch", "x86_64", "--kconfig", request_, "--out", tmp_path],
-        capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        [
+            *ORCHESTRATE,
+            "run",
+            "--source",
+            SOURCE,
+            "--arch",
+            "x86_64",
+            "--kconfig",
+            request_,
+            "--out",
+            tmp_path,
+        ],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
     )
     said = done.stdout + done.stderr
     assert done.returncode == 2, said
@@ -346,7 +379,9 @@ def test_map_latency_measures(bench: Bench) -> None:
 def _start(tmp_path: Path, *words: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [*ORCHESTRATE, "run", "--source", SOURCE, "--arch", "x86_64", "--out", tmp_path, *words],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 
@@ -362,13 +397,16 @@ def _descendants(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
 
 
-@pytest.mark.parametrize(("word", "signal_"), [
-    (b"starting QEMU", signal.SIGINT),
-    (b"maps/proc-maps-race", signal.SIGINT),
-    (b"maps/proc-maps-race", signal.SIGTERM),
-    (b"waiting for the kernel", signal.SIGKILL),
-    (b"maps/proc-maps-race", signal.SIGKILL),
-])
+@pytest.mark.parametrize(
+    ("word", "signal_"),
+    [
+        (b"starting QEMU", signal.SIGINT),
+        (b"maps/proc-maps-race", signal.SIGINT),
+        (b"maps/proc-maps-race", signal.SIGTERM),
+        (b"waiting for the kernel", signal.SIGKILL),
+        (b"maps/proc-maps-race", signal.SIGKILL),
+    ],
+)
 def test_interrupted_run_leaves_nothing_behind(
     main_run: Finished, tmp_path: Path, word: bytes, signal_: signal.Signals
 ) -> None:
@@ -381,7 +419,7 @@ def test_interrupted_run_leaves_nothing_behind(
     assert running.stdout is not None
     said = running.stdout.read()
     code = running.wait(30)
-    gone, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
     assert not _our_qemus()
     if signal_ is not signal.SIGKILL:
@@ -394,7 +432,10 @@ def test_killed_build_leaves_nothing_behind(tree: Tree, tmp_path: Path) -> None:
     environment = {**os.environ, "ORCHESTRATE_CACHE": str(tmp_path / "cache")}
     running = subprocess.Popen(
         [*ORCHESTRATE, "build", "--source", tree.path, "--arch", "x86_64", "--variant", "mmap-lock"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
     )
     _wait_for(running, b"building")
     time.sleep(3)
@@ -402,5 +443,5 @@ def test_killed_build_leaves_nothing_behind(tree: Tree, tmp_path: Path) -> None:
     assert any("make" in child.name() for child in children)
     running.kill()
     running.wait(10)
-    gone, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive

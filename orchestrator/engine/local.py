@@ -28,7 +28,7 @@ class LocalEngine:
         return self._cancelled.is_set()
 
     def cancel(self) -> None:
-        """Start no further cell, and end every build and guest."""
+        """Start no further cell, and end every build and guest; what they found so far still comes out."""
         self._cancelled.set()
         process.end_all()
 
@@ -47,6 +47,9 @@ class LocalEngine:
                 running[pool.submit(work, cell)] = cell
             while running:
                 yield from self._ended(running)
+        except BaseException:
+            self.cancel()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -56,7 +59,7 @@ class LocalEngine:
 
     @staticmethod
     def _ended(running: dict[Future[CellResult], CellPlan]) -> Iterator[tuple[CellPlan, CellResult]]:
-        # a time-out, so that an interrupt of the main thread is seen at once
+        # a time-out, so that a signal's handler gets its turn
         done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
         for future in done:
             cell = running.pop(future)

@@ -82,6 +82,7 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``cases`` are the cell's own (``CELL_CASES``). ``properties`` are the identity and the proofs as
     text, in the order in which a report shows them: source, release, arch, variant, accelerator …
+    ``interrupted``: the run ended while this cell was at work; it has what was found until then.
     """
 
     cell: str
@@ -91,6 +92,7 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     release: str = ""
     started_at: str = ""
     duration_s: float = 0.0
+    interrupted: bool = False
     properties: dict[str, str] = {}
     cases: tuple[Case, ...] = ()
     suites: tuple[SuiteResult, ...] = ()

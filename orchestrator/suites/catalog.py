@@ -116,6 +116,8 @@ def numbers(version: str) -> tuple[int, ...]:
 
 def expected(suite: Suite, version: str, arch: str) -> dict[str, Expectation]:
     """What the suite's programs must report on that kernel version and arch, by program."""
+    if not suite.expect:
+        return {p.name: Expectation(program=p.name) for p in suite.program}
     at = numbers(version)
     return {
         e.program: e

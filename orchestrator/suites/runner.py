@@ -241,12 +241,15 @@ def complete(
     expected: Mapping[str, Expectation],
     away: Mapping[str, str],
     found: Mapping[str, Sequence[Case]],
+    *,
+    why_not: str = "",
 ) -> tuple[tuple[Case, ...], tuple[str, ...]]:
     """Hold what was reported against what this kernel must report.
 
     A program that did not report, reported fewer cases than planned, or skipped where it should run is
     not green. Programs that nobody expected are named.
 
+    :param why_not: the reason why programs were not run at all, where there is one.
     :return: all cases, and the programs that the suite's descriptor does not expect.
     """
     cases: list[Case] = []
@@ -267,7 +270,7 @@ def complete(
         cases += reported
     for name in expected:
         if name not in found:
-            cases.append(_inconclusive(f"{suite.name}/{name}", "it did not report: not built, or not run"))
+            cases.append(_inconclusive(f"{suite.name}/{name}", why_not or "it did not report: not built"))
     for name, reason in away.items():
         if name not in found:
             cases.append(Case(id=f"{suite.name}/{name}", verdict=Verdict.NA, reason=reason))

@@ -148,9 +148,10 @@ class Guest:
                 f"{self.spec.arch.qemu} did not start under {self.accel}: {said or outcome or 'no answer'}",
                 remedy="Try the command in qemu.json by hand.",
             ) from None
-        self.phases_s["qemu"] = self._elapsed()
+        self.phases_s["qemu"] = self.elapsed_s()
 
-    def _elapsed(self) -> float:
+    def elapsed_s(self) -> float:
+        """Seconds since QEMU was started."""
         return round(time.monotonic() - self._started, 3)
 
     def _phase(self, name: str, pattern: bytes, timeout_s: float, what: str) -> re.Match[bytes]:
@@ -158,7 +159,7 @@ class Guest:
         if match is None:
             self._give_up(name, what, timeout_s)
         assert match is not None
-        self.phases_s[name] = self._elapsed()
+        self.phases_s[name] = self.elapsed_s()
         return match
 
     def _give_up(self, name: str, what: str, timeout_s: float) -> None:
@@ -189,7 +190,7 @@ class Guest:
                 f"boot phase 'ssh': {error.message}{f' ({died})' if died else ''}",
                 self.console.tail(),
             ) from None
-        self.phases_s["ssh"] = self._elapsed()
+        self.phases_s["ssh"] = self.elapsed_s()
 
     def port(self) -> int:
         """The loopback port that leads to the guest's SSH server; QEMU is asked."""

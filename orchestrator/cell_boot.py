@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A cell's guest: brought up, made to prove what it is, looked at once more at its end."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+
+from orchestrator.cell_state import WITH, Cancelled, Cell
+from orchestrator.errors import InfraError, KernelError, OrchestrateError, UserError
+from orchestrator.evidence import health, proof
+from orchestrator.evidence.watch import ConsoleWatch
+from orchestrator.kernel import kconfig
+from orchestrator.kernel.model import Kernel
+from orchestrator.results.model import Case, Verdict
+from orchestrator.source.classify import TreeClass
+from orchestrator.vm import accel, qemu
+from orchestrator.vm.machine import BootFailure, Deadlines, Guest
+from orchestrator.vm.qemu import GuestSpec
+from orchestrator.vm.ssh import Lost
+
+
+def boot(cell: Cell, kernel: Kernel, spec: GuestSpec) -> Guest | None:
+    """A guest that answers and has proven what it is; otherwise a case that says why not."""
+    context, choices = cell.context, cell.context.choices
+    if context.cancelled():
+        raise Cancelled("interrupted")
+    cell.boots += 1
+    suffix = f"-{cell.boots}" if cell.boots > 1 else ""
+    log = cell.folder / f"console{suffix}.log"
+    since = time.monotonic()
+    cell.watch = ConsoleWatch()
+    try:
+        chosen = accel.choose(cell.arch, choices.accel, context.store.root)
+        cell.say("boot", f"starting QEMU ({chosen.name}: {chosen.reason})")
+
+        def start(name: str, deadlines: Deadlines) -> Guest:
+            cell.watch = ConsoleWatch()
+            return Guest.boot(
+                spec,
+                accel=name,
+                keys=context.keys,
+                log=log,
+                sink=cell.watch.feed,
+                say=lambda text: cell.say("boot", text),
+                deadlines=deadlines,
+            )
+
+        guest, chosen = accel.boot(
+            cell.arch,
+            chosen,
+            choices.accel == "kvm",
+            context.store.root,
+            start,
+            lambda text: cell.say("boot", text),
+        )
+    except UserError:
+        raise
+    except OrchestrateError as error:
+        if context.cancelled():
+            raise Cancelled("interrupted") from None
+        if isinstance(error, BootFailure) and (burned := cell.watch.take()):
+            cell.cases.append(
+                Case(
+                    id="boot",
+                    verdict=Verdict.CRASH,
+                    blame=burned[0][1],
+                    reason=burned[0][0].title,
+                    detail="\n".join(burned[0][0].excerpt),
+                    fingerprint=burned[0][0].fingerprint,
+                    log=str(log.relative_to(context.root)),
+                )
+            )
+        else:
+            cell.case("boot", error, since=since, log=str(log.relative_to(context.root)))
+        cell.say("boot", error.message)
+        return None
+    try:
+        _record(cell, guest, chosen, kernel)
+        return _proven(cell, guest, kernel, since, log)
+    except Lost as error:
+        guest.close()
+        if context.cancelled():
+            raise Cancelled("interrupted") from None
+        cell.case("proof", error, since=since)
+        return None
+    except BaseException:
+        guest.close()
+        raise
+
+
+def _record(cell: Cell, guest: Guest, chosen: accel.Accelerator, kernel: Kernel) -> None:
+    cell.properties |= {
+        "accelerator": chosen.name,
+        "accelerator reason": chosen.reason,
+        "QEMU": qemu.version(cell.arch),
+        "vCPUs": str(guest.spec.smp),
+        "memory": f"{guest.spec.mem_mib} MiB",
+        "boot phases (s)": ", ".join(f"{name} {s:.2f}" for name, s in guest.phases_s.items()),
+        "time-out factor": f"{guest.factor:.2f}",
+    }
+    if cell.plan.vsyscall:
+        cell.properties["vsyscall"] = cell.plan.vsyscall
+    record = {
+        "argv": guest.argv,
+        "accelerator": chosen.name,
+        "reason": chosen.reason,
+        "phases_s": guest.phases_s,
+        "kernel": str(kernel.image),
+    }
+    (cell.folder / "qemu.json").write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
+
+
+def _proven(cell: Cell, guest: Guest, kernel: Kernel, since: float, log: Path) -> Guest | None:
+    again = cell.boots > 1
+    burned = cell.watch.take()
+    relative = str(log.relative_to(cell.context.root))
+    if not again:
+        cell.case("boot", since=since, log=relative)
+    if burned:
+        splat, blame = burned[0]
+        crash = Case(
+            id="boot",
+            verdict=Verdict.CRASH,
+            blame=blame,
+            reason=f"while booting: {splat.title}",
+            detail="\n".join(splat.excerpt),
+            fingerprint=splat.fingerprint,
+            log=relative,
+        )
+        cell.cases = [c for c in cell.cases if c.id != "boot"] + [crash]
+    cell.say("proof", "asking the guest what it is")
+    since = time.monotonic()
+    found = proof.prove(
+        guest,
+        build_id=kernel.build_id,
+        config=kconfig.parse_config(kernel.config.read_text()),
+        variant_on=_has_locks(cell),
+        tree_class=cell.context.tree_class,
+        smp=cell.plan.smp,
+    )
+    cell.tainted = found.tainted
+    case = msgspec.structs.replace(found.case(), duration_s=round(time.monotonic() - since, 3))
+    cell.properties |= {f"proof: {name}": value for name, value in found.properties.items()}
+    if not again or case.verdict is not Verdict.PASS:
+        cell.cases = [c for c in cell.cases if c.id != "proof"] + [case]
+    if case.verdict is not Verdict.PASS:
+        cell.say("proof", case.reason)
+        guest.close()
+        return None
+    dirty = " (dirty)" if cell.context.tree.dirty else ""
+    cell.say(
+        "testing",
+        f"Linux {guest.release}{dirty} | {cell.plan.arch} | {cell.plan.variant}, shown by "
+        f"{', '.join(found.properties)} | {guest.accel} | {guest.spec.smp} vCPUs",
+    )
+    return guest
+
+
+def _has_locks(cell: Cell) -> bool:
+    return cell.context.tree_class is not TreeClass.ABSENT and cell.plan.variant == WITH
+
+
+def shut_down(cell: Cell, guest: Guest) -> None:
+    """The last look: taint, late splats, and whether the guest goes down when told to."""
+    since = time.monotonic()
+    cell.say("shutdown", "a last look")
+    try:
+        tainted = int(guest.read("/proc/sys/kernel/tainted").strip() or b"-1")
+        guest.ssh.raw(
+            "sync; (sleep 0.1; reboot -f) >/dev/null 2>&1 &", limit_s=20 * guest.factor, gone=guest.death
+        )
+    except (Lost, ValueError) as error:
+        cell.case("shutdown", InfraError(f"the guest did not answer at its end: {error}"), since=since)
+        return
+    until = time.monotonic() + 20 * guest.factor
+    while guest.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    late = cell.watch.take()
+    new = health.new_taint(cell.tainted, tainted)
+    if late:
+        splat, blame = late[0]
+        cell.cases.append(
+            Case(
+                id="shutdown",
+                verdict=Verdict.CRASH,
+                blame=blame,
+                reason=splat.title,
+                detail="\n".join(splat.excerpt),
+                fingerprint=splat.fingerprint,
+            )
+        )
+    elif new:
+        # the cheap catch-all: a splat whose words the scanner does not know still taints the kernel
+        taint = KernelError(f"the kernel became tainted during the suites: {', '.join(new)}")
+        seen = any(c.verdict is Verdict.CRASH for s in cell.suites for c in s.cases)
+        cell.case("shutdown", None if seen else taint, since=since)
+    elif guest.poll() is None:
+        cell.case("shutdown", KernelError("the guest did not go down when told to"), since=since)
+    else:
+        cell.case("shutdown", since=since)

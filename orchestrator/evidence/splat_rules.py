@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a kernel report (splat) looks like: which line begins one, of what kind it is, how it is named.
+
+`RULES` is one ordered table, read by `orchestrator.evidence.splat`.
+
+Not splats on purpose, since a healthy kernel prints them: the clocksource watchdog, RT throttling,
+a slow hrtimer or NMI handler, `WARNING:` in front of plain advice, a user process that faults, and
+SysRq help. A soft lockup or RCU stall *is* one; whether the host's steal made it is the caller's call.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """The class of a splat."""
+
+    PANIC = "panic"
+    OOPS = "oops"
+    BUG = "bug"
+    WARNING = "warning"
+    LOCKDEP = "lockdep"
+    KASAN = "kasan"
+    KCSAN = "kcsan"
+    KFENCE = "kfence"
+    KMSAN = "kmsan"
+    UBSAN = "ubsan"
+    RCU_STALL = "rcu-stall"
+    RCU_USE = "rcu-use"
+    HUNG_TASK = "hung-task"
+    SOFT_LOCKUP = "soft-lockup"
+    HARD_LOCKUP = "hard-lockup"
+    REFCOUNT = "refcount"
+    LIST = "list-corruption"
+    SEQ_FILE = "seq-file"
+    KMEMLEAK = "kmemleak"
+    OOM = "oom"
+    REBOOT = "reboot"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which line begins a report, and how the report is named.
+
+    ``title`` is filled from the named groups; ``by`` says how the function is found.
+
+    ``fatal`` as in `Splat`. ``head``: until its first frame the report may be continued by a line whose rule
+    has ``joins``. ``tail``: the line belongs to an earlier report, if there is one. ``weak``: whatever line
+    follows says better what this is. ``stamped``: only behind a printk timestamp.
+    """
+
+    kind: Kind
+    pattern: re.Pattern[str]
+    title: str
+    by: str
+    flags: frozenset[str]
+
+    @property
+    def fatal(self) -> bool:
+        return "fatal" in self.flags
+
+
+def _rule(kind: Kind, pattern: str, title: str, by: str = "frame", flags: str = "") -> Rule:
+    return Rule(kind, re.compile(pattern), title, by, frozenset(flags.split()))
+
+
+_K = Kind
+_IN = r"(?: (?:in|at|on) (?P<f>[A-Za-z_][\w.$]*)\+0x)?"
+_PANIC = r"Kernel panic - not syncing: "
+
+#: The first rule that matches a line wins.
+# fmt: off
+RULES: tuple[Rule, ...] = (
+    _rule(_K.KASAN, rf"BUG: KASAN: (?P<what>[\w-]+)(?: or [\w-]+)?{_IN}", "KASAN: {what}"),
+    _rule(_K.KCSAN,
+          r"BUG: KCSAN: (?P<what>(?:assert: )?[\w-]+)(?: in (?P<f>[\w.$]+)(?:\+\S+)?(?: /"
+          r" (?P<f2>[\w.$]+))?)?",
+          "KCSAN: {what}", "header"),
+    _rule(_K.KFENCE,
+          r"BUG: KFENCE: (?P<what>[\w -]+?)(?: in (?P<f>[A-Za-z_][\w.$]*)|\s*$)",
+          "KFENCE: {what}"),
+    _rule(_K.KMSAN, rf"BUG: KMSAN: (?P<what>[\w-]+){_IN}", "KMSAN: {what}"),
+    _rule(_K.UBSAN, r"UBSAN: (?P<what>[\w -]+?) in \S+:\d+", "UBSAN: {what}"),
+    # lockdep
+    _rule(_K.LOCKDEP,
+          r"possible (?:circular|recursive) locking (?:dependency )?detected"
+          r"|possible irq lock inversion",
+          "possible deadlock", "lock"),
+    _rule(_K.LOCKDEP, r"IRQ-safe -> \w+-unsafe lock order detected", "possible deadlock", "irqlock"),
+    _rule(_K.LOCKDEP, r"(?:WARNING|INFO): (?P<what>inconsistent (?:lock|\{\S+\}) \w+)", "{what}", "lock"),
+    _rule(_K.LOCKDEP, r"(?P<what>bad (?:unlock balance|contention)) detected!", "WARNING: {what}", "lock"),
+    _rule(_K.LOCKDEP,
+          r"(?:BUG|WARNING): (?:.* )?(?P<what>held lock freed|still has locks held|lock held at task exit"
+          r"|lock held when returning to user space|Nested lock was not taken)",
+          "WARNING: {what}", "lock"),
+    _rule(_K.LOCKDEP,
+          r"(?:WARNING|INFO|BUG): (?P<what>suspicious RCU usage|Invalid wait context)",
+          "WARNING: {what}"),
+    _rule(_K.LOCKDEP, r"INFO: (?P<what>trying to register non-static key)", "INFO: {what}"),
+    _rule(_K.LOCKDEP, r"BUG: (?P<what>MAX_\w+ too low)", "BUG: {what}", "none"),
+    _rule(_K.LOCKDEP, r"WARNING: .*kernel/locking/lockdep\.c:\d+", "WARNING: locking bug", flags="joins"),
+    # the reason, given just before (or inside) a WARN() or BUG()
+    _rule(_K.REFCOUNT,
+          r"refcount_t: (?P<what>underflow|saturated|addition on 0|decrement hit 0|increment on 0)",
+          "refcount bug: {what}", flags="head joins"),
+    _rule(_K.REFCOUNT, r"WARNING: .*lib/refcount\.c:\d+", "refcount bug", flags="joins"),
+    _rule(_K.LIST,
+          r"(?:list_(?:add|del)|hlist_\w+) (?:double add|corruption)",
+          "corrupted list", flags="head joins"),
+    _rule(_K.LIST,
+          r"(?:kernel BUG at |WARNING: .*)\blib/list_debug\.c:\d+",
+          "corrupted list", flags="joins"),
+    _rule(_K.BUG, r"BUG:? (?P<what>Dentry) .*still in use", "BUG: Dentry still in use", flags="head"),
+    # lockups
+    _rule(_K.SOFT_LOCKUP, r"BUG: soft lockup", "BUG: soft lockup", "stall"),
+    _rule(_K.HARD_LOCKUP, r"Watchdog detected hard LOCKUP", "hard LOCKUP", "stall", "fatal"),
+    _rule(_K.RCU_STALL,
+          r"\brcu\w* (?:self-)?detected (?:expedited )?stalls?\b",
+          "INFO: rcu detected stall", "stall", "head"),
+    _rule(_K.RCU_STALL,
+          r"\brcu\w+ kthread (?:starved for|timer wakeup)",
+          "INFO: rcu detected stall", "stall", "tail"),
+    _rule(_K.HUNG_TASK,
+          r"task .*:\d+ blocked (?:in I/O wait )?for more than \d+ seconds",
+          "INFO: task hung", "hang"),
+    _rule(_K.HUNG_TASK, r"INFO: task .* can't die for more than", "INFO: task can't die", "hang"),
+    _rule(_K.RCU_USE,
+          r"Voluntary context switch within RCU read-side critical section!",
+          "voluntary context switch within RCU read-side critical section", flags="head joins"),
+    _rule(_K.SEQ_FILE,
+          r"seq_file: buggy \.next function (?P<f>[\w.$]+)",
+          "seq_file: buggy .next function", "header"),
+    # memory
+    _rule(_K.OOM,
+          rf"{_PANIC}.*(?:[Oo]ut of memory|deadlocked on memory)",
+          "out of memory", "none", "fatal tail"),
+    _rule(_K.OOM,
+          r"invoked oom-killer:|oom-kill:constraint=|[Oo]ut of memory: Kill|[Oo]ut of memory \(oom_kill",
+          "out of memory", "none", "tail"),
+    _rule(_K.KMEMLEAK,
+          r"BUG: memory leak|kmemleak: \d+ new suspected memory leaks",
+          "memory leak", "leak", "head"),
+    _rule(_K.KMEMLEAK, r"^\s*unreferenced object 0x[0-9a-f]+ \(size", "memory leak", "leak", "joins"),
+    # exceptions
+    _rule(_K.OOPS,
+          r"(?:BUG|Unable).*(?:kernel|handle) NULL pointer dereference",
+          "BUG: unable to handle kernel NULL pointer dereference", flags="fatal head"),
+    _rule(_K.OOPS,
+          r"BUG: unable to handle (?:kernel paging|page fault)"
+          r"|Unable to handle kernel [\w -]+ at virtual",
+          "BUG: unable to handle kernel paging request", flags="fatal head"),
+    _rule(_K.OOPS,
+          r"BUG: .*stack guard page was hit",
+          "BUG: stack guard page was hit", "entry", "fatal head"),
+    _rule(_K.OOPS,
+          r"kernel stack overflow \(|Insufficient stack space to handle",
+          "BUG: stack guard page was hit", "entry", "fatal head joins"),
+    _rule(_K.OOPS, r"PANIC: double fault", "PANIC: double fault", flags="fatal head"),
+    _rule(_K.OOPS, r"general protection fault[,:]", "general protection fault", flags="fatal head joins"),
+    _rule(_K.OOPS,
+          r"\b(?P<what>[a-z][a-z _-]{2,30}): [0-9a-f]{4} \[#\d+\]",
+          "{what}", flags="fatal joins"),
+    _rule(_K.OOPS,
+          r"Unhandled (?:fault: |64-bit el1|prefetch abort)",
+          "unhandled fault", flags="fatal head"),
+    _rule(_K.BUG, r"kernel BUG at [^\s:]+:\d+", "kernel BUG", flags="fatal head joins"),
+    _rule(_K.OOPS, r"Internal error: .*\[#\d+\]", "Internal error", flags="fatal joins"),
+    _rule(_K.OOPS, r"\bOops: .*\[#\d+\]", "Oops", flags="fatal joins"),
+    _rule(_K.PANIC,
+          rf"{_PANIC}(?P<what>(?:\w+: )?(?:panic_on_\w+ set|Fatal exception|Oops|softlockup|hung_task"
+          r"|RCU Stall|Hard LOCKUP|Machine halted|scheduling while atomic|kernel stack overflow"
+          r"|Attempted to kill init))",
+          "kernel panic: {what}", "none", "fatal tail"),
+    _rule(_K.PANIC,
+          rf"{_PANIC}stack-protector: Kernel stack is corrupted in: (?:(?P<f>[A-Za-z_][\w.]*)\+)?",
+          "kernel panic: stack is corrupted", flags="fatal"),
+    _rule(_K.PANIC,
+          rf"{_PANIC}(?P<what>corrupted stack end) detected",
+          "kernel panic: {what}", "entry", "fatal"),
+    _rule(_K.PANIC, rf"{_PANIC}(?P<what>.{{0,100}})", "kernel panic: {what}", "none", "fatal"),
+    # BUG: and its cousins
+    _rule(_K.BUG,
+          r"BUG: (?P<what>Bad (?:page (?:state|map|cache)|rss-counter)|non-zero pgtables_bytes"
+          r"|scheduling while atomic|sleeping function called from invalid context"
+          r"|assuming (?:non-)?atomic context|workqueue leaked (?:lock|atomic)"
+          r"|(?:spin|rw)lock (?:bad magic|(?:cpu )?recursion|wrong \w+|already unlocked|lockup suspected)"
+          r"|using \w+\(\) in preemptible)",
+          "BUG: {what}"),
+    _rule(_K.BUG, r"BUG: workqueue lockup", "BUG: workqueue lockup", "none"),
+    _rule(_K.BUG, r"VFS: Busy inodes after unmount", "VFS: Busy inodes after unmount", "none"),
+    _rule(_K.BUG,
+          r"BUG \S+ \((?:Not tainted|Tainted).*?\): (?P<what>[\w -]+)",
+          "BUG: slab: {what}", "none", "tail"),
+    _rule(_K.BUG,
+          r"INFO: (?:Allocated|Freed) in (?P<f>[\w.$]+)\+0x\S+ age=",
+          "BUG: slab object", "header", "tail"),
+    _rule(_K.WARNING,
+          r"WARNING: CPU: \d+ PID: \d+ at (?P<file>[^\s:]+):\d+(?: (?P<f>[\w.$]+)\+)?",
+          "WARNING", flags="joins"),
+    _rule(_K.WARNING,
+          r"WARNING: (?P<file>[^\s:]+):\d+ at (?P<f>[A-Za-z_][\w.$]*)?",
+          "WARNING", flags="joins"),
+    _rule(_K.WARNING,
+          r"WARNING: kernel stack (?:regs|frame pointer) at .* has bad",
+          "WARNING: kernel stack has bad value", "none"),
+    _rule(_K.BUG, r"^(?:\[ )?BUG: (?P<what>[A-Za-z][\w ]{0,60})", "BUG: {what}", flags="stamped"),
+    _rule(_K.WARNING, r"-----\[ cut here \]-----", "WARNING", flags="head joins weak"),
+    _rule(_K.REBOOT, r"^Linux version \d", "unexpected reboot", "none", "fatal stamped"),
+)
+# fmt: on
+
+#: One of these is in every line that a rule can match; looking for bytes first is what makes a flood cheap.
+HINTS = re.compile(
+    rb"BUG|WARNING|UBSAN: |INFO: |detected|IRQ-safe|refcount_t|corruption|double add|LOCKUP|kthread [st]"
+    rb"|blocked |Voluntary|seq_file: |oom-kill|ut of memory|kmemleak: |unreferenced |Unable to|stack overflow"
+    rb"|Insufficient stack|protection fault|double fault| \[#\d|Unhandled |Internal error"
+    rb"|Oops|Kernel panic|VFS: Busy|cut here|Linux version"
+)
+
+#: Reports of these kinds end at a ruled line.
+RULED_OFF = frozenset({Kind.KASAN, Kind.KCSAN, Kind.KFENCE, Kind.KMSAN, Kind.UBSAN})
+#: A line of a kind whose rule has ``tail`` belongs to an earlier report of one of these kinds.
+TAIL_OF: dict[Kind, frozenset[Kind]] = {
+    Kind.OOM: frozenset({Kind.OOM}),
+    Kind.RCU_STALL: frozenset({Kind.RCU_STALL}),
+    Kind.BUG: frozenset({Kind.KASAN, Kind.KFENCE, Kind.BUG}),
+}
