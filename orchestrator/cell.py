@@ -306,6 +306,8 @@ def reproduce(plan: CellPlan, choices: Choices, tree: Tree) -> str:
         argv += ["--vsyscall", plan.vsyscall]
     if plan.boot:
         argv += ["--boots", "1"]
+    if choices.cmdline:
+        argv += ["--cmdline", " ".join(choices.cmdline)]
     if choices.config:
         argv += ["--config", choices.config]
     for fragment in choices.kconfig:

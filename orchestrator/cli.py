@@ -110,10 +110,10 @@ def _kernel_options(function: _F) -> _F:
 @click.option("--junit", metavar="FILE", help="Write the JUnit file here too.")
 def run(**given: Any) -> None:
     """Build, boot and test; the main job."""
-    from orchestrator.report import terminal as report
     from orchestrator import run as runs
     from orchestrator.engine.local import LocalEngine
     from orchestrator.events import Events
+    from orchestrator.report import terminal as report
     from orchestrator.store import Store, default_cache
 
     console = report.console()
@@ -137,8 +137,8 @@ def run(**given: Any) -> None:
 @_kernel_options
 def build(**given: Any) -> None:
     """Build kernels and print where their images are."""
-    from orchestrator.report import terminal as report
     from orchestrator import run as runs
+    from orchestrator.report import terminal as report
     from orchestrator.store import Store, default_cache
 
     store = Store(default_cache())

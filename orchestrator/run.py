@@ -2,7 +2,8 @@
 """A run: carries a plan out through an engine and owns the run directory.
 
     <runs>/<id>/plan.json events.ndjson results.json junit.xml
-                artifacts/<kernel>/…  cells/<cell>/{result.json,console.log,qemu.json,config,reproduce.sh,suites/…}
+                artifacts/<kernel>/…
+                cells/<cell>/{result.json,console.log,qemu.json,config,reproduce.sh,suites/…}
 
 Results are written as they arrive, by atomic rename: a run that is killed keeps what it had.
 """
@@ -86,7 +87,8 @@ class RunDirectory:
             (self.path / "cells").mkdir(parents=True)
         except OSError as error:
             raise UserError(
-                f"cannot write results to {self.path.parent}: {error.strerror}", remedy="Name another folder with --out."
+                f"cannot write results to {self.path.parent}: {error.strerror}",
+                remedy="Name another folder with --out.",
             ) from error
 
     def write(self, name: str, content: bytes) -> None:

@@ -11,11 +11,12 @@ disk, a power cut, a hand that deleted something) is seen and made again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,8 @@ from filelock import FileLock, Timeout
 from orchestrator.errors import InfraError
 
 _MANIFEST = "manifest.json"
+#: What the disk alone is to blame for; a maker's other errors are its own.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -50,10 +53,13 @@ def file_digest(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _disk_trouble(path: Path) -> Iterator[None]:
+def _disk_trouble(path: Path, only: Container[int | None] | None = None) -> Iterator[None]:
+    """Turn an ``OSError`` (of those numbers, if given) into an ``InfraError``."""
     try:
         yield
     except OSError as error:
+        if only is not None and error.errno not in only:
+            raise
         raise InfraError(
             f"cannot write to the cache {path}: {error.strerror}",
             remedy="Free some space, or name another place with ORCHESTRATE_CACHE.",
@@ -93,9 +99,13 @@ class Store:
                 return entry
             with _disk_trouble(self.root):
                 entry.parent.mkdir(parents=True, exist_ok=True)
+                for left in entry.parent.glob(f".{key[:12]}-*"):
+                    # whoever made this is dead: we hold the lock
+                    shutil.rmtree(left, ignore_errors=True)
                 fresh = Path(tempfile.mkdtemp(prefix=f".{key[:12]}-", dir=entry.parent))
             try:
-                make(fresh)
+                with _disk_trouble(self.root, only=_DISK):
+                    make(fresh)
                 with _disk_trouble(self.root):
                     _seal(fresh)
                     shutil.rmtree(entry, ignore_errors=True)

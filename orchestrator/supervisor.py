@@ -30,6 +30,8 @@ from collections.abc import Iterator
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _EXEC_FAILED = 127
+_HANDLED = (signal.SIGCHLD, signal.SIGTERM)
+_IGNORED = (signal.SIGINT, signal.SIGPIPE, signal.SIGHUP)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -55,7 +57,8 @@ def _spawn(argv: list[str], output: str) -> int:
         os.dup2(out, 1)
         os.dup2(out, 2)
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
+        # ours, and SIGXFSZ that Python ignores: what is ignored here would be so in every build and QEMU
+        for number in (*_HANDLED, *_IGNORED, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
         os.execvp(argv[0], argv)
     except OSError as error:
@@ -148,10 +151,10 @@ def main() -> int:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     wake, wake_in = os.pipe()
     os.set_blocking(wake_in, False)
-    for number in (signal.SIGCHLD, signal.SIGTERM):
+    for number in _HANDLED:
         signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(wake_in, warn_on_full_buffer=False)
-    for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGHUP):
+    for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
 
     child = _spawn(options.argv, options.output)

@@ -17,11 +17,11 @@ from collections.abc import Mapping
 
 import msgspec
 
-from orchestrator.vm.elf import build_id_of_notes
 from orchestrator.evidence.health import parse_vmstat
 from orchestrator.kernel.kconfig import difference, parse_config
 from orchestrator.results.model import Blame, Case, Verdict
 from orchestrator.source.classify import TreeClass
+from orchestrator.vm.elf import build_id_of_notes
 from orchestrator.vm.machine import Guest
 
 _LOOKUP = "lock_vma_under_rcu"
@@ -38,8 +38,9 @@ _LIMIT = 4 << 20
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found: ``properties`` for people, ``failures`` what contradicts, ``missing`` what was not shown.
+    """What was found.
 
+    ``properties`` are for people, ``failures`` what contradicts, ``missing`` what was not shown;
     ``tainted`` is the kernel's taint mask after the boot, ``cpus`` the number of CPUs online.
     """
 

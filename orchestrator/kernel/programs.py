@@ -76,8 +76,9 @@ def build_selftests(tree: Tree, directory: str, *, arch: Arch, store: Store, log
             lines = [
                 line for line in (fresh / "log").read_text(errors="replace").splitlines() if "error" in line
             ]
+            first = lines[0] if lines else str(outcome)
             raise KernelError(
-                f"{tree.describe}: nothing in {directory} compiles for {arch.name}: {lines[0] if lines else outcome}",
+                f"{tree.describe}: nothing in {directory} compiles for {arch.name}: {first}",
                 remedy=f"The log: {log}",
             )
 

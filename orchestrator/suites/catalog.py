@@ -33,7 +33,10 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a program must report on kernels from ``since`` up to but without ``until``, on ``arch`` (all if empty)."""
+    """What a program must report on kernels from ``since`` up to but without ``until``.
+
+    ``arch`` empty means all; ``outcome`` "skip" that the test itself refuses there, for ``reason``.
+    """
 
     program: str
     since: str = ""
@@ -129,7 +132,7 @@ def expected(suite: Suite, version: str, arch: str) -> dict[str, Expectation]:
 
 
 def elsewhere(suite: Suite, version: str, arch: str) -> dict[str, str]:
-    """Programs that the suite knows but not for that kernel, each with the reason: the question does not arise."""
+    """Programs that the suite knows, but not for that kernel, each with the reason."""
     here = expected(suite, version, arch)
     away: dict[str, str] = {}
     for e in suite.expect:

@@ -73,8 +73,7 @@ def argv(spec: GuestSpec, *, accel: str, folder: Path, initrd: Path, cmdline: st
         *("-machine", arch.machine if not kvm else arch.machine.split(",")[0]),
         *("-accel", "kvm" if kvm else "tcg,thread=multi"),
         *("-cpu", arch.cpu_kvm if kvm else arch.cpu_tcg),
-        # SeaBIOS's MP table, which a kernel without ACPI reads, lists one CPU a socket
-        *("-smp", f"{spec.smp},sockets={spec.smp},cores=1,threads=1"),
+        *("-smp", str(spec.smp)),
         *("-m", f"{spec.mem_mib}M"),
         *("-kernel", str(spec.kernel)),
         *("-initrd", str(initrd)),

@@ -135,7 +135,7 @@ class Ssh:
         :raises Lost: the connection or the guest went away, or nothing came back in time.
         """
         nonce = secrets.token_hex(8)
-        command = [RUNNER, "--limit", f"{limit_s:.0f}", "--cwd", cwd, *options]
+        command = [RUNNER, "--limit", f"{limit_s:.3f}", "--cwd", cwd, *options]
         for name, value in (env or {}).items():
             command += ["--env", f"{name}={value}"]
         command += ["--", *argv]
