@@ -14,14 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator import data
 from orchestrator.cell_boot import boot, shut_down
 from orchestrator.cell_state import Cancelled, Cell, Context, Say, kernel_spec, not_applicable
 from orchestrator.errors import OrchestrateError, UserError
 from orchestrator.events import now
 from orchestrator.evidence import host
 from orchestrator.kernel import build as kernels
-from orchestrator.kernel import programs
 from orchestrator.kernel.model import Kernel
 from orchestrator.plan import CellPlan, Choices
 from orchestrator.results.model import Blame, Case, CellResult, SuiteResult, Verdict
@@ -167,10 +165,7 @@ def guest_spec(cell: Cell, kernel: Kernel, binaries: Mapping[str, Mapping[str, P
         cell.plan.arch, cache=context.store.root, say=lambda text: cell.say("image", text)
     )
     cell.properties["guest image"] = base.digest
-    orc_exec = programs.compile_static(
-        "orc-exec", [data.guest() / "orc-exec.c"], ("-O2",), arch=cell.arch, store=context.store
-    )
-    files = {RUNNER: orc_exec}
+    files = {RUNNER: overlay.build_runner(cell.arch, context.store)}
     for suite, found in binaries.items():
         files |= {f"{suite_build.GUEST_FOLDER}/{suite}/{name}": path for name, path in found.items()}
     archive = overlay.build_overlay(

@@ -135,6 +135,9 @@ def run(**given: Any) -> None:
 
 @cli.command(epilog=_EXIT_CODES)
 @_kernel_options
+@click.option(
+    "--configure-only", is_flag=True, help="Classify the tree and configure; print the .config's path."
+)
 def build(**given: Any) -> None:
     """Build kernels and print where their images are."""
     from orchestrator import run as runs
@@ -143,14 +146,16 @@ def build(**given: Any) -> None:
 
     store = Store(default_cache())
     progress = report.console(stderr=True)
+
+    def say(text: str) -> None:
+        progress.print(text, soft_wrap=True, markup=False)
+
     choices = _choices(given, suites=())
-    tree = _tree(given, store.root, lambda text: progress.print(text, soft_wrap=True, highlight=False))
+    tree = _tree(given, store.root, say)
     code = 0
-    for line, error in runs.build_all(
-        choices, tree, store, say=lambda text: progress.print(text, soft_wrap=True)
-    ):
+    for line, error in runs.build_all(choices, tree, store, say=say, configure_only=given["configure_only"]):
         click.echo(line, err=error is not None)
-        code = max(code, error.exit_code if error else 0)
+        code = code or (error.exit_code if error else 0)
     sys.exit(code)
 
 

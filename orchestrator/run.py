@@ -259,13 +259,20 @@ def compare(done: Sequence[CellResult]) -> tuple[SuiteComparison, ...]:
 
 
 def build_all(
-    choices: Choices, tree: Tree, store: Store, *, say: Callable[[str], None]
+    choices: Choices,
+    tree: Tree,
+    store: Store,
+    *,
+    say: Callable[[str], None],
+    configure_only: bool = False,
 ) -> Iterator[tuple[str, OrchestrateError | None]]:
     """Build every kernel of some choices; the path of each image, or what went wrong and the error.
 
+    :param configure_only: stop after the configuration and give its path instead.
     :raises UserError: a choice that does not exist, or a request of the user's that is lost.
     """
     shared = context(choices, tree, store, Path(), LocalEngine())
+    say(f"{tree.describe}: per-VMA locks are {shared.tree_class.value}")
     for arch in choices.arches:
         for variant in choices.variants:
             if moot := cells.not_applicable(shared.tree_class, variant):
@@ -273,7 +280,12 @@ def build_all(
                 continue
             spec = cells.kernel_spec(shared, arch, variant)
             try:
-                kernels.pair_difference(spec, store)
+                differing = kernels.pair_difference(spec, store)
+                if configure_only:
+                    pair = ", ".join(differing) or "nothing: there is no pair"
+                    say(f"{arch} {variant}: the variants differ in {pair}")
+                    yield str(kernels.configure(spec, store).path), None
+                    continue
                 kernel = kernels.build(spec, store, say=say, jobs=choices.jobs)
             except UserError:
                 raise

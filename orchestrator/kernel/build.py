@@ -41,11 +41,22 @@ _COMPILE_ERROR = re.compile(
 _INFRA_TROUBLE = (
     ("No space left on device", "the disk is full", "Free some space, or set ORCHESTRATE_CACHE."),
     ("Killed signal terminated program", "the compiler was killed (out of memory?)", "Free some memory."),
+    ("Error 137", "a build tool was killed (out of memory?)", "Free some memory."),
+    ("] Killed", "a build tool was killed (out of memory?)", "Free some memory."),
     ("virtual memory exhausted", "the compiler ran out of memory", "Free some memory, or use fewer --jobs."),
     ("Cannot allocate memory", "the compiler ran out of memory", "Free some memory, or use fewer --jobs."),
     ("Disk quota exceeded", "the disk quota is used up", "Free some space, or set ORCHESTRATE_CACHE."),
     ("Input/output error", "the disk fails", "Look at the host's own log."),
 )
+
+
+#: What a kernel's banner would say of the host, the same on each.
+_BANNER = {
+    "KBUILD_BUILD_TIMESTAMP": "@0",
+    "KBUILD_BUILD_USER": "orchestrate",
+    "KBUILD_BUILD_HOST": "orchestrate",
+    "KBUILD_BUILD_VERSION": "1",
+}
 
 
 class _Facts(msgspec.Struct, frozen=True):
@@ -281,14 +292,20 @@ def _tuxmake(
     argv += ["-r", "null", "-z", "none", "-v", "-t", spec.toolchain.tuxmake]
     if not spec.arch.native:
         argv += ["-a", spec.arch.make_arch]
+    # as options: tuxmake has values of its own, which win over the environment
+    for name, value in _BANNER.items():
+        argv += ["-e", f"{name}={value}"]
     env = {
         **{k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "KBUILD", "KCONFIG", "CCACHE"))},
         "LC_ALL": "C.UTF-8",
-        "KBUILD_BUILD_TIMESTAMP": "@0",
-        "KBUILD_BUILD_USER": "orchestrate",
-        "KBUILD_BUILD_HOST": "orchestrate",
-        "KBUILD_BUILD_VERSION": "1",
     }
+    plain = re.sub(r"-\d+$", "", spec.toolchain.compiler)
+    if plain != spec.toolchain.compiler:
+        # tuxmake drops the version where it builds on the host itself, and takes what has the plain name
+        tools = wrap / "tools"
+        tools.mkdir()
+        (tools / plain).symlink_to(require(spec.toolchain.compiler, remedy=""))
+        env["PATH"] = f"{tools}:{env['PATH']}"
     if cache is not None and shutil.which("ccache"):
         argv += ["-w", "ccache"]
         cache.mkdir(parents=True, exist_ok=True)
@@ -325,9 +342,10 @@ def _fail(spec: KernelSpec, what: str, outcome: Outcome, log: Path, kept: Path |
     if tool := re.search(r"(\S+): (?:command )?not found", text):
         raise InfraError(
             f"cannot {what} {which}: {tool[1]} is missing",
-            remedy=f"Install the build tools: apt-get install {_BASE_PACKAGES}",
+            remedy=f"Install the build tools: apt-get install {_BASE_PACKAGES}.{where}",
         )
-    last = [line for line in text.splitlines() if line.strip()][-3:]
+    # tuxmake's own summary begins with "I:"
+    last = [line for line in text.splitlines() if line.strip() and not line.startswith("I: ")][-3:]
     raise KernelError(f"cannot {what} {which}: {' | '.join(last) or outcome}", remedy=where.strip())
 
 

@@ -23,11 +23,13 @@ import msgspec
 import paramiko
 
 from orchestrator.errors import InfraError
+from orchestrator.vm import overlay
 
 # QEMU's port forward accepts before the guest listens: the retries must not write tracebacks
 logging.getLogger("paramiko.transport").setLevel(logging.CRITICAL)
 
-RUNNER = "/opt/orchestrate/orc-exec"
+#: The in-guest runner that every command goes through.
+RUNNER = str(overlay.RUNNER)
 _TROUBLE = (paramiko.SSHException, OSError, EOFError)
 _STREAM_LIMIT = 20 << 20
 _GRACE_S = 20.0

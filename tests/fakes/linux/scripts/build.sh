@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# build.sh OBJECTS SRCARCH CC: a vmlinux with a build-id, or the fault that FAKE_LINUX names
+set -e
+out=$1 cc=$3
+flags="-nostdlib -static -Wl,--build-id -Wl,-e,lock_vma_under_rcu"
+config="-DCONFIG=\"$(cksum <"$out/.config" | tr ' ' -)\""
+banner="-DBANNER=\"($KBUILD_BUILD_USER@$KBUILD_BUILD_HOST)#$KBUILD_BUILD_VERSION$KBUILD_BUILD_TIMESTAMP\""
+
+case $FAKE_LINUX in
+error) $cc -c -o "$out/broken.o" mm/broken.c ;;
+link) $cc -nostdlib -o "$out/unlinked" mm/unlinked.c mm/mmap_lock.c ;;
+full) echo text | $cc -x c -E -o /dev/full - ;;
+killed)
+	# the compiler proper is killed: its driver says so
+	printf '#!/bin/sh\nkill -KILL $$\n' >"$out/cc1"
+	chmod +x "$out/cc1"
+	$cc -B"$out/" -c -o "$out/x.o" mm/mmap_lock.c
+	;;
+oom) kill -KILL $$ ;;
+slow) exec -a "$FAKE_LINUX_NAME" sleep 300 ;;
+missing) nonexistent-flex --version ;;
+altered) echo CONFIG_CHILD=y >>"$out/.config" ;;
+quiet) exit 0 ;;
+odd) echo "something odd" && exit 1 ;;
+esac
+
+mkdir -p "$out/include/config"
+echo 7.2.1 >"$out/include/config/kernel.release"
+printf 'const char config[] = CONFIG, banner[] = BANNER;\n' >"$out/config.c"
+$cc $flags "$config" "$banner" -o "$out/vmlinux" "$out/config.c" mm/mmap_lock.c
+nm "$out/vmlinux" >"$out/System.map"

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""conf.py KCONFIG CONFIG: what olddefconfig does, for the few words of Kconfig's language used here."""
+
+import re
+import sys
+
+
+def definitions(path):
+    """(symbol, type, default, has prompt, dependencies) of each definition."""
+    found = []
+    for line in open(path):
+        if match := re.match(r'source "(.+)"', line):
+            found += definitions(match[1])
+        elif match := re.match(r"config (\w+)", line):
+            found.append([match[1], "n", False, []])
+        elif match := re.match(r"\s+(?:bool|int) \"", line):
+            found[-1][2] = True
+        elif match := re.match(r"\s+(?:def_bool|default) (\S+)", line):
+            found[-1][1] = match[1]
+        elif match := re.match(r"\s+depends on (.+)", line):
+            found[-1][3] += match[1].split(" && ")
+    return found
+
+
+def main(kconfig, config):
+    asked = {}
+    try:
+        for line in open(config):
+            if match := re.match(r"CONFIG_(\w+)=(.*)", line):
+                asked[match[1]] = match[2]
+            elif match := re.match(r"# CONFIG_(\w+) is not set", line):
+                asked[match[1]] = "n"
+    except FileNotFoundError:
+        pass
+    known = definitions(kconfig)
+    values = {}
+    for _ in range(10):
+        fresh = {}
+        for symbol, default, prompt, depends in known:
+            if any(values.get(name, "n") == "n" for name in depends):
+                continue
+            if prompt and symbol in asked:
+                fresh[symbol] = asked[symbol]
+            elif symbol not in asked or not any(s == symbol and p for s, _, p, _ in known):
+                fresh[symbol] = default if default != "n" else fresh.get(symbol, "n")
+        values = fresh
+    with open(config, "w") as stream:
+        for symbol in sorted({s for s, *_ in known}):
+            value = values.get(symbol, "n")
+            stream.write(f"CONFIG_{symbol}={value}\n" if value != "n" else f"# CONFIG_{symbol} is not set\n")
+
+
+main(*sys.argv[1:])
