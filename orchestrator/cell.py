@@ -231,7 +231,10 @@ def _pass(
             else:
                 own = host.cpu_seconds([guest.pid]) - cpu_before
                 disturbance = host.disturbed(before, host.host_sample(), own)
-                shut_down(cell, guest)
+                crashed = any(
+                    c.verdict is Verdict.CRASH for f in found.values() for p in f.values() for c in p
+                )
+                shut_down(cell, guest, crashed=crashed)
         finally:
             guest.close()
     for suite in suites:
@@ -291,8 +294,11 @@ def _discard(cell: Cell, suites: list[Suite], disturbance: str) -> str:
 
 
 def reproduce(plan: CellPlan, choices: Choices, tree: Tree) -> str:
-    """The shell script that runs this cell again."""
-    argv = ["orchestrate", "run", "--source", tree.spec, "--arch", plan.arch, "--variant", plan.variant]
+    """The shell script that runs this cell again, from whatever folder."""
+    argv = ["orchestrate", "run", "--source", _absolute(tree.spec)]
+    if tree.archive_sha256 and tree.kind != "version":
+        argv += ["--sha256", tree.archive_sha256]
+    argv += ["--arch", plan.arch, "--variant", plan.variant]
     for suite in plan.suites:
         argv += ["--suite", suite]
     argv += ["--accel", choices.accel, "--smp", str(plan.smp), "--mem", str(plan.mem_mib)]
@@ -304,7 +310,12 @@ def reproduce(plan: CellPlan, choices: Choices, tree: Tree) -> str:
     if choices.cmdline:
         argv += ["--cmdline", " ".join(choices.cmdline)]
     if choices.config:
-        argv += ["--config", choices.config]
+        argv += ["--config", _absolute(choices.config)]
     for fragment in choices.kconfig:
-        argv += ["--kconfig", fragment]
+        argv += ["--kconfig", _absolute(fragment)]
     return f'#!/bin/sh\n# {plan.id}: {tree.describe}\nexec {shlex.join(argv)} "$@"\n'
+
+
+def _absolute(word: str) -> str:
+    path = Path(word).expanduser()
+    return str(path.absolute()) if path.exists() else word

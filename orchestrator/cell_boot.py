@@ -14,8 +14,9 @@ from orchestrator.evidence import health, proof
 from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.kernel import kconfig
 from orchestrator.kernel.model import Kernel
-from orchestrator.results.model import Case, Verdict
+from orchestrator.results.model import Verdict
 from orchestrator.source.classify import TreeClass
+from orchestrator.suites.runner import burned
 from orchestrator.vm import accel, qemu
 from orchestrator.vm.machine import BootFailure, Deadlines, Guest
 from orchestrator.vm.qemu import GuestSpec
@@ -61,20 +62,11 @@ def boot(cell: Cell, kernel: Kernel, spec: GuestSpec) -> Guest | None:
     except OrchestrateError as error:
         if context.cancelled():
             raise Cancelled("interrupted") from None
-        if isinstance(error, BootFailure) and (burned := cell.watch.take()):
-            cell.cases.append(
-                Case(
-                    id="boot",
-                    verdict=Verdict.CRASH,
-                    blame=burned[0][1],
-                    reason=burned[0][0].title,
-                    detail="\n".join(burned[0][0].excerpt),
-                    fingerprint=burned[0][0].fingerprint,
-                    log=str(log.relative_to(context.root)),
-                )
-            )
+        where = str(log.relative_to(context.root))
+        if isinstance(error, BootFailure) and (crash := burned("boot", cell.watch)):
+            cell.cases.append(msgspec.structs.replace(crash, log=where))
         else:
-            cell.case("boot", error, since=since, log=str(log.relative_to(context.root)))
+            cell.case("boot", error, since=since, log=where)
         cell.say("boot", error.message)
         return None
     try:
@@ -84,7 +76,9 @@ def boot(cell: Cell, kernel: Kernel, spec: GuestSpec) -> Guest | None:
         guest.close()
         if context.cancelled():
             raise Cancelled("interrupted") from None
-        cell.case("proof", error, since=since)
+        died = KernelError(error.message) if guest.panicked else error
+        crash = burned("proof", cell.watch)
+        cell.cases.append(crash) if crash else cell.case("proof", died, since=since)
         return None
     except BaseException:
         guest.close()
@@ -115,21 +109,11 @@ def _record(cell: Cell, guest: Guest, chosen: accel.Accelerator, kernel: Kernel)
 
 def _proven(cell: Cell, guest: Guest, kernel: Kernel, since: float, log: Path) -> Guest | None:
     again = cell.boots > 1
-    burned = cell.watch.take()
     relative = str(log.relative_to(cell.context.root))
     if not again:
         cell.case("boot", since=since, log=relative)
-    if burned:
-        splat, blame = burned[0]
-        crash = Case(
-            id="boot",
-            verdict=Verdict.CRASH,
-            blame=blame,
-            reason=f"while booting: {splat.title}",
-            detail="\n".join(splat.excerpt),
-            fingerprint=splat.fingerprint,
-            log=relative,
-        )
+    if crash := burned("boot", cell.watch):
+        crash = msgspec.structs.replace(crash, reason=f"while booting: {crash.reason}", log=relative)
         cell.cases = [c for c in cell.cases if c.id != "boot"] + [crash]
     cell.say("proof", "asking the guest what it is")
     since = time.monotonic()
@@ -163,8 +147,11 @@ def _has_locks(cell: Cell) -> bool:
     return cell.context.tree_class is not TreeClass.ABSENT and cell.plan.variant == WITH
 
 
-def shut_down(cell: Cell, guest: Guest) -> None:
-    """The last look: taint, late splats, and whether the guest goes down when told to."""
+def shut_down(cell: Cell, guest: Guest, *, crashed: bool) -> None:
+    """The last look: taint, late splats, and whether the guest goes down when told to.
+
+    :param crashed: a splat has already been found, which explains the taint.
+    """
     since = time.monotonic()
     cell.say("shutdown", "a last look")
     try:
@@ -173,30 +160,22 @@ def shut_down(cell: Cell, guest: Guest) -> None:
             "sync; (sleep 0.1; reboot -f) >/dev/null 2>&1 &", limit_s=20 * guest.factor, gone=guest.death
         )
     except (Lost, ValueError) as error:
+        if late := burned("shutdown", cell.watch):
+            cell.cases.append(late)
+            return
         cell.case("shutdown", InfraError(f"the guest did not answer at its end: {error}"), since=since)
         return
     until = time.monotonic() + 20 * guest.factor
     while guest.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
-    late = cell.watch.take()
+    late = burned("shutdown", cell.watch)
     new = health.new_taint(cell.tainted, tainted)
     if late:
-        splat, blame = late[0]
-        cell.cases.append(
-            Case(
-                id="shutdown",
-                verdict=Verdict.CRASH,
-                blame=blame,
-                reason=splat.title,
-                detail="\n".join(splat.excerpt),
-                fingerprint=splat.fingerprint,
-            )
-        )
-    elif new:
+        cell.cases.append(late)
+    elif new and not crashed:
         # the cheap catch-all: a splat whose words the scanner does not know still taints the kernel
         taint = KernelError(f"the kernel became tainted during the suites: {', '.join(new)}")
-        seen = any(c.verdict is Verdict.CRASH for s in cell.suites for c in s.cases)
-        cell.case("shutdown", None if seen else taint, since=since)
+        cell.case("shutdown", taint, since=since)
     elif guest.poll() is None:
         cell.case("shutdown", KernelError("the guest did not go down when told to"), since=since)
     else:

@@ -152,11 +152,12 @@ def build(**given: Any) -> None:
 
     choices = _choices(given, suites=())
     tree = _tree(given, store.root, say)
-    code = 0
+    codes = set()
     for line, error in runs.build_all(choices, tree, store, say=say, configure_only=given["configure_only"]):
         click.echo(line, err=error is not None)
-        code = code or (error.exit_code if error else 0)
-    sys.exit(code)
+        codes.add(error.exit_code if error else 0)
+    # the order in which exit codes win, see docs/verdicts.md; a tree that has none of the kernels is 4
+    sys.exit(next((code for code in (130, 1, 3, 4, 0) if code in codes), 4))
 
 
 @cli.command(name="list")
@@ -251,6 +252,12 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
+    except OSError as error:
+        from orchestrator import process
+
+        process.end_all()
+        click.echo(f"orchestrate: {error.filename or 'input or output'}: {error.strerror or error}", err=True)
+        sys.exit(3)
     except Exception as error:
         from orchestrator import process
 

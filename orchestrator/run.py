@@ -27,7 +27,7 @@ from orchestrator.engine.local import LocalEngine
 from orchestrator.errors import OrchestrateError, UserError
 from orchestrator.events import Events, now
 from orchestrator.kernel import build as kernels
-from orchestrator.kernel import kconfig
+from orchestrator.kernel import kconfig, toolchain
 from orchestrator.plan import CellPlan, Choices, Plan, make
 from orchestrator.results import junit
 from orchestrator.results.model import SCHEMA_VERSION, CellResult, exit_code
@@ -35,7 +35,7 @@ from orchestrator.source.classify import classify, maps_uses_vma_locks
 from orchestrator.source.model import Tree
 from orchestrator.store import Store
 from orchestrator.suites import catalog
-from orchestrator.vm import overlay
+from orchestrator.vm import accel, overlay, qemu
 
 _WITH, _WITHOUT = "per-vma-lock", "mmap-lock"
 
@@ -114,7 +114,8 @@ def plan(choices: Choices, tree: Tree) -> Plan:
 def context(choices: Choices, tree: Tree, store: Store, root: Path, engine: LocalEngine) -> cells.Context:
     """What all cells of a run share, read and checked once.
 
-    :raises UserError: a fragment or base that cannot be used.
+    :raises UserError: a fragment or base that cannot be used, or KVM that cannot be forced.
+    :raises InfraError: a compiler or QEMU is not installed.
     """
     fragments = tuple(kconfig.user_fragment(spec) for spec in choices.kconfig)
     for name in choices.arches:
@@ -126,6 +127,13 @@ def context(choices: Choices, tree: Tree, store: Store, root: Path, engine: Loca
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not a text file"
             raise UserError(f"--config {choices.config}: {reason}") from error
+    for name in choices.arches:
+        arch = arches.load(name)
+        toolchain.find(choices.toolchain, arch)
+        if choices.suites:
+            # better now than after a build of some minutes
+            qemu.program(arch)
+            accel.choose(arch, choices.accel, store.root)
     return cells.Context(
         tree=tree,
         tree_class=classify(tree.path),

@@ -345,6 +345,30 @@ def test_lost_symbol_of_the_users_is_wrong_usage(tree: Tree, tmp_path: Path, req
     assert "Traceback" not in said
 
 
+def test_tree_that_does_not_compile_is_the_kernels_fault(tree: Tree, tmp_path: Path) -> None:
+    """Everything begins with kernel/bounds.c, so this is over in seconds."""
+    copy = tmp_path / "linux"
+    subprocess.run(["cp", "-a", tree.path, copy], check=True)
+    bounds = copy / "kernel/bounds.c"
+    bounds.write_text(bounds.read_text() + '#error "broken on purpose"\n')
+    line = len(bounds.read_text().splitlines())
+    done = subprocess.run(
+        [*ORCHESTRATE, "run", "--source", copy, "--arch", "arm64", "--variant", "mmap-lock"]
+        + ["--suite", "maps", "--out", tmp_path / "runs"],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"kernel/bounds.c:{line}:" in done.stdout
+    assert "broken on purpose" in done.stdout
+    (results,) = (tmp_path / "runs").glob("*/results.json")
+    cases = _by_id(msgspec.json.decode(results.read_bytes(), type=runs.RunResult).cells[0])
+    assert (cases["build"].verdict, cases["build"].blame) == (Verdict.FAIL, Blame.KERNEL)
+    assert "boot" not in cases
+    assert cases["maps/proc-pid-vm"].verdict is Verdict.INCONCLUSIVE
+
+
 def test_configures_and_builds_selftests_from_a_read_only_tree(tree: Tree, tmp_path: Path) -> None:
     """With an empty store, so that something is really made from the read-only tree in a warm run too."""
     fresh = Store(tmp_path / "store")

@@ -6,8 +6,12 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
-from orchestrator.evidence.splat import Scanner, Splat, blame
+from orchestrator.evidence import host
+from orchestrator.evidence.splat import Kind, Scanner, Splat, blame
 from orchestrator.results.model import Blame
+
+#: What a guest also says when its host does not let it run.
+_STALLS = frozenset({Kind.RCU_STALL, Kind.HUNG_TASK, Kind.SOFT_LOCKUP, Kind.HARD_LOCKUP})
 
 
 class ConsoleWatch:
@@ -17,6 +21,7 @@ class ConsoleWatch:
         self._scanner = Scanner()
         self._lock = threading.Lock()
         self._taken: Counter[str] = Counter()
+        self._host = host.host_sample()
 
     def feed(self, data: bytes) -> None:
         """The console's sink."""
@@ -24,9 +29,14 @@ class ConsoleWatch:
             self._scanner.feed(data)
 
     def take(self) -> list[tuple[Splat, Blame]]:
-        """Splats that began since the last call, each with whose fault it is."""
+        """Splats that began since the last call, each with whose fault it is.
+
+        A stall while the host itself was robbed of its CPUs is the infrastructure's.
+        """
         with self._lock:
             splats = self._scanner.splats()
+        before, self._host = self._host, host.host_sample()
+        robbed = host.steal_fraction(before, self._host) > host.MAX_STEAL
         # by count, not by position: of a flood the scanner keeps the first few and counts the rest, and
         # the next program's share of it must still be seen
         total: Counter[str] = Counter()
@@ -36,4 +46,4 @@ class ConsoleWatch:
             latest[splat.fingerprint] = splat
         fresh = [latest[name] for name, count in total.items() if count > self._taken[name]]
         self._taken = total
-        return [(splat, blame(splat)) for splat in fresh]
+        return [(s, Blame.INFRA if robbed and s.kind in _STALLS else blame(s)) for s in fresh]

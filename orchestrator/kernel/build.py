@@ -32,7 +32,7 @@ _BUILD_LIMIT_S = 4 * 3600.0
 _BASE_PACKAGES = "build-essential bc bison flex libelf-dev libssl-dev rsync xz-utils"
 
 _COMPILE_ERROR = re.compile(
-    r"^(?:\S*?/)?(?P<where>[\w./+-]+:\d+(?::\d+)?): (?:fatal )?error: (?P<what>.+)$"
+    r"^(?P<where>\S+?:\d+(?::\d+)?): (?:fatal )?error: (?P<what>.+)$"
     r"|^(?:\S*ld\S*: )?(?P<object>\S+?:\(?[^\s:]*\)?): (?P<link>undefined reference to .+)$"
     r"|^(?P<modpost>ERROR: modpost: .+)$"
     r"|^(?P<ld>ld\S*: error: .+)$",
@@ -289,7 +289,7 @@ def _tuxmake(
     """Run tuxmake under the supervisor; its outcome and the CPU seconds of the whole tree."""
     require("make", remedy=f"Install the build tools: apt-get install {_BASE_PACKAGES}")
     argv = [sys.executable, "-m", "tuxmake", "-C", str(spec.tree.path), "-b", str(objects), "-o", str(output)]
-    argv += ["-r", "null", "-z", "none", "-v", "-t", spec.toolchain.tuxmake]
+    argv += ["-r", "null", "-z", "none", "-v", "-F", "-t", spec.toolchain.tuxmake]
     if not spec.arch.native:
         argv += ["-a", spec.arch.make_arch]
     # as options: tuxmake has values of its own, which win over the environment
@@ -337,6 +337,8 @@ def _fail(spec: KernelSpec, what: str, outcome: Outcome, log: Path, kept: Path |
     if match := _COMPILE_ERROR.search(text):
         place = match["where"] or match["object"]
         error = match["what"] or match["link"] or match["modpost"] or match["ld"]
+        # as seen from the top of the tree, whether the compiler was given a full or a relative path
+        place = re.sub(r"^(?:\.\./)+", "", (place or "").removeprefix(f"{spec.tree.path}/"))
         said = f"{place}: {error}" if place else error
         raise KernelError(f"cannot {what} {which}: {said}", remedy=where.strip())
     if tool := re.search(r"(\S+): (?:command )?not found", text):

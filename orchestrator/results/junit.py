@@ -69,7 +69,7 @@ def write(path: Path, cells: Sequence[CellResult], *, run_id: str) -> None:
     except OSError as error:
         raise InfraError(
             f"cannot write {path}: {error.strerror or error}",
-            remedy="Make room or permissions there, then run `orchestrate report` to write it again.",
+            remedy="Make room or permissions there, or name another folder with --out.",
         ) from error
 
 

@@ -86,11 +86,11 @@ def run(guest: Guest, suite: Suite, name: str, *, folder: Path, root: Path, watc
         )
         for c in cases
     ]
-    burned = _burned(case_id, watch)
-    if burned is not None:
+    crash = burned(case_id, watch)
+    if crash is not None:
         # whatever the program printed, its own verdict is the console's
         cases = [c for c in cases if c.id != case_id]
-        cases.append(msgspec.structs.replace(burned, log=str(log.relative_to(root))))
+        cases.append(msgspec.structs.replace(crash, log=str(log.relative_to(root))))
         numbers = {}
     return ProgramResult(cases=tuple(cases), metrics=numbers)
 
@@ -108,7 +108,8 @@ def _share(ran: Ran, cases: Sequence[Case]) -> float:
     return round(ran.facts.wall_ms / 1000 / max(1, len(cases)), 3)
 
 
-def _burned(case_id: str, watch: Watch) -> Case | None:
+def burned(case_id: str, watch: Watch) -> Case | None:
+    """What the console says since it was last asked, as a case; ``None`` where it is silent."""
     findings = watch.take()
     if not findings:
         return None
@@ -126,8 +127,8 @@ def _burned(case_id: str, watch: Watch) -> Case | None:
 
 def _lost_case(case_id: str, guest: Guest, watch: Watch, error: Lost, limit_s: float) -> Case:
     death = guest.death()
-    if burned := _burned(case_id, watch):
-        return burned
+    if crash := burned(case_id, watch):
+        return crash
     detail = "\n".join(guest.console.tail(30))
     if guest.panicked:
         return Case(

@@ -30,7 +30,7 @@ from orchestrator.vm.ssh import Lost, Ran, Ssh
 # qemu.qmp reports a killed QEMU on its logger; it is our business to say that, once
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
-BANNER = rb"Linux version (\S+)"
+BANNER = rb"Linux version (\S+) "
 _QMP_TROUBLE = (QMPError, OSError, EOFError, TimeoutError)
 #: Seconds from the kernel's banner to readiness on the machine that the suites' time-outs were written for.
 _REFERENCE_S = 1.0
@@ -143,10 +143,10 @@ class Guest:
             self._qmp.accept(timeout=deadlines.qemu)
         except _QMP_TROUBLE:
             outcome = self._process.wait(1.0)
-            said = self._complaint()
+            said = (self._complaint() or str(outcome or "no answer")).rstrip(".")
             raise InfraError(
-                f"{self.spec.arch.qemu} did not start under {self.accel}: {said or outcome or 'no answer'}",
-                remedy="Try the command in qemu.json by hand.",
+                f"{self.spec.arch.qemu} did not start under {self.accel}: {said}",
+                remedy=f"What QEMU said is in {self._output}.",
             ) from None
         self.phases_s["qemu"] = self.elapsed_s()
 

@@ -45,8 +45,7 @@ def main(kconfig, config):
                 fresh[symbol] = default if default != "n" else fresh.get(symbol, "n")
         values = fresh
     with open(config, "w") as stream:
-        for symbol in sorted({s for s, *_ in known}):
-            value = values.get(symbol, "n")
+        for symbol, value in sorted(values.items()):
             stream.write(f"CONFIG_{symbol}={value}\n" if value != "n" else f"# CONFIG_{symbol} is not set\n")
 
 
