@@ -86,8 +86,9 @@ class Events:
                 Text(f"{cell}: " if cell else "") + Text(f"{phase}: {text}" if phase else text),
                 soft_wrap=True,
             )
-        elif not cell:
-            self._live.console.print(Text(text))
+        elif not cell or phase == "testing":
+            # what was really tested must not scroll away with the live lines
+            self._live.console.print(Text(text), soft_wrap=True)
         elif phase == "done":
             with self._lock:
                 self._lines.pop(cell, None)

@@ -45,8 +45,14 @@ def _say(**fields: object) -> None:
 
 
 def _spawn(argv: list[str], output: str) -> int:
+    ready, ready_in = os.pipe()
     child = os.fork()
     if child:
+        # at its end of file the child leads a group of its own and has become its program: to end it
+        # before that would miss it, since there is no such group yet
+        os.close(ready_in)
+        os.read(ready, 1)
+        os.close(ready)
         return child
     try:
         os.setsid()

