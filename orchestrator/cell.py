@@ -199,7 +199,10 @@ def _pass(
     before, cpu_before = host.host_sample(), 0.0
     disturbance = ""
     while queue:
-        guest = boot(cell, kernel, spec)
+        try:
+            guest = boot(cell, kernel, spec)
+        except Cancelled:
+            break
         if guest is None:
             break
         try:

@@ -125,6 +125,10 @@ def judge(
         properties["kallsyms"] = f"{_LOOKUP} {'present' if variant_on else 'absent'}"
     if tree_class is TreeClass.SELECTABLE:
         _check_vmstat(said, config, variant_on, properties, failures, missing)
+    tainted = _number(said, "tainted")
+    if tainted < 0:
+        # without the mask of before, taint that comes during the suites would not be seen
+        missing.append("/proc/sys/kernel/tainted")
     cpus = _number(said, "cpus")
     if cpus != smp:
         failures.append(f"{smp} CPUs were asked for, {cpus} are online")
@@ -133,7 +137,7 @@ def judge(
         properties=properties,
         failures=tuple(failures),
         missing=tuple(missing),
-        tainted=_number(said, "tainted"),
+        tainted=tainted,
         cpus=cpus,
     )
 

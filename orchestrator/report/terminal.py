@@ -60,7 +60,9 @@ def _table(cells: Iterable[CellResult]) -> Table:
         )
     for cell in cells:
         own = [case for case in cell.cases if case.verdict in _BAD]
-        if own or not cell.suites:
+        if cell.interrupted and not cell.suites:
+            table.add_row(cell.cell, "(interrupted)", "", "", "", "")
+        elif own or not cell.suites:
             _row(table, cell.cell, own[0].id if own else "(build)", own or cell.cases)
         for suite in cell.suites:
             _row(table, cell.cell, suite.suite, suite.cases)

@@ -67,10 +67,12 @@ class Console:
 
     def _take(self, data: bytes, write: Callable[[bytes], object]) -> None:
         room = LOG_LIMIT - self.seen
-        if room > 0:
-            write(data[:room])
-            if len(data) >= room:
-                write(b"\n[orchestrate: the log is cut here]\n")
+        # a full disk must not end the listening: the guest would be blamed for its silence
+        with contextlib.suppress(OSError):
+            if room > 0:
+                write(data[:room])
+                if len(data) >= room:
+                    write(b"\n[orchestrate: the log is cut here]\n")
         self._sink(data)
         with self._news:
             self.seen += len(data)

@@ -250,9 +250,10 @@ class Ssh:
             raise Lost(f"{folder} in the guest is larger than {limit_bytes >> 20} MiB")
         written = []
         try:
-            with tarfile.open(fileobj=io.BytesIO(stream)) as archive:
+            # uncompressed only, and no holes: a small stream must not unpack to a full disk
+            with tarfile.open(fileobj=io.BytesIO(stream), mode="r:") as archive:
                 for member in archive:
-                    if not member.isfile():
+                    if not member.isfile() or member.issparse():
                         continue
                     path = target / _inside(member.name)
                     source = archive.extractfile(member)
@@ -261,7 +262,7 @@ class Ssh:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(source.read(limit_bytes))
                     written.append(path)
-        except (tarfile.TarError, ValueError) as error:
+        except (tarfile.TarError, ValueError, OSError) as error:
             raise Lost(f"what the guest sent of {folder} cannot be used: {error}") from None
         return written
 
