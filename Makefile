@@ -54,13 +54,13 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/mypy -p orchestrator
 
 check: deps $(STAMP) lint ## fast tests, a minute
-	$(BIN)/pytest -q -m 'not guest and not long'
+	$(BIN)/pytest -q -n auto -m 'not guest and not long'
 
-test: deps $(STAMP) lint ## everything that lands a change: real kernels and guests, both architectures
-	$(BIN)/pytest -q -m 'not long'
+test: check ## everything that lands a change: real kernels and guests, both architectures
+	$(BIN)/pytest -q -m 'guest and not long'
 
-test-long: deps $(STAMP) lint ## repeats, broken kernels, other distributions: hours
-	$(BIN)/pytest -q
+test-long: test ## repeats, broken kernels, trees of other ages: hours
+	$(BIN)/pytest -q -m long
 
 bench: deps $(STAMP) ## speed of the tool itself, medians, side by side; alone on the machine
 	$(BIN)/python tests/bench.py $(ARGS)

@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 
 from orchestrator.cell_boot import boot, shut_down
-from orchestrator.cell_state import Cancelled, Cell, Context, Say, kernel_spec, not_applicable
-from orchestrator.errors import OrchestrateError, UserError
+from orchestrator.cell_state import Cell, Context, Say, kernel_spec, not_applicable
+from orchestrator.errors import Interrupted, OrchestrateError, UserError
 from orchestrator.events import now
 from orchestrator.evidence import host
 from orchestrator.kernel import build as kernels
@@ -31,7 +31,7 @@ from orchestrator.vm import image, overlay
 from orchestrator.vm.qemu import GuestSpec
 from orchestrator.vm.ssh import RUNNER
 
-__all__ = ["Cancelled", "Context", "carry_out", "guest_spec", "kernel_spec", "not_applicable", "reproduce"]
+__all__ = ["Context", "carry_out", "guest_spec", "kernel_spec", "not_applicable", "reproduce"]
 
 _DISTURBED_RETRIES = 2
 
@@ -57,7 +57,7 @@ def carry_out(context: Context, plan: CellPlan, say: Say) -> CellResult:
             kernel = _kernel(cell)
             if kernel is not None and plan.suites:
                 _guests(cell, kernel)
-        except Cancelled:
+        except Interrupted:
             cell.say("interrupted", "ended early")
     return CellResult(
         cell=plan.id,
@@ -105,7 +105,7 @@ def _kernel(cell: Cell) -> Kernel | None:
         raise
     except OrchestrateError as error:
         if context.cancelled():
-            raise Cancelled("interrupted") from None
+            raise Interrupted("interrupted") from None
         cell.case("build" if cell.cases else "config", error, since=since)
         cell.say("build", error.message)
         return None
@@ -201,7 +201,7 @@ def _pass(
     while queue:
         try:
             guest = boot(cell, kernel, spec)
-        except Cancelled:
+        except Interrupted:
             break
         if guest is None:
             break

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator.cell_state import WITH, Cancelled, Cell
-from orchestrator.errors import InfraError, KernelError, OrchestrateError, UserError
+from orchestrator.cell_state import WITH, Cell
+from orchestrator.errors import InfraError, Interrupted, KernelError, OrchestrateError, UserError
 from orchestrator.evidence import health, proof
 from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.kernel import kconfig
@@ -27,7 +27,7 @@ def boot(cell: Cell, kernel: Kernel, spec: GuestSpec) -> Guest | None:
     """A guest that answers and has proven what it is; otherwise a case that says why not."""
     context, choices = cell.context, cell.context.choices
     if context.cancelled():
-        raise Cancelled("interrupted")
+        raise Interrupted("interrupted")
     cell.boots += 1
     suffix = f"-{cell.boots}" if cell.boots > 1 else ""
     log = cell.folder / f"console{suffix}.log"
@@ -61,7 +61,7 @@ def boot(cell: Cell, kernel: Kernel, spec: GuestSpec) -> Guest | None:
         raise
     except OrchestrateError as error:
         if context.cancelled():
-            raise Cancelled("interrupted") from None
+            raise Interrupted("interrupted") from None
         where = str(log.relative_to(context.root))
         if isinstance(error, BootFailure) and (crash := burned("boot", cell.watch)):
             cell.cases.append(msgspec.structs.replace(crash, log=where))
@@ -75,7 +75,7 @@ def boot(cell: Cell, kernel: Kernel, spec: GuestSpec) -> Guest | None:
     except Lost as error:
         guest.close()
         if context.cancelled():
-            raise Cancelled("interrupted") from None
+            raise Interrupted("interrupted") from None
         died = KernelError(error.message) if guest.panicked else error
         crash = burned("proof", cell.watch)
         cell.cases.append(crash) if crash else cell.case("proof", died, since=since)
@@ -155,7 +155,7 @@ def shut_down(cell: Cell, guest: Guest, *, crashed: bool) -> None:
     since = time.monotonic()
     cell.say("shutdown", "a last look")
     try:
-        tainted = int(guest.read("/proc/sys/kernel/tainted").strip() or b"-1")
+        tainted = int(guest.read("/proc/sys/kernel/tainted").strip())
         guest.ssh.raw(
             "sync; (sleep 0.1; reboot -f) >/dev/null 2>&1 &", limit_s=20 * guest.factor, gone=guest.death
         )

@@ -45,12 +45,6 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     swap_kernel: Callable[[Kernel], Path] = lambda kernel: kernel.image
 
 
-class Cancelled(OrchestrateError):
-    """The run was interrupted while this cell was at work."""
-
-    exit_code = 130
-
-
 class Cell:
     """The cell's state while it is carried out."""
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes.dropbear import Dropbear
 from fakes.processes import alive
 
 from orchestrator import arch, data
 from orchestrator.arch import Arch
+from orchestrator.errors import InfraError
 from orchestrator.store import Store
 
 
@@ -37,6 +40,29 @@ def orc_exec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("orc-exec") / "orc-exec"
     subprocess.run(["gcc", "-O1", "-o", str(made), str(data.guest() / "orc-exec.c")], check=True)
     return made
+
+
+@pytest.fixture(scope="session")
+def dropbear(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """argv of a real dropbear, out of Debian's packages the first time; nothing is installed."""
+    if not Dropbear.usable(tmp_path_factory.mktemp("home")):
+        pytest.skip("cannot give dropbear a home here: needs root and mount namespaces")
+    if found := shutil.which("dropbear"):
+        return [found]
+    cache = request.config.cache
+    assert cache
+    kept = cache.mkdir("dropbear")
+    recorded = kept / "argv.json"
+    if not recorded.exists():
+        # not at the top: it is a test module itself
+        from test_overlay import real_dropbear
+
+        try:
+            recorded.write_text(json.dumps(real_dropbear(kept)))
+        except InfraError as error:
+            pytest.skip(f"no dropbear to be had: {error.message}")
+    argv: list[str] = json.loads(recorded.read_text())
+    return argv
 
 
 @pytest.fixture

@@ -39,7 +39,9 @@ def test_no_machine_belongs_to_two(name: str) -> None:
     assert not others & set(arch.load(name).machines)
 
 
-@pytest.mark.parametrize(("machine", "name"), [("x86_64", "x86_64"), ("aarch64", "arm64"), ("arm64", "arm64")])
+@pytest.mark.parametrize(
+    ("machine", "name"), [("x86_64", "x86_64"), ("aarch64", "arm64"), ("arm64", "arm64")]
+)
 def test_the_host(monkeypatch: pytest.MonkeyPatch, machine: str, name: str) -> None:
     on(monkeypatch, machine)
     assert arch.host().name == name

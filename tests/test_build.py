@@ -83,7 +83,11 @@ def test_the_pair_differs_in_its_subject_only(linux: Tree, warm: Store) -> None:
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("error", KernelError, r"cannot build 7\.2\.1 \S+ per-vma-lock: mm/broken\.c:4:16: .undeclared. undeclared"),
+        (
+            "error",
+            KernelError,
+            r"cannot build 7\.2\.1 \S+ per-vma-lock: mm/broken\.c:4:16: .undeclared. undeclared",
+        ),
         ("full", InfraError, r"the disk is full"),
         ("killed", InfraError, r"the compiler was killed"),
         ("altered", Inconclusive, r"the build changed its own configuration: CHILD"),
@@ -126,11 +130,26 @@ ENDED = Outcome(2, None, "ended")
     [
         ("/tree/mm/a.c:4:16: error: no\n", ENDED, KernelError, "here: mm/a.c:4:16: no"),
         ("../mm/a.c:4: fatal error: no\nmm/b.c:1:2: error: yes", ENDED, KernelError, "here: mm/a.c:4: no"),
-        ("In file included from mm/a.c:1:\nmm/a.h:2:3: error: no", ENDED, KernelError, "here: mm/a.h:2:3: no"),
+        (
+            "In file included from mm/a.c:1:\nmm/a.h:2:3: error: no",
+            ENDED,
+            KernelError,
+            "here: mm/a.h:2:3: no",
+        ),
         ("mm/a.c:4:1: warning: no\nodd\nI: x: FAIL\n", ENDED, KernelError, "no | odd"),
-        ("ld: mm/a.o:(.text+0x5): undefined reference to `b'", ENDED, KernelError, "mm/a.o:(.text+0x5): undefined"),
+        (
+            "ld: mm/a.o:(.text+0x5): undefined reference to `b'",
+            ENDED,
+            KernelError,
+            "mm/a.o:(.text+0x5): undefined",
+        ),
         ('ERROR: modpost: "x" undefined!', ENDED, KernelError, 'here: ERROR: modpost: "x" undefined!'),
-        ("ld.lld: error: undefined symbol: x", ENDED, KernelError, "here: ld.lld: error: undefined symbol: x"),
+        (
+            "ld.lld: error: undefined symbol: x",
+            ENDED,
+            KernelError,
+            "here: ld.lld: error: undefined symbol: x",
+        ),
         ("", ENDED, KernelError, "here: exit status 2"),
         ("sh: 1: flex: not found", ENDED, InfraError, "flex is missing"),
         ("scripts/x.sh: line 3: bc: command not found", ENDED, InfraError, "bc is missing"),

@@ -63,6 +63,22 @@ def test_when_the_race_test_came_and_grew(name: str, version: str, cases: int | 
             assert here["proc-maps-race"].cases == cases
 
 
+@pytest.mark.parametrize(
+    ("version", "here"),
+    [("6.16", False), ("6.17", True), ("7.1.9", True), ("7.2-rc1", False), ("7.2", False), ("7.3", False)],
+)
+def test_since_is_included_and_until_is_not(version: str, here: bool) -> None:
+    suite = catalog.Suite(
+        name="s",
+        description="d",
+        kind="functional",
+        origin="tree",
+        expect=(catalog.Expectation(program="p", since="6.17", until="7.2"),),
+    )
+    assert ("p" in catalog.expected(suite, version, "x86_64")) == here
+    assert ("p" in catalog.elsewhere(suite, version, "x86_64")) != here
+
+
 def test_what_an_architecture_skips() -> None:
     suite = catalog.load("maps")
     for program in ("proc-pid-vm", "proc-empty-vm"):
@@ -102,10 +118,14 @@ def test_a_limit_holds_for_all_of_a_release(version: str) -> None:
     [
         ("name = 'x'", r"missing required field `description`"),
         ("name = ", r"x/suite.toml"),
-        ("name = 'y'\ndescription = 'd'\nkind = 'functional'\norigin = 'own'", r"its name is 'y', its folder's 'x'"),
+        (
+            "name = 'y'\ndescription = 'd'\nkind = 'functional'\norigin = 'own'",
+            r"its name is 'y', its folder's 'x'",
+        ),
         ("name = 'x'\ndescription = 'd'\nkind = 'funny'\norigin = 'own'", r"Invalid enum value 'funny'"),
         (
-            "name = 'x'\ndescription = 'd'\nkind = 'functional'\norigin = 'own'\n[[program]]\nname = 'p'\nargs = []",
+            "name = 'x'\ndescription = 'd'\nkind = 'functional'\norigin = 'own'\n"
+            "[[program]]\nname = 'p'\nargs = []",
             r"unknown field `args`.*program",
         ),
     ],

@@ -69,7 +69,7 @@ def test_what_was_lost() -> None:
 def tree(tmp_path: Path) -> Path:
     files = {
         "Kconfig": 'mainmenu "made up"\nsource "mm/Kconfig"\nsource "drivers/Kconfig"\n',
-        "mm/Kconfig": "config QUIET\n\tdef_bool y\n\nconfig LOUD\n\tbool \"Loud\"\n\thelp\n\t  Config CHILD.\n",
+        "mm/Kconfig": 'config QUIET\n\tdef_bool y\n\nconfig LOUD\n\tbool "Loud"\n\thelp\n\t  Config CHILD.\n',
         "drivers/Kconfig": """
 config CHILD
 	bool "Child"
@@ -81,7 +81,7 @@ menuconfig OTHER_CHILD
 	bool "Other"
 	depends on LEVEL = 3 && (PARENT || QUIET)
 """,
-        "drivers/sub/Kconfig.more": "config LAST\n\tbool \"Last\"\n\tdepends on CHILD\n",
+        "drivers/sub/Kconfig.more": 'config LAST\n\tbool "Last"\n\tdepends on CHILD\n',
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -104,9 +104,7 @@ def test_why_a_dependency(tree: Path) -> None:
     why = explained(tree, "CONFIG_LAST=y", {})
     assert why == "it depends on CHILD, and CHILD is not set (drivers/sub/Kconfig.more)"
     why = explained(tree, "CONFIG_OTHER_CHILD=y", {"QUIET": "y"})
-    assert why == (
-        "it depends on LEVEL = 3 && (PARENT || QUIET), and PARENT is not set (drivers/Kconfig)"
-    )
+    assert why == ("it depends on LEVEL = 3 && (PARENT || QUIET), and PARENT is not set (drivers/Kconfig)")
 
 
 def test_why_an_unknown_symbol(tree: Path) -> None:
@@ -177,7 +175,9 @@ def test_a_folder_is_no_fragment(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["CONFIG_PER_VMA_LOCK=y", "# CONFIG_PER_VMA_LOCK is not set"])
 def test_the_variant_decides(line: str) -> None:
     fragment = Fragment("my.config", f"CONFIG_A=y\n{line}\n", ours=False)
-    with pytest.raises(UserError, match=r"PER_VMA_LOCK=. \(my.config:2\): this symbol is decided by the variant"):
+    with pytest.raises(
+        UserError, match=r"PER_VMA_LOCK=. \(my.config:2\): this symbol is decided by the variant"
+    ):
         kconfig.check_user_fragments([fragment], "x86_64")
     kconfig.check_user_fragments([Fragment("my.config", "CONFIG_A=y\n", ours=False)], "x86_64")
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,6 +119,6 @@ def test_any_plan(**choices: object) -> None:
     # nothing that may disturb follows a benchmark, and no variant is a boot ahead of another
     kinds = [cell.boot > 0 for cell in cells]
     assert kinds == sorted(kinds)
-    for a, b in zip(cells, cells[1:], strict=False):
+    for a, b in itertools.pairwise(cells):
         if a.boot and b.boot and (a.arch, a.suites) == (b.arch, b.suites):
             assert 0 <= b.boot - a.boot <= 1

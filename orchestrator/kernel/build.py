@@ -196,26 +196,28 @@ def _wrapped(spec: KernelSpec) -> bool:
 
 
 def _configure(spec: KernelSpec, fragments: Sequence[Fragment], fresh: Path) -> None:
-    objects, output = fresh / "o", fresh / "out"
-    objects.mkdir()
-    base = fresh / "base"
-    kconfig_argument = "tinyconfig"
-    if spec.base:
-        base.write_text(spec.base)
-        kconfig_argument = str(base)
-    arguments = ["-k", kconfig_argument]
-    for number, fragment in enumerate(fragments):
-        path = fresh / f"{number}.fragment"
-        path.write_text(fragment.text if fragment.text.endswith("\n") else fragment.text + "\n")
-        arguments += ["-K", str(path)]
-    log = fresh / "log"
-    outcome, _ = _tuxmake(spec, objects, output, [*arguments, "config"], log, _CONFIG_LIMIT_S, wrap=fresh)
+    base = spec.base
+    if not base:
+        base = _make_config(spec, fresh, "tiny", ["-k", "tinyconfig"])
+    wanted = fresh / "wanted"
+    wanted.write_text(kconfig.merge(base, fragments))
+    # not tuxmake's own -K FILE: that has merge_config.sh write its temporary file into the tree
+    final = _make_config(spec, fresh, "final", ["-k", str(wanted), "-K", "make:olddefconfig"])
+    for rest in fresh.iterdir():
+        shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
+    (fresh / "config").write_text(final)
+
+
+def _make_config(spec: KernelSpec, fresh: Path, name: str, arguments: Sequence[str]) -> str:
+    place = fresh / name
+    objects, log = place / "o", place / "log"
+    objects.mkdir(parents=True)
+    outcome, _ = _tuxmake(
+        spec, objects, place / "out", [*arguments, "config"], log, _CONFIG_LIMIT_S, wrap=place
+    )
     if not (objects / ".config").is_file() or outcome.exit != 0:
         _fail(spec, "configure", outcome, log)
-    shutil.copyfile(objects / ".config", fresh / "config")
-    for rest in fresh.iterdir():
-        if rest.name != "config":
-            shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
+    return (objects / ".config").read_text()
 
 
 def _build(

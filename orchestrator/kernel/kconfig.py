@@ -133,6 +133,19 @@ def parse_config(text: str) -> dict[str, str]:
     return {match[1]: match[2] for line in text.splitlines() if (match := _SET.match(line))}
 
 
+def merge(base: str, fragments: Sequence[Fragment]) -> str:
+    """A ``.config`` with the fragments' requests in place of what it says about their symbols."""
+    last = {request.symbol: request for fragment in fragments for request in fragment.requests()}
+    kept = []
+    for line in base.splitlines():
+        match = _SET.match(line) or _UNSET.match(line)
+        if match is None or match[1] not in last:
+            kept.append(line)
+    for r in last.values():
+        kept.append(f"# CONFIG_{r.symbol} is not set" if r.value == "n" else f"CONFIG_{r.symbol}={r.value}")
+    return "\n".join(kept) + "\n"
+
+
 def lost(fragments: Sequence[Fragment], config: Mapping[str, str]) -> list[Lost]:
     """The requests that did not survive; of several about one symbol only the last counts."""
     last = {request.symbol: request for fragment in fragments for request in fragment.requests()}

@@ -21,7 +21,8 @@ _STYLE = {Verdict.PASS: "green", Verdict.SKIP: "yellow", Verdict.NA: "dim"}
 
 def console(*, stderr: bool = False) -> Console:
     """The terminal, or the pipe in its place."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+    # names of cells, suites and folders are not ours: what looks like markup in them is text
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def closing(out: Console, result: RunResult, folder: Path) -> None:

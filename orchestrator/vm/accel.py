@@ -105,8 +105,14 @@ def boot(
                 f"forced KVM brings no kernel up: {what}", remedy="Use --accel auto, which falls back to tcg."
             ) from None
         say(f"KVM: {what}; trying the same image under tcg")
-        guest = start("tcg", Deadlines())
         reason = f"KVM is broken on this host: {what}, but the same image boots under tcg"
+        try:
+            guest = start("tcg", Deadlines())
+        except BootFailure as later:
+            if later.phase in ("init", "ssh"):
+                # it showed its banner, which is all that KVM was asked for
+                _remember(arch, cache, works=False, reason=reason)
+            raise
         _remember(arch, cache, works=False, reason=reason)
         return guest, Accelerator("tcg", reason)
     reason = "a kernel has come up under /dev/kvm"

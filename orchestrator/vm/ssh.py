@@ -106,8 +106,6 @@ class Ssh:
                 transport.banner_timeout = transport.auth_timeout = transport.handshake_timeout = left
                 transport.connect(hostkey=host_key, username="root", pkey=user_key)
                 return cls(transport)
-            except paramiko.BadHostKeyException:
-                reason = "another host key than the guest's answered"
             except paramiko.AuthenticationException as error:
                 reason = f"the key was refused: {error}"
             except _TROUBLE as error:
@@ -176,9 +174,15 @@ class Ssh:
             channel = self._transport.open_session(timeout=min(limit_s, 30.0))
             channel.settimeout(min(limit_s, 30.0))
             channel.exec_command(command)
-            if stdin:
-                channel.sendall(stdin)
-            channel.shutdown_write()
+            try:
+                if stdin:
+                    channel.sendall(stdin)
+                channel.shutdown_write()
+            except TimeoutError:
+                raise
+            except OSError:
+                # the command ended without reading it all; what it said, if anything, tells why
+                pass
             pause = 0.001
             while True:
                 moved = False

@@ -31,6 +31,8 @@ def make_linux(path: Path, *, without: str = "", more: str = "") -> Tree:
     text = [f'config {s}\n\t{kinds.get(v, "int")} "{s}"\n' for s, v in asked.items()]
     (path / "Kconfig.ours").write_text("\n".join([*text, more]))
     digest = f"{path.name}-{without}-{more}"
-    tree = Tree(path=path, spec=str(path), kind="directory", digest=digest, version="7.2.1", describe="made up")
+    tree = Tree(
+        path=path, spec=str(path), kind="directory", digest=digest, version="7.2.1", describe="made up"
+    )
     assert classify(path) == "selectable"
     return tree

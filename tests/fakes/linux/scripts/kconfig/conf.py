@@ -3,12 +3,13 @@
 
 import re
 import sys
+from pathlib import Path
 
 
 def definitions(path):
     """(symbol, type, default, has prompt, dependencies) of each definition."""
     found = []
-    for line in open(path):
+    for line in Path(path).read_text().splitlines():
         if match := re.match(r'source "(.+)"', line):
             found += definitions(match[1])
         elif match := re.match(r"config (\w+)", line):
@@ -24,14 +25,11 @@ def definitions(path):
 
 def main(kconfig, config):
     asked = {}
-    try:
-        for line in open(config):
-            if match := re.match(r"CONFIG_(\w+)=(.*)", line):
-                asked[match[1]] = match[2]
-            elif match := re.match(r"# CONFIG_(\w+) is not set", line):
-                asked[match[1]] = "n"
-    except FileNotFoundError:
-        pass
+    for line in Path(config).read_text().splitlines() if Path(config).exists() else []:
+        if match := re.match(r"CONFIG_(\w+)=(.*)", line):
+            asked[match[1]] = match[2]
+        elif match := re.match(r"# CONFIG_(\w+) is not set", line):
+            asked[match[1]] = "n"
     known = definitions(kconfig)
     values = {}
     for _ in range(10):
@@ -44,9 +42,8 @@ def main(kconfig, config):
             elif symbol not in asked or not any(s == symbol and p for s, _, p, _ in known):
                 fresh[symbol] = default if default != "n" else fresh.get(symbol, "n")
         values = fresh
-    with open(config, "w") as stream:
-        for symbol, value in sorted(values.items()):
-            stream.write(f"CONFIG_{symbol}={value}\n" if value != "n" else f"# CONFIG_{symbol} is not set\n")
+    lines = [f"CONFIG_{s}={v}" if v != "n" else f"# CONFIG_{s} is not set" for s, v in sorted(values.items())]
+    Path(config).write_text("\n".join([*lines, ""]))
 
 
 main(*sys.argv[1:])

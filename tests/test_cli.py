@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The command line: exit codes, and what goes wrong in a line or two, never a traceback."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from fakes.linux import make_linux
+
+from orchestrator import cli, data, errors
+from orchestrator import run as runs
+from orchestrator.results.model import SCHEMA_VERSION, Case, CellResult, SuiteResult, Verdict
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Said]
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Call]:
+    """The command as a shell would run it, but in this process, in a folder and with a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ORCHESTRATE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*argv: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["orchestrate", *argv])
+        try:
+            cli.main()
+            code: Any = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        said = capsys.readouterr()
+        return Said(code, said.out, said.err)
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def linux(tmp_path: Path) -> str:
+    """A kernel tree to name."""
+    return str(make_linux(tmp_path / "linux").path)
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["-h"], ["--version"], ["list"], *([v, "-h"] for v in cli.cli.commands)]
+)
+def test_what_only_tells(call: Call, argv: list[str]) -> None:
+    said = call(*argv)
+    assert said.code == 0
+    assert said.out
+    assert said.err == ""
+    assert max(map(len, said.out.splitlines())) <= 80
+
+
+def test_the_list_has_everything(call: Call) -> None:
+    words = call("list").out.split()
+    assert {*data.variants(), *data.suites(), "x86_64", "arm64"} <= set(words)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ([], "Usage: orchestrate"),
+        (["nosuch"], "No such command 'nosuch'"),
+        (["run", "--nosuch"], "No such option"),
+        (["run", "--smp", "0"], "0 is not in the range"),
+        (["run", "--smp", "two"], "'two' is not a valid integer"),
+        (["run", "--accel", "fast"], "'fast' is not one of"),
+        (["run", "--arch", "vax"], "unknown architecture 'vax'"),
+        (["run", "--source", "nosuch"], "nosuch"),
+        (["run", "--source", "/nonexistent/linux"], "/nonexistent/linux"),
+        (["run", "--source", "LINUX", "--variant", "no-lock"], "unknown variant 'no-lock'"),
+        (["run", "--source", "LINUX", "--suite", "nosuch"], "no suite 'nosuch'"),
+        (["run", "--source", "LINUX", "--smp", "1"], "needs 2 CPUs, --smp is 1"),
+        (["run", "--source", "LINUX", "--vsyscall", "native"], "unknown vsyscall mode 'native'"),
+        (["run", "--source", "LINUX", "--kconfig", "nosuch.config"], "nosuch.config: No such file"),
+        (["run", "--source", "LINUX", "--kconfig", "CONFIG_PER_VMA_LOCK=n"], "decided by the variant"),
+        (["run", "--source", "LINUX", "--config", "nosuch"], "nosuch: No such file"),
+        (["run", "--source", "LINUX", "--out", "/proc/nosuch"], "cannot write results to /proc/nosuch"),
+        (["build", "--source", "LINUX", "--arch", "vax"], "unknown architecture 'vax'"),
+        (["build", "--source", "LINUX", "--toolchain", "icc"], "unknown toolchain 'icc'"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage(call: Call, linux: str, argv: list[str], says: str) -> None:
+    argv = [linux if word == "LINUX" else word for word in argv]
+    if "--vsyscall" in argv:
+        argv += ["--arch", "x86_64"]
+    said = call(*argv)
+    assert (said.code, says in said.err) == (2, True), said
+    assert "Traceback" not in said.err
+    if said.err.startswith("orchestrate: "):
+        assert len(said.err.splitlines()) <= 2, said.err
+    assert not Path("runs").exists(), "a run that could not begin left a folder"
+
+
+def fail_with(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (errors.KernelError("it is the kernel"), 1, "orchestrate: it is the kernel\n"),
+        (errors.UserError("wrong", remedy="Do this."), 2, "orchestrate: wrong\n  Do this.\n"),
+        (errors.InfraError("the host"), 3, "orchestrate: the host\n"),
+        (errors.Inconclusive("nothing shown"), 4, "orchestrate: nothing shown\n"),
+        (errors.Interrupted("stopped"), 130, "orchestrate: stopped\n"),
+        (KeyboardInterrupt(), 130, "orchestrate: interrupted\n"),
+    ],
+)
+def test_errors_and_their_exit_codes(
+    call: Call, linux: str, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, says: str
+) -> None:
+    monkeypatch.setattr(runs, "carry_out", fail_with(error))
+    said = call("run", "--source", linux)
+    assert (said.code, said.err.lstrip("\n")) == (code, says)  # click ends the line of the ^C
+
+
+def test_a_fault_of_its_own_is_a_line_and_a_file(
+    call: Call, linux: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(runs, "carry_out", fail_with(RuntimeError("surprise")))
+    said = call("run", "--source", linux)
+    assert said.code == 3
+    first, second = said.err.splitlines()
+    assert first == "orchestrate: a fault of its own: RuntimeError: surprise"
+    (kept,) = tmp_path.glob("orchestrate-*.traceback")
+    assert str(kept) in second
+    assert "Traceback" in kept.read_text()
+
+
+P, F, C, T = Verdict.PASS, Verdict.FAIL, Verdict.CRASH, Verdict.TIMEOUT
+S, N, Q, E = Verdict.SKIP, Verdict.NA, Verdict.INCONCLUSIVE, Verdict.ERROR
+
+
+@pytest.mark.parametrize(
+    ("own", "suite", "interrupted", "code"),
+    [
+        ([P], [P], False, 0),
+        ([P], [P, S, N], False, 0),
+        ([P], [P, F], False, 1),
+        ([P], [P, C], False, 1),
+        ([P], [P, T], False, 1),
+        ([F], [], False, 1),
+        ([P], [P, E], False, 3),
+        ([P, E], [P], False, 3),
+        ([P], [P, Q], False, 4),
+        ([P], [S, N], False, 4),
+        ([P], [], False, 4),
+        ([N], [N], False, 4),
+        # precedence: 130 > 1 > 3 > 4 > 0
+        ([P], [P, Q, E], False, 3),
+        ([P], [P, Q, E, F], False, 1),
+        ([P], [P, Q, E, F], True, 130),
+    ],
+)
+def test_the_table_of_exit_codes(
+    call: Call,
+    linux: str,
+    monkeypatch: pytest.MonkeyPatch,
+    own: list[Verdict],
+    suite: list[Verdict],
+    interrupted: bool,
+    code: int,
+) -> None:
+    cell = CellResult(
+        cell="c",
+        cases=tuple(Case(id=f"own-{n}", verdict=v) for n, v in enumerate(own)),
+        suites=(
+            SuiteResult(suite="maps", cases=tuple(Case(id=f"m/{n}", verdict=v) for n, v in enumerate(suite))),
+        ),
+    )
+    result = runs.RunResult(
+        schema_version=SCHEMA_VERSION,
+        id="x",
+        source="s",
+        tree_class="selectable",
+        maps_read_under_vma_locks=True,
+        started_at="",
+        interrupted=interrupted,
+        cells=(cell,),
+    )
+    monkeypatch.setattr(runs, "carry_out", lambda *_, **__: result)
+    said = call("run", "--source", linux)
+    assert said.code == code
+    assert said.err == ""
+    assert "results: " in said.out
+
+
+def test_the_installed_command() -> None:
+    """As a process: no traceback on a closed pipe, and the exit code is the process's."""
+    argv = [sys.executable, "-m", "orchestrator.cli"]
+    done = subprocess.run([*argv, "run", "--arch", "vax"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "orchestrate: unknown architecture 'vax'\n  Known are: arm64, x86_64.\n"
+    piped = f"{sys.executable} -m orchestrator.cli list | true"
+    assert (
+        "Traceback"
+        not in subprocess.run(piped, shell=True, capture_output=True, text=True, check=True).stderr
+    )

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-only
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.report import terminal
+from orchestrator.results.model import Blame, Case, CellResult, SuiteResult, Verdict
+from orchestrator.run import RunResult
+from orchestrator.text import clean
+
+HOSTILE = clean(b"[red]x[/red] [/nope] \x1b[31m\x07 :smile: \xff" + b"long " * 60)
+
+
+def result(*cells: CellResult, **more: object) -> RunResult:
+    given = {
+        "schema_version": 1,
+        "id": "20260101-000000-abcd",
+        "source": "7.2.1",
+        "tree_class": "selectable",
+        "maps_read_under_vma_locks": True,
+        "started_at": "",
+        "cells": cells,
+    }
+    return RunResult(**{**given, **more})  # type: ignore[arg-type]
+
+
+def cell(*cases: Case, name: str = "7.2.1-x86_64-mmap-lock", own: tuple[Case, ...] = ()) -> CellResult:
+    return CellResult(cell=name, cases=own, suites=(SuiteResult(suite="maps", cases=cases),))
+
+
+def case(verdict: Verdict = Verdict.PASS, reason: str = "", id: str = "maps/p") -> Case:
+    return Case(id=id, verdict=verdict, reason=reason, blame=Blame.KERNEL)
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> object:
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def show(of: RunResult, folder: Path = Path("/runs/1")) -> list[str]:
+        terminal.closing(terminal.console(), of, folder)
+        return capsys.readouterr().out.splitlines()
+
+    return show
+
+
+def row(lines: list[str], word: str) -> list[str]:
+    return next(line.split() for line in lines if word in line)
+
+
+def test_a_green_run(shown) -> None:  # type: ignore[no-untyped-def]
+    lines = shown(result(cell(case(), case(), case(Verdict.SKIP), case(Verdict.NA))))
+    assert row(lines, "mmap-lock") == ["7.2.1-x86_64-mmap-lock", "maps", "2", "0", "2", "PASS"]
+    assert lines[-1] == "results: /runs/1"
+    assert not any("again:" in line for line in lines)
+
+
+@pytest.mark.parametrize("verdict", ["FAIL", "CRASH", "TIMEOUT", "ERROR", "INCONCLUSIVE"])
+def test_what_went_wrong_is_named(shown, verdict: str) -> None:  # type: ignore[no-untyped-def]
+    lines = shown(result(cell(case(), case(Verdict(verdict), "the reason"))))
+    assert row(lines, "7.2.1-x86_64-mmap-lock  maps") == [
+        "7.2.1-x86_64-mmap-lock",
+        "maps",
+        "1",
+        "1",
+        "0",
+        verdict,
+    ]
+    assert f"{verdict}, kernel  7.2.1-x86_64-mmap-lock: maps/p: the reason" in lines
+    assert "again:   sh /runs/1/cells/7.2.1-x86_64-mmap-lock/reproduce.sh" in lines
+
+
+def test_a_cell_that_did_not_get_to_its_suites(shown) -> None:  # type: ignore[no-untyped-def]
+    broken = CellResult(cell="c", cases=(case(id="config"), case(Verdict.FAIL, "no", id="build")))
+    assert row(shown(result(broken)), "build") == ["c", "build", "0", "1", "0", "FAIL"]
+
+
+def test_a_suite_without_cases_is_not_green(shown) -> None:  # type: ignore[no-untyped-def]
+    assert row(shown(result(cell())), "maps")[-1] == "INCONCLUSIVE"
+
+
+def test_of_many_only_some_are_listed(shown) -> None:  # type: ignore[no-untyped-def]
+    lines = shown(result(cell(*(case(Verdict.FAIL, f"r{n}") for n in range(25)))))
+    assert sum(": maps/p: r" in line for line in lines) == 10
+    assert "... and 15 more" in lines
+
+
+def test_eighty_columns(shown) -> None:  # type: ignore[no-untyped-def]
+    name = "7.2.1-00123-gabcdef012345-dirty-x86_64-per-vma-lock-vsyscall-emulate-map-latency-1"
+    lines = shown(result(cell(case(), name=name)))
+    table = lines[: next(n for n, line in enumerate(lines) if line.startswith("results:"))]
+    assert max(map(len, table)) <= 80
+    assert name.replace("-", "") in "".join(line.split("  ")[0] for line in table).replace("-", "").replace(
+        " ", ""
+    )
+
+
+def test_hostile_text_is_shown_as_it_is(shown) -> None:  # type: ignore[no-untyped-def]
+    suite = SuiteResult(suite="maps", cases=(case(Verdict.FAIL, HOSTILE),), unknown_programs=("[/x]", "[b]y"))
+    name = "7.2-[red]x[/none]"
+    lines = shown(result(CellResult(cell=name, suites=(suite,))), Path("/runs [1]/[bold]x"))
+    text = "\n".join(lines)
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert f"{name}: maps/p: {HOSTILE}" in text
+    assert "not in the manifest of maps: [/x], [b]y" in text
+    assert "results: '/runs [1]/[bold]x'" in text
+
+
+def test_an_interrupted_run_says_so(shown) -> None:  # type: ignore[no-untyped-def]
+    assert shown(result(interrupted=True))[-1] == "interrupted; what had ended before is kept"
