@@ -7,7 +7,6 @@ It is run twice, because it will not stop between ``config`` and ``kernel`` for 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -46,6 +45,7 @@ _INFRA_TROUBLE = (
     ("virtual memory exhausted", "the compiler ran out of memory", "Free some memory, or use fewer --jobs."),
     ("Cannot allocate memory", "the compiler ran out of memory", "Free some memory, or use fewer --jobs."),
     ("Disk quota exceeded", "the disk quota is used up", "Free some space, or set ORCHESTRATE_CACHE."),
+    ("Read-only file system", "something wrote where it may only read", "Please report it, with the log."),
     ("Input/output error", "the disk fails", "Look at the host's own log."),
 )
 
@@ -351,10 +351,3 @@ def _fail(spec: KernelSpec, what: str, outcome: Outcome, log: Path, kept: Path |
     # tuxmake's own summary begins with "I:"
     last = [line for line in text.splitlines() if line.strip() and not line.startswith("I: ")][-3:]
     raise KernelError(f"cannot {what} {which}: {' | '.join(last) or outcome}", remedy=where.strip())
-
-
-def metadata(kernel: Kernel) -> dict[str, object]:
-    """What tuxmake recorded about the build: toolchain, tool versions, durations, cache hits."""
-    path = kernel.folder / "tuxmake.json"
-    found: dict[str, object] = json.loads(path.read_text()) if path.is_file() else {}
-    return found
