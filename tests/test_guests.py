@@ -22,6 +22,7 @@ import pytest
 
 from orchestrator import arch, cell, source
 from orchestrator import run as runs
+from orchestrator.cell_state import Cell
 from orchestrator.engine.local import LocalEngine
 from orchestrator.kernel import build as kernels
 from orchestrator.plan import CellPlan, Choices
@@ -30,6 +31,8 @@ from orchestrator.source.identity import content_digest
 from orchestrator.source.model import Tree
 from orchestrator.store import Store, default_cache
 from orchestrator.suites import catalog
+from orchestrator.vm import accel
+from orchestrator.vm.machine import Deadlines, Guest
 
 pytestmark = pytest.mark.guest
 
@@ -394,6 +397,36 @@ def test_map_latency_measures(bench: Bench) -> None:
         assert suite.metrics["mean_us_scanned"] > 0
     else:
         assert "host" in result.properties or case.reason
+
+
+def test_kvm_is_kept_only_if_a_kernel_comes_up_under_it(bench: Bench, tmp_path: Path) -> None:
+    """With a CPU model under which some hosts' KVM runs for ever and never prints a character."""
+    shared = bench.context()
+    plan = CellPlan(id="kvm", label="7.2", arch="x86_64", variant="mmap-lock", suites=(), smp=2, mem_mib=512)
+    state = Cell(shared, plan, lambda phase, text: None)
+    state.folder.mkdir(parents=True)
+    kernel = kernels.build(cell.kernel_spec(shared, "x86_64", "mmap-lock"), bench.store, say=print)
+    spec = cell.guest_spec(state, kernel, {})
+    model = msgspec.structs.replace(spec.arch, cpu_kvm="qemu64")
+    spec = msgspec.structs.replace(spec, arch=model)
+    first = accel.choose(model, "auto", tmp_path)
+    if first.name != "kvm":
+        pytest.skip(f"nothing to try: {first.reason}")
+
+    def start(name: str, deadlines: Deadlines) -> Guest:
+        log = tmp_path / f"{name}.log"
+        return Guest.boot(spec, accel=name, keys=shared.keys, log=log, deadlines=deadlines)
+
+    guest, used = accel.boot(model, first, False, tmp_path, start, print)
+    try:
+        assert guest.run(["/bin/true"], limit_s=20).ok
+    finally:
+        guest.close()
+    remembered = accel.choose(model, "auto", tmp_path)
+    assert remembered == used
+    if used.name == "tcg":
+        assert "KVM is broken on this host" in used.reason
+        assert not (tmp_path / "kvm.log").read_bytes()
 
 
 # --- interrupts -------------------------------------------------------------------------------------------
