@@ -14,7 +14,7 @@ from fakes.linux import make_linux
 from fakes.processes import alive
 from fakes.trees import snapshot
 
-from orchestrator import arch, data
+from orchestrator import arch, data, elf
 from orchestrator.errors import Inconclusive, InfraError, KernelError, OrchestrateError, UserError
 from orchestrator.kernel import build as kernels
 from orchestrator.kernel import toolchain
@@ -24,7 +24,6 @@ from orchestrator.process import Outcome
 from orchestrator.source.classify import TreeClass
 from orchestrator.source.model import Tree
 from orchestrator.store import Store
-from orchestrator.vm import elf
 
 pytestmark = pytest.mark.skipif(
     not all(map(shutil.which, ("make", "gcc", "python3"))), reason="make and gcc are not installed"

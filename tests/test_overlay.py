@@ -16,11 +16,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from test_cpio import parse
 
-from orchestrator import arch
+from orchestrator import arch, elf
 from orchestrator.errors import UserError
 from orchestrator.source import apt
 from orchestrator.store import Store, default_cache
-from orchestrator.vm import elf, image, overlay
+from orchestrator.vm import image, overlay
 
 KEYS = overlay.make_keys()
 

@@ -17,11 +17,11 @@ from collections.abc import Mapping
 
 import msgspec
 
+from orchestrator.elf import build_id_of_notes
 from orchestrator.evidence.health import parse_vmstat
 from orchestrator.kernel.kconfig import difference, parse_config
 from orchestrator.results.model import Blame, Case, Verdict
 from orchestrator.source.classify import TreeClass
-from orchestrator.vm.elf import build_id_of_notes
 from orchestrator.vm.machine import Guest
 
 _LOOKUP = "lock_vma_under_rcu"

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from orchestrator import data
+from orchestrator.elf import build_id
 from orchestrator.errors import Inconclusive, InfraError, KernelError, UserError
 from orchestrator.kernel import kconfig
 from orchestrator.kernel.kconfig import Fragment, Lost
@@ -24,7 +25,6 @@ from orchestrator.kernel.model import Configured, Kernel, KernelSpec, Say
 from orchestrator.process import Outcome, Supervised, require
 from orchestrator.source.classify import TreeClass
 from orchestrator.store import Store, digest_of
-from orchestrator.vm.elf import build_id
 
 _CONFIG_LIMIT_S = 600.0
 _BUILD_LIMIT_S = 4 * 3600.0

@@ -17,13 +17,13 @@ from pathlib import Path, PurePosixPath
 import jinja2
 import msgspec
 
-from orchestrator import data
+from orchestrator import data, elf
 from orchestrator.arch import Arch
 from orchestrator.arch import load as load_arch
 from orchestrator.errors import InfraError
 from orchestrator.source import apt
 from orchestrator.store import Store, digest_of, file_digest
-from orchestrator.vm import cpio, elf, overlay
+from orchestrator.vm import cpio, overlay
 
 #: The suite on hosts that are not Debian's.
 FALLBACK_SUITE = "stable"
