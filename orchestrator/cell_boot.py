@@ -64,7 +64,7 @@ def boot(cell: Cell, kernel: Kernel, spec: GuestSpec) -> Guest | None:
             raise Interrupted("interrupted") from None
         where = str(log.relative_to(context.root))
         if isinstance(error, BootFailure) and (crash := burned("boot", cell.watch)):
-            cell.cases.append(msgspec.structs.replace(crash, log=where))
+            cell.put(msgspec.structs.replace(crash, log=where))
         else:
             cell.case("boot", error, since=since, log=where)
         cell.say("boot", error.message)
@@ -78,7 +78,7 @@ def boot(cell: Cell, kernel: Kernel, spec: GuestSpec) -> Guest | None:
             raise Interrupted("interrupted") from None
         died = KernelError(error.message) if guest.panicked else error
         crash = burned("proof", cell.watch)
-        cell.cases.append(crash) if crash else cell.case("proof", died, since=since)
+        cell.put(crash) if crash else cell.case("proof", died, since=since)
         return None
     except BaseException:
         guest.close()
@@ -113,8 +113,7 @@ def _proven(cell: Cell, guest: Guest, kernel: Kernel, since: float, log: Path) -
     if not again:
         cell.case("boot", since=since, log=relative)
     if crash := burned("boot", cell.watch):
-        crash = msgspec.structs.replace(crash, reason=f"while booting: {crash.reason}", log=relative)
-        cell.cases = [c for c in cell.cases if c.id != "boot"] + [crash]
+        cell.put(msgspec.structs.replace(crash, reason=f"while booting: {crash.reason}", log=relative))
     cell.say("proof", "asking the guest what it is")
     since = time.monotonic()
     found = proof.prove(
@@ -126,10 +125,12 @@ def _proven(cell: Cell, guest: Guest, kernel: Kernel, since: float, log: Path) -
         smp=cell.plan.smp,
     )
     cell.tainted = found.tainted
+    if found.tainted:
+        cell.properties["tainted after boot"] = ", ".join(health.taint_reasons(found.tainted))
     case = msgspec.structs.replace(found.case(), duration_s=round(time.monotonic() - since, 3))
     cell.properties |= {f"proof: {name}": value for name, value in found.properties.items()}
     if not again or case.verdict is not Verdict.PASS:
-        cell.cases = [c for c in cell.cases if c.id != "proof"] + [case]
+        cell.put(case)
     if case.verdict is not Verdict.PASS:
         cell.say("proof", case.reason)
         guest.close()
@@ -161,7 +162,7 @@ def shut_down(cell: Cell, guest: Guest, *, crashed: bool) -> None:
         )
     except (Lost, ValueError) as error:
         if late := burned("shutdown", cell.watch):
-            cell.cases.append(late)
+            cell.put(late)
             return
         cell.case("shutdown", InfraError(f"the guest did not answer at its end: {error}"), since=since)
         return
@@ -171,7 +172,7 @@ def shut_down(cell: Cell, guest: Guest, *, crashed: bool) -> None:
     late = burned("shutdown", cell.watch)
     new = health.new_taint(cell.tainted, tainted)
     if late:
-        cell.cases.append(late)
+        cell.put(late)
     elif new and not crashed:
         # the cheap catch-all: a splat whose words the scanner does not know still taints the kernel
         taint = KernelError(f"the kernel became tainted during the suites: {', '.join(new)}")
