@@ -282,10 +282,11 @@ def test_crash_splat_and_hang_have_their_verdicts(bench: Bench, arch_name: str) 
 
 
 def _our_qemus() -> list[psutil.Process]:
+    """Guests of this process: others may run on the host as well."""
     found = []
-    for process in psutil.process_iter(["name", "cmdline"]):
+    for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if process.info["name"].startswith("qemu-system") and "orchestrate" in process.info["cmdline"]:
+            if process.name().startswith("qemu-system"):
                 found.append(process)
     return found
 
@@ -470,14 +471,13 @@ def test_interrupted_run_leaves_nothing_behind(
     _wait_for(running, word)
     time.sleep(0.3)
     children = _descendants(running.pid)
-    assert children
+    assert any(child.name().startswith("qemu-system") for child in children)
     running.send_signal(signal_)
     assert running.stdout is not None
     said = running.stdout.read()
     code = running.wait(30)
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
-    assert not _our_qemus()
     if signal_ is not signal.SIGKILL:
         assert code == 130, said
         (folder,) = tmp_path.iterdir()
