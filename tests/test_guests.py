@@ -454,6 +454,16 @@ def _descendants(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
 
 
+def _with_a_guest(pid: int) -> list[psutil.Process]:
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        children = _descendants(pid)
+        if any(child.name().startswith("qemu-system") for child in children):
+            return children
+        time.sleep(0.05)
+    raise AssertionError("no guest was started")
+
+
 @pytest.mark.parametrize(
     ("word", "signal_"),
     [
@@ -469,9 +479,7 @@ def test_interrupted_run_leaves_nothing_behind(
 ) -> None:
     running = _start(tmp_path, "--suite", "maps")
     _wait_for(running, word)
-    time.sleep(0.3)
-    children = _descendants(running.pid)
-    assert any(child.name().startswith("qemu-system") for child in children)
+    children = _with_a_guest(running.pid)
     running.send_signal(signal_)
     assert running.stdout is not None
     said = running.stdout.read()
