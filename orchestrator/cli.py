@@ -198,12 +198,18 @@ def _choices(given: dict[str, Any], suites: tuple[str, ...] | None = None) -> Ch
 
     asked = given["arches"] or (arch.host().name,)
     arches = arch.names() if "all" in asked else tuple(dict.fromkeys(asked))
+    chosen = (given.get("suites") or catalog.DEFAULT) if suites is None else suites
+    # before a kernel is fetched
     for name in arches:
         arch.load(name)
+        for variant in given["variants"]:
+            kconfig.own_fragments(name, variant)
+    for name in chosen:
+        catalog.load(name)
     return Choices(
         arches=arches,
         variants=tuple(dict.fromkeys(given["variants"])) or kconfig.variants(),
-        suites=(given.get("suites") or catalog.DEFAULT) if suites is None else suites,
+        suites=tuple(dict.fromkeys(chosen)),
         vsyscall=given.get("vsyscall", ""),
         boots=given.get("boots", 0),
         smp=given.get("smp", 2),
