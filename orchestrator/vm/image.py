@@ -216,9 +216,10 @@ def applets(binary: bytes) -> tuple[str, ...]:
 
     :raises InfraError: no such list, or one without a shell.
     """
-    for start in re.finditer(rb"\0\[\0\[\[\0", binary):
+    # nothing is said of the byte before it: in some builds the list follows on a table of numbers
+    for start in re.finditer(rb"\[\0\[\[\0", binary):
         names: list[str] = []
-        for raw in binary[start.start() + 1 : start.start() + 16384].split(b"\0"):
+        for raw in binary[start.start() : start.start() + 16384].split(b"\0"):
             name = raw.decode("ascii", "replace")
             if not _APPLET.fullmatch(name) or (names and name <= names[-1]):
                 break
