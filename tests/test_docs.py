@@ -211,7 +211,7 @@ def _subclasses(base: type[errors.OrchestrateError]) -> Iterator[type[errors.Orc
 def test_exit_codes_in_the_readme_are_those_of_the_help() -> None:
     said = re.search(r"Exit codes: .*?interrupted", README.read_text(encoding="utf-8"), re.S)
     assert said
-    help_text = click.unstyle(cli.get_help(click.Context(cli)))
+    help_text = click.unstyle(cli.get_help(click.Context(cli, **cli.context_settings)))
     assert " ".join(said[0].split()) in " ".join(help_text.split())
 
 
@@ -253,7 +253,7 @@ def test_every_page_with_commands_is_parsed() -> None:
 @pytest.mark.parametrize("argv", [argv for page in PAGES for argv in commands(page)], ids=" ".join)
 def test_commands_in_the_documents_are_valid(argv: list[str]) -> None:
     verb, *rest = argv
-    context = cli.commands[verb].make_context(verb, rest)
+    context = cli.commands[verb].make_context(verb, rest, parent=click.Context(cli, **cli.context_settings))
     given = context.params
     assert set(given.get("arches", ())) <= {*arch.names(), "all"}
     assert set(given.get("variants", ())) <= set(data.variants())
