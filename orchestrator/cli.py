@@ -163,11 +163,12 @@ def build(**given: Any) -> None:
 @cli.command(name="list")
 def list_() -> None:
     """Architectures, variants and suites there are."""
-    from orchestrator import arch, data
+    from orchestrator import arch
+    from orchestrator.kernel import kconfig
     from orchestrator.suites import catalog
 
     click.echo("architectures:  " + "  ".join(arch.names()))
-    click.echo("variants:       " + "  ".join(sorted(data.variants(), reverse=True)))
+    click.echo("variants:       " + "  ".join(kconfig.variants()))
     click.echo("suites:")
     for name in catalog.names():
         suite = catalog.load(name)

@@ -80,7 +80,7 @@ class Fragment(msgspec.Struct, frozen=True):
 
 def variants() -> tuple[str, ...]:
     """All variants there is a file for; the one with the feature first."""
-    return tuple(sorted((p.stem for p in (data.kconfigs() / "variants").glob("*.config")), reverse=True))
+    return tuple(sorted(data.variants(), reverse=True))
 
 
 def own_fragments(arch: str, variant: str) -> list[Fragment]:
