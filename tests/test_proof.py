@@ -28,7 +28,7 @@ def notes(build_id: str = BUILD_ID) -> bytes:
 
 
 def config_gz(config: dict[str, str]) -> bytes:
-    return gzip.compress("".join(f"CONFIG_{s}={v}\n" for s, v in config.items()).encode())
+    return gzip.compress("".join(f"CONFIG_{s}={v}\n" for s, v in config.items()).encode(), mtime=0)
 
 
 #: A guest with per-VMA locks that says all it should.
