@@ -63,9 +63,11 @@ def _spawn(argv: list[str], output: str) -> int:
         os.dup2(out, 1)
         os.dup2(out, 2)
         signal.set_wakeup_fd(-1)
-        # ours, and SIGXFSZ that Python ignores: what is ignored here would be so in every build and QEMU
-        for number in (*_HANDLED, *_IGNORED, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_DFL)
+        # ours, what Python ignores, and what a shell ignores for what it starts in the background: what is
+        # ignored here would be so in every build and QEMU
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            with contextlib.suppress(OSError):
+                signal.signal(number, signal.SIG_DFL)
         os.execvp(argv[0], argv)
     except OSError as error:
         with contextlib.suppress(OSError):

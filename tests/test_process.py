@@ -77,7 +77,14 @@ def test_arguments_folder_and_environment_arrive_as_given(tmp_path: Path) -> Non
 
 
 def test_signals_of_the_child_are_as_by_default(tmp_path: Path) -> None:
-    start(tmp_path, "cat", "/proc/self/status").wait(30)
+    # as a shell has it for what it starts in the background, and nohup
+    ignored = [signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1]
+    before = [signal.signal(number, signal.SIG_IGN) for number in ignored]
+    try:
+        start(tmp_path, "cat", "/proc/self/status").wait(30)
+    finally:
+        for number, handler in zip(ignored, before, strict=True):
+            signal.signal(number, handler)
     masks = dict(
         line.split(":\t") for line in (tmp_path / "output").read_text().splitlines() if "Sig" in line
     )
