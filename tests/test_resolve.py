@@ -112,13 +112,38 @@ def test_digest_of_an_archive_that_was_not_asked_for(tmp_path: Path) -> None:
     assert not (tmp_path / "cache/sources").exists()
 
 
+def test_a_revision_keeps_out_what_the_directory_holds(tmp_path: Path) -> None:
+    path = make_git_tree(tmp_path / "t")
+    (path / "mm/memory.c").write_text("int changed;\n")
+    (path / ".config").write_text("")
+    with pytest.raises(UserError, match="not clean"):
+        resolve(str(path), cache=tmp_path / "cache")
+    tree = resolve(f"{path}@HEAD", cache=tmp_path / "cache")
+    assert (tree.kind, tree.dirty) == ("revision", "")
+    assert tree.path.is_relative_to(tmp_path / "cache")
+
+
 def test_digest_of_a_directory(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="for archives"):
         resolve(str(make_tree(tmp_path / "t")), cache=tmp_path / "cache", sha256=WRONG)
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "  ", "nosuch", "7.2", "v7", "v7.2-rc1", "v7.2.1.4", "ftp://h/x.tar", "t/Makefile"]
+    "spec",
+    [
+        "",
+        "  ",
+        "nosuch",
+        "7.2",
+        "v7",
+        "v7.2-rc1",
+        "v7.2.1.4",
+        "ftp://h/x.tar",
+        "t/Makefile",
+        "no@v7",
+        "@",
+        "t/Makefile@v7",
+    ],
 )
 def test_what_is_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
     make_tree(tmp_path / "t")

@@ -38,13 +38,14 @@ _CHUNK = 1 << 20
 _DOWNLOAD_STALL_S = 60
 _MAGIC = ((b"\xfd7zXZ\0", "xz"), (b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\x28\xb5\x2f\xfd", "zstd"))
 _BROKEN = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, tarfile.TarError)
-_HOST_TROUBLE = (
+#: How programs say that the host is to blame, not the input.
+HOST_TROUBLE = (
     "No space left on device",
     "Disk quota exceeded",
     "Read-only file system",
     "Permission denied",
 )
-_SPACE = "see to the disk below the cache directory: space, quota, permissions"
+SPACE = "see to the disk below the cache directory: space, quota, permissions"
 _OTHER = "fetch the archive again, or use another one"
 
 
@@ -123,11 +124,29 @@ def unpack(
 ) -> Path:
     """Unpack the tar stream that ``source`` opens, unless it was done before; the path of the tree.
 
-    One process does it, others wait. It appears by rename; what a killed process left is done again.
-
     :raises UserError: it is not a kernel tree, or one in which a kernel was built.
     :raises OrchestrateError: ``blame``: the archive is truncated, damaged or reaches outside itself.
     :raises InfraError: no space, no tar.
+    """
+
+    def make(tmp: Path) -> None:
+        (tmp / "x").mkdir()
+        say(f"unpacking {what}")
+        _extract(source, tmp / "x", what, blame)
+        top = _single_top(tmp / "x")
+        check_tree(top, what)
+        check_clean(top, what)
+        _audit(top, what, blame)
+        top.rename(tmp / "tree")
+
+    return keep(make, digest, cache=cache, what=what, say=say)
+
+
+def keep(make: Callable[[Path], None], digest: str, *, cache: Path, what: str, say: Say = quiet) -> Path:
+    """The tree that ``make(folder)`` puts at ``folder/tree``, kept as ``cache/sources/<digest>/tree``.
+
+    One process makes it, others wait. It appears by rename; what a killed process left is done again, and
+    so is an entry in which files are missing. ``folder`` may hold more than the tree.
     """
     entry = cache / "sources" / digest
     entry.parent.mkdir(parents=True, exist_ok=True)
@@ -137,16 +156,10 @@ def unpack(
         tmp = entry.with_name(f"{digest}.tmp")
         for left in (tmp, entry):
             shutil.rmtree(left, ignore_errors=True)
-        (tmp / "x").mkdir(parents=True)
-        say(f"unpacking {what}")
+        tmp.mkdir()
         try:
-            _extract(source, tmp / "x", what, blame)
-            top = _single_top(tmp / "x")
-            check_tree(top, what)
-            check_clean(top, what)
-            entries = _audit(top, what, blame)
-            top.rename(tmp / "tree")
-            (tmp / "complete").write_bytes(msgspec.json.encode(_Mark(what, entries)))
+            make(tmp)
+            (tmp / "complete").write_bytes(msgspec.json.encode(_Mark(what, _count(tmp / "tree"))))
             tmp.rename(entry)
         except BaseException:
             shutil.rmtree(tmp, ignore_errors=True)
@@ -241,7 +254,7 @@ def _waiting_lock(path: Path, what: str, say: Say) -> Iterator[None]:
 def _is_complete(entry: Path) -> bool:
     try:
         mark = msgspec.json.decode((entry / "complete").read_bytes(), type=_Mark)
-        return mark.entries == sum(1 for _ in _entries(entry / "tree"))
+        return mark.entries == _count(entry / "tree")
     except (OSError, msgspec.MsgspecError):
         return False
 
@@ -255,6 +268,12 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
                 yield from _entries(Path(entry.path))
 
 
+def _count(tree: Path) -> int:
+    """Files and directories of a tree. What git keeps to itself may grow and shrink."""
+    inside = sum(1 for _ in _entries(tree / ".git")) if (tree / ".git").is_dir() else 0
+    return sum(1 for _ in _entries(tree)) - inside
+
+
 def _single_top(folder: Path) -> Path:
     """The one directory that a release tarball has at its top, or the folder itself."""
     inside = list(folder.iterdir())
@@ -263,12 +282,11 @@ def _single_top(folder: Path) -> Path:
     return folder
 
 
-def _audit(top: Path, what: str, blame: type[OrchestrateError]) -> int:
-    """Count what was unpacked, and refuse devices and links that lead out of the tree."""
+def _audit(top: Path, what: str, blame: type[OrchestrateError]) -> None:
+    """Refuse devices, links that lead out of the tree, and more than any kernel tree holds."""
     real = os.path.realpath(top)
-    count = size = 0
-    for entry in _entries(top):
-        count += 1
+    size = 0
+    for count, entry in enumerate(_entries(top), 1):
         name = os.path.relpath(entry.path, top)
         if entry.is_symlink():
             target = os.path.realpath(entry.path)
@@ -280,7 +298,6 @@ def _audit(top: Path, what: str, blame: type[OrchestrateError]) -> int:
             raise blame(f"{what}: {name!r} is neither file, directory nor link", remedy=_OTHER)
         if count > MAX_ENTRIES or size > MAX_BYTES:
             raise blame(f"{what}: unpacks to more than any kernel tree", remedy=_OTHER)
-    return count
 
 
 def _extract(
@@ -318,8 +335,8 @@ def _extract(
             status = tar.wait()
         errors.seek(0)
         said = errors.read(4096).decode("utf-8", "replace").strip()
-    if any(sign in said for sign in _HOST_TROUBLE) or status < 0:
-        raise InfraError(f"unpacking {what}: {said or f'tar was killed by signal {-status}'}", remedy=_SPACE)
+    if any(sign in said for sign in HOST_TROUBLE) or status < 0:
+        raise InfraError(f"unpacking {what}: {said or f'tar was killed by signal {-status}'}", remedy=SPACE)
     if problem or status != 0:
         reason = problem or said.partition("\n")[0] or f"tar ended with {status}"
         raise blame(f"{what}: cannot be unpacked: {reason}", remedy=_OTHER)

@@ -17,7 +17,9 @@ class Tree(msgspec.Struct, frozen=True, kw_only=True):
 
     ``digest`` (hex) stands for the whole content and is the key of every cache. ``dirty`` is the digest of
     local changes in a git tree, else empty. ``version`` is the Makefile's (``7.2.12``); ``describe`` is one
-    line for people.
+    line for people. ``patches`` are the files (absolute) whose patches were applied on top, in order;
+    ``base_spec``, if not empty, names the tree below them from any directory and for good: what a later
+    `orchestrate` is to be told in place of ``spec``.
     """
 
     path: Path
@@ -29,6 +31,8 @@ class Tree(msgspec.Struct, frozen=True, kw_only=True):
     archive_sha256: str = ""
     version: str = ""
     describe: str = ""
+    patches: tuple[str, ...] = ()
+    base_spec: str = ""
 
 
 def quiet(_line: str) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import InfraError, UserError
-from orchestrator.source import archive, debian, identity
+from orchestrator.source import archive, clone, debian, identity
 from orchestrator.source.model import Say, Tree, quiet
 
-FORMS = "a directory, a tarball, an http(s) or file URL of one, debian:SUITE, or vX.Y[.Z]"
+FORMS = "a directory, DIR@REV of git, a tarball, an http(s) or file URL of one, debian:SUITE, or vX.Y[.Z]"
 
 #: What is built where neither a tree nor Debian packages are at hand: a release with a selectable symbol.
 FALLBACK_VERSION = "v6.18"
@@ -22,7 +22,7 @@ _VERSION = re.compile(r"v(?P<major>[0-9]+)\.(?P<minor>[0-9]+)(?:\.(?P<patch>[0-9
 def resolve(spec: str, *, cache: Path, sha256: str | None = None, say: Say = quiet) -> Tree:
     """Make a source real: a read-only tree and its identity.
 
-    :param spec: one of ``FORMS``; what exists as a path wins over what reads like a version.
+    :param spec: one of ``FORMS``; what exists as a path wins over what reads like a revision or version.
     :param cache: downloads, unpacked trees and digests are kept here and shared between processes.
     :param sha256: the digest that an archive (or Debian package) must have.
     :raises UserError: not a source, not a kernel tree, not clean, broken archive, wrong digest.
@@ -64,10 +64,18 @@ def _resolve(spec: str, cache: Path, sha256: str | None, say: Say) -> Tree:
         return _from_directory(path, spec, cache=cache, sha256=sha256, say=say)
     if path is not None and path.is_file():
         return _from_archive(path, spec, cache=cache, sha256=sha256, say=say)
+    found = clone.split(spec)
+    if found:
+        folder = _path_of(found[0])
+        assert folder is not None
+        _check_no_digest(sha256, f"{spec} is a revision")
+        return clone.resolve_revision(folder, found[1], spec, cache=cache, say=say)
     version = _VERSION.fullmatch(spec)
     if version:
         return _from_web(_kernel_org(version), spec, "version", cache=cache, sha256=sha256, say=say)
     tried = f"there is no directory or file {path}" if path else "it is empty"
+    if "@" in spec:
+        tried += f", nor a directory {spec.partition('@')[0]!r} for a revision of it"
     raise UserError(f"{spec!r} is no source: {tried}, and it is no other form", remedy=f"give {FORMS}")
 
 
@@ -77,12 +85,21 @@ def _path_of(spec: str) -> Path | None:
         if parts.netloc not in ("", "localhost"):
             raise UserError(f"{spec}: a file URL of another host", remedy="write file:///path")
         return Path(unquote(parts.path))
-    return Path(spec).expanduser().absolute() if spec.strip() else None
+    try:
+        return Path(spec).expanduser().absolute() if spec.strip() else None
+    except RuntimeError as error:
+        raise UserError(
+            f"{spec}: there is no such home directory", remedy="write the path in full"
+        ) from error
+
+
+def _check_no_digest(sha256: str | None, what: str) -> None:
+    if sha256 is not None:
+        raise UserError(f"{what}: a SHA-256 digest is for archives", remedy="leave it out")
 
 
 def _from_directory(path: Path, spec: str, *, cache: Path, sha256: str | None, say: Say) -> Tree:
-    if sha256 is not None:
-        raise UserError(f"{spec} is a directory: a SHA-256 digest is for archives", remedy="leave it out")
+    _check_no_digest(sha256, f"{spec} is a directory")
     path = path.resolve()
     identity.check_tree(path, str(path))
     identity.check_clean(path, str(path))
@@ -99,6 +116,7 @@ def _from_directory(path: Path, spec: str, *, cache: Path, sha256: str | None, s
             dirty=git.dirty,
             version=version,
             describe=f"{version}-g{git.commit[:12]}{local}",
+            base_spec="" if git.dirty else f"{path}@{git.commit}",
         )
     say(f"reading {path}")
     digest = identity.content_digest(path, stat_cache=cache / "stat")

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Patches on top of a tree, in a private copy of it; git does the reading and the applying."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from orchestrator.errors import InfraError, UserError
+from orchestrator.source import archive, clone, identity, scratch
+from orchestrator.source.clone import GitError, run_git
+from orchestrator.source.mails import Patch, read, take_apart
+from orchestrator.source.model import Say, Tree, quiet
+from orchestrator.text import clean_str
+
+#: Part of every key: a new number when the same patches would give another tree.
+_VERSION = "patches 1"
+_COMMITTER = "orchestrate <orchestrate@localhost>"
+_REF = "refs/orchestrate/patched"
+
+
+class _Applied(msgspec.Struct, frozen=True):
+    """Kept beside a patched tree: how many patches are in it, and its commit if it is one of git."""
+
+    count: int
+    commit: str
+
+
+def apply(tree: Tree, files: Sequence[Path], *, cache: Path, say: Say = quiet) -> Tree:
+    """The tree with patches on top, kept below ``cache/sources``; ``tree`` itself is never written.
+
+    On a commit each patch becomes a commit, whose id depends on nothing but base and patches. Trees that
+    are no git repository get none.
+
+    :param files: each an mbox of one or more mails, a patch or diff, or a directory of ``*.patch``, in the
+        order of its quilt ``series`` if it has one. Mails without a diff (cover letters, replies) are
+        passed over.
+    :raises UserError: not found, no patch in it, a patch that does not apply or leads out of the tree, or
+        ``tree`` has local changes that are not committed.
+    :raises InfraError: no git, no space.
+    """
+    if not files:
+        return tree
+    cache = cache.absolute()
+    try:
+        return _apply(tree, [file.expanduser().absolute() for file in files], cache, say)
+    except OSError as error:
+        raise InfraError(
+            f"patches for {tree.describe}: {error.filename or cache}: {error.strerror or error}",
+            remedy=f"see to the cache directory {cache}: space, permissions",
+        ) from error
+    except GitError as error:
+        raise InfraError(
+            f"patches for {tree.describe}: git: {error.first}", remedy=clone.INCOMPLETE
+        ) from error
+
+
+def _apply(tree: Tree, files: Sequence[Path], cache: Path, say: Say) -> Tree:
+    if tree.dirty:
+        raise UserError(
+            f"{tree.describe}: patches go on top of a commit, and {tree.path} has changes that are in none",
+            remedy=f"commit them, or leave them out with `--source {tree.path}@HEAD`",
+        )
+    named = [(file, read(file)) for file in files]
+    parts = [part for _, sources in named for s in sources for part in (s.sha256, *s.options)]
+    digest = identity.digest_of_text(_VERSION, tree.digest, *parts)
+    names = ", ".join(clean_str(file.name) for file in files)
+    what = f"{tree.describe} with {names}"
+
+    def make(tmp: Path) -> None:
+        patches = [
+            patch
+            for n, (file, sources) in enumerate(named)
+            for patch in take_apart(sources, file, tmp / "mails" / str(n))
+        ]
+        say(f"preparing {tree.describe} with {_counted(len(patches))}")
+        imported = _rehearse(patches, tree, tmp)
+        # A tree of ours may be linked: nobody writes into one, and git replaces the files that it patches.
+        kept = tree.path.resolve().is_relative_to((cache / "sources").resolve())
+        commit = ""
+        if tree.commit:
+            commit = _on_commit(imported, tree, tmp, kept)
+        else:
+            _on_files(patches, tree, tmp, kept)
+        _check_links(patches, tmp / "tree")
+        identity.check_tree(tmp / "tree", what)
+        for name in ("mails", "scratch"):
+            shutil.rmtree(tmp / name)
+        imported.unlink()
+        (tmp / "applied.json").write_bytes(msgspec.json.encode(_Applied(len(patches), commit)))
+
+    path = archive.keep(make, digest, cache=cache, what=what, say=say)
+    applied = msgspec.json.decode((path.parent / "applied.json").read_bytes(), type=_Applied)
+    if tree.commit:
+        clone.mend(path, tree.path, tree.commit)
+    return msgspec.structs.replace(
+        tree,
+        path=path,
+        digest=digest,
+        commit=applied.commit,
+        version=identity.makefile_version(path),
+        describe=f"{tree.describe} + {_counted(applied.count)} ({names}, {digest[:12]})",
+        patches=(*tree.patches, *map(str, files)),
+    )
+
+
+def _counted(count: int) -> str:
+    return f"{count} patch{'' if count == 1 else 'es'}"
+
+
+# --- the patched tree
+
+
+def _rehearse(patches: Sequence[Patch], base: Tree, tmp: Path) -> Path:
+    """Apply patches to the few files that they touch, before 100,000 others are copied or checked out.
+
+    :returns: what `git fast-import` makes of them: one commit a patch.
+    """
+    touched = [_names(patch, tmp) for patch in patches]
+    place, imported = tmp / "scratch", tmp / "import"
+    place.mkdir()
+    try:
+        scratch.extract(base, {name for names in touched for name in names}, place)
+        seconds = _committed_at(base) if base.commit else 0
+    except GitError as error:
+        raise UserError(
+            f"{base.path}: git cannot read {base.commit[:12]}: {error.first}", remedy=clone.INCOMPLETE
+        ) from error
+    with imported.open("wb") as stream:
+        for number, (patch, names) in enumerate(zip(patches, touched, strict=True), 1):
+            _apply_one(patch, base, place)
+            ours = f"{_COMMITTER} {seconds + number} +0000"
+            theirs = _author(patch, place) or ours
+            parent = "" if number > 1 else base.commit
+            stream.write(scratch.commit(place, names, _REF, parent, theirs, ours, patch.message))
+        stream.write(b"done\n")
+    return imported
+
+
+def _committed_at(base: Tree) -> int:
+    # Not `git log`, which may be configured to verify signatures, with a program of the user's.
+    head = run_git(base.path, "cat-file", "commit", base.commit).partition(b"\n\n")[0]
+    committer = next(line for line in head.splitlines() if line.startswith(b"committer "))
+    return int(committer.split()[-2])
+
+
+def _on_commit(imported: Path, base: Tree, tmp: Path, kept: bool) -> str:
+    """Put base and patches at ``tmp/tree``, in a clone that shares its objects; the last commit."""
+    to = tmp / "tree"
+    clone.start(tmp, base.path, base.describe)
+    # Not `git am` nor `git commit`: they touch ("freshen") those objects in the user's repository that they
+    # would write anew. fast-import writes a pack of its own, once it may not turn small ones into files.
+    run_git(to, "config", "fastimport.unpackLimit", "1")
+    run_git(to, "fast-import", "--quiet", "--done", data=imported.read_bytes())
+    commit = run_git(to, "rev-parse", "--verify", _REF).decode().strip()
+    if kept and _copied(base.path, to, "--link"):
+        run_git(to, "update-ref", "--no-deref", "HEAD", base.commit)
+        shutil.copyfile(base.path / ".git/index", to / ".git/index")
+    else:
+        _empty(to)
+    clone.check_out(tmp, commit, base.describe)
+    return commit
+
+
+def _on_files(patches: Sequence[Patch], base: Tree, tmp: Path, kept: bool) -> None:
+    """Put base and patches at ``tmp/tree``, which is no repository."""
+    to = tmp / "tree"
+    to.mkdir()
+    if not (kept and _copied(base.path, to, "--link")):
+        _empty(to)
+        if not _copied(base.path, to, "--reflink=auto"):
+            raise InfraError(f"{base.path} cannot be copied into the cache", remedy=archive.SPACE)
+        if not kept and identity.content_digest(to) != base.digest:
+            raise UserError(f"{base.path} changed while it was copied", remedy="leave it alone and try again")
+    _make_writable(to)
+    for patch in patches:
+        _apply_one(patch, base, to)
+
+
+def _copied(origin: Path, to: Path, how: str) -> bool:
+    """Copy all but ``.git`` with one of cp's ways; whether it worked."""
+    names = [str(entry) for entry in origin.iterdir() if entry.name != ".git"]
+    argv = ["cp", "-dR", "--preserve=timestamps", how, "-t", str(to), "--", *names]
+    try:
+        clone.run_long(to.parent, argv)
+    except GitError:
+        return False
+    return True
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.name == ".git":
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _make_writable(tree: Path) -> None:
+    for folder, _, _ in os.walk(tree):
+        mode = Path(folder).stat().st_mode
+        if mode & 0o700 != 0o700:
+            Path(folder).chmod(mode & 0o7777 | 0o700)
+
+
+# --- the patches
+
+
+def _apply_one(patch: Patch, base: Tree, tree: Path) -> None:
+    try:
+        # No repository, no --3way: what a patch does must not depend on what else a repository holds.
+        run_git(tree, *_APPLY, *patch.options, str(patch.diff))
+    except GitError as error:
+        invalid = re.search(r"invalid path '(.*)'|affected file '(.*)' is beyond a symbolic link", error.said)
+        if invalid:
+            raise _reaches_out(patch, invalid[1] or invalid[2]) from error
+        raise _does_not_apply(patch, base, tree, error) from error
+
+
+def _names(patch: Patch, where: Path) -> set[str]:
+    """What a patch touches, by old and new name; none of them leads out of the tree."""
+    argv = [*_APPLY, *patch.options, "--numstat", "-z"]
+    try:
+        both = [run_git(where, *argv, *way, str(patch.diff)) for way in ([], ["-R"])]
+    except GitError as error:
+        raise UserError(f"{patch}: git cannot read it: {error.first}", remedy=_BROKEN) from error
+    records = b"".join(both).split(b"\0")
+    names = {os.fsdecode(record.split(b"\t", 2)[-1]) for record in records if record}
+    for name in sorted(names):
+        if name.startswith("/") or {"..", ".git"} & {part.lower() for part in Path(name).parts}:
+            raise _reaches_out(patch, name)
+    return names
+
+
+def _check_links(patches: Sequence[Patch], tree: Path) -> None:
+    """Refuse links that patches made and that lead out of the tree."""
+    real = os.path.realpath(tree)
+    for patch in patches:
+        for name in _names(patch, tree):
+            target = os.path.realpath(tree / name)
+            if (tree / name).is_symlink() and not target.startswith(f"{real}/"):
+                raise _reaches_out(patch, name)
+
+
+_APPLY = ("apply", "--whitespace=nowarn")
+_BROKEN = "fetch it again in raw form: mail programs and web pages break lines and turn tabs into spaces"
+
+
+def _reaches_out(patch: Patch, name: str) -> UserError:
+    return UserError(
+        f"{patch}: it reaches outside the tree: {clean_str(name)}",
+        remedy="nothing was applied; use another patch",
+    )
+
+
+def _does_not_apply(patch: Patch, base: Tree, tree: Path, error: GitError) -> UserError:
+    """Where a patch fails, in git's words, and what to do; spoils the tree.
+
+    git tells the number of a hunk only when it writes the others into files.
+    """
+    argv = [*_APPLY, *patch.options]
+    there = _works(tree, *argv, "--check", "--reverse", str(patch.diff))
+    try:
+        run_git(tree, *argv, "--reject", str(patch.diff))
+        said = error.said
+    except GitError as again:
+        said = again.said
+    places = [
+        f"{name}:{line}" for name, line in re.findall(r"^error: patch failed: (.*):([0-9]+)$", said, re.M)
+    ]
+    hunks = re.findall(r"^Rejected hunk #([0-9]+)\.$", said, re.M)
+    if len(hunks) == len(places):
+        places = [f"{place}, hunk #{hunk}" for place, hunk in zip(places, hunks, strict=True)]
+    places += re.findall(r"^error: (.*: (?:No such file|already exists|does not exist).*)$", said, re.M)
+    where = "; ".join(places[:3]) + (f"; and {len(places) - 3} more" if len(places) > 3 else "")
+    if there:
+        remedy = "it is in this tree already: leave it out"
+    elif patch.base and patch.base != base.commit:
+        remedy = (
+            f"it was made on {patch.base[:12]}: name that with DIR@REV as the source, or rebase the patch"
+        )
+    else:
+        remedy = f"rebase it onto {base.version}, or name the source that it was made for"
+    return UserError(f"{patch} does not apply to {base.describe}: {where or error.first}", remedy=remedy)
+
+
+def _works(tree: Path, *argv: str) -> bool:
+    try:
+        run_git(tree, *argv)
+    except GitError:
+        return False
+    return True
+
+
+def _author(patch: Patch, where: Path) -> str:
+    """Author and date of a patch as git writes them into a commit; empty if it does not take them."""
+    if not (patch.author and patch.date):
+        return ""
+    env = {"GIT_AUTHOR_NAME": patch.author, "GIT_AUTHOR_EMAIL": patch.email, "GIT_AUTHOR_DATE": patch.date}
+    try:
+        return os.fsdecode(run_git(where, "var", "GIT_AUTHOR_IDENT", env=env)).strip()
+    except GitError:
+        return ""
