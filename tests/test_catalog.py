@@ -58,7 +58,7 @@ def test_when_the_race_test_came_and_grew(name: str, version: str, cases: int | 
         if cases is None:
             assert "proc-maps-race" not in here
             reason = catalog.elsewhere(suite, version, at)["proc-maps-race"]
-            assert reason == "not in this kernel's tree: it is there since 6.17"
+            assert reason == "not among this tree's selftests: it is there since 6.17"
         else:
             assert here["proc-maps-race"].cases == cases
 
@@ -77,6 +77,28 @@ def test_since_is_included_and_until_is_not(version: str, here: bool) -> None:
     )
     assert ("p" in catalog.expected(suite, version, "x86_64")) == here
     assert ("p" in catalog.elsewhere(suite, version, "x86_64")) != here
+
+
+def test_newer_tests_on_an_older_kernel() -> None:
+    """--selftests-from: what there is says their tree, what it can be about says the kernel."""
+    suite = catalog.load("proc")
+    here = catalog.expected(suite, "7.2.12", "x86_64", kernel="6.12.95")
+    assert here["proc-maps-race"].cases == 6
+    assert {"proc-pid-vm", "proc-net-dev-lseek"} <= set(here)
+    assert catalog.elsewhere(suite, "7.2.12", "x86_64", kernel="6.12.95") == {
+        "proc-pidns": "about what kernels have since 6.18"
+    }
+    assert catalog.elsewhere(suite, "7.2.12", "x86_64", kernel="7.2.12") == {}
+    assert set(catalog.elsewhere(suite, "7.2.12", "x86_64", kernel="6.6.1")) == {
+        "proc-pidns",
+        "proc-pid-vm",
+        "proc-maps-race",
+    }
+
+
+def test_older_tests_on_a_newer_kernel() -> None:
+    away = catalog.elsewhere(catalog.load("maps"), "6.12.95", "x86_64", kernel="7.2.12")
+    assert list(away) == ["proc-maps-race"]
 
 
 def test_what_an_architecture_skips() -> None:
@@ -137,7 +159,7 @@ def test_a_descriptor_that_cannot_be_used(
     (tmp_path / "x/suite.toml").write_text(text)
     monkeypatch.setattr(data, "selftests", lambda: tmp_path)
     with pytest.raises(UserError, match=message):
-        catalog.load.__wrapped__("x")
+        catalog._ours.__wrapped__("x")
 
 
 def test_what_a_suite_says_of_a_program() -> None:

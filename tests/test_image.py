@@ -9,6 +9,7 @@ import stat
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_cpio import parse
@@ -107,9 +108,20 @@ class Mirror:
         if not self.online:
             raise InfraError("no network")
 
+    def offer(self, name: str, files: dict[str, bytes | str]) -> None:
+        """One package more."""
+        deb = make_deb(self.folder, name, "1", files)
+        package = apt.Package(name, "1", HOST.debian, file_digest(deb), deb.stat().st_size)
+        self.offers[name] = (package, deb)
+
+    def show(self, names: Sequence[str]) -> list[apt.Package]:
+        return [self.offers[name][0] for name in names if name in self.offers]
+
     def closure(self, names: Sequence[str]) -> list[apt.Package]:
-        assert sorted(names) == ["busybox-static", "dropbear-bin"]
-        return sorted(package for package, _ in self.offers.values())
+        """The packages, and all libraries that there are."""
+        self.asked = sorted(names)
+        assert {"busybox-static", "dropbear-bin"} <= set(names)
+        return sorted(p for n, (p, _) in self.offers.items() if n in names or n.startswith("lib"))
 
     def download_all(self, packages: Sequence[apt.Package], dest: Path) -> list[Path]:
         dest.mkdir(parents=True, exist_ok=True)
@@ -138,7 +150,7 @@ Build = Callable[..., image.GuestImage]
 
 @pytest.fixture
 def build(mirror: Mirror, tmp_path: Path) -> Build:
-    def run(cache: str = "cache", **options: bool) -> image.GuestImage:
+    def run(cache: str = "cache", **options: Any) -> image.GuestImage:
         return image.build_image(
             HOST.name, cache=tmp_path / cache, say=mirror.log.append, suite="bookworm", **options
         )
@@ -373,6 +385,128 @@ def test_a_misspelt_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(data, "guest", lambda: tmp_path)
     with pytest.raises(InfraError, match="packages"):
         image.load_recipe()
+
+
+# --- packages that a suite asks for -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def bash(mirror: Mirror, programs: dict[str, Path], tmp_path: Path) -> Mirror:
+    """A package with a program, a library of another one's, links of each kind, and what nobody needs."""
+    (tmp_path / "own.c").write_text("int own(void) { return 0; }\n")
+    library = tmp_path / "libown.so.1.2"
+    subprocess.run(
+        ["gcc", "-shared", "-Wl,-soname,libown.so.1", tmp_path / "own.c", "-o", library], check=True
+    )
+    source = "int own(void); int main(void) { return own(); }"
+    argv = ["gcc", "-x", "c", "-", "-x", "none", str(library), "-o", str(tmp_path / "bash")]
+    subprocess.run(argv, input=source.encode(), check=True)
+    folder = next(Path(path).parent for path in mirror.libraries if path.endswith("/libc.so.6"))
+    files: dict[str, bytes | str] = {
+        f"{folder}/libown.so.1.2": library.read_bytes(),
+        f"{folder}/libown.so.1": "libown.so.1.2",
+        f"{folder}/libother.so.1": b"x",
+    }
+    mirror.offer("libown1", files)
+    mirror.offer(
+        "bash",
+        {
+            "bin/bash": (tmp_path / "bash").read_bytes(),
+            "bin/rbash": "bash",
+            "bin/sh": "bash",
+            "sbin/init": b"another",
+            "usr/bin/mount": "/etc/alternatives/mount",
+            "usr/sbin/ls": b"#!/bin/bash\n",
+            "usr/libexec/helper": b"x",
+            "usr/lib/firmware.elf": b"\x7fELF but no more",
+            "usr/share/bash/real/data": b"x",
+            "usr/share/bash/linked": "real",
+            "usr/share/doc/bash/README": b"x",
+            "usr/share/locale/de/bash.mo": b"x",
+            "etc/bash.bashrc": b"x",
+            "etc/passwd": b"root::0:0::/:/bin/bash",
+            "var/lib/bash": b"x",
+        },
+    )
+    return mirror
+
+
+@needs_tools
+def test_a_further_package(build: Build, bash: Mirror, tmp_path: Path) -> None:
+    plain, files = entries(build().path), entries(build(extra=["bash"]).path)
+    assert bash.asked == ["bash", "busybox-static", "dropbear-bin"]
+    assert files["usr/bin/bash"] == (stat.S_IFREG | 0o644, (tmp_path / "bash").read_bytes())
+    assert files["usr/bin/rbash"] == (stat.S_IFLNK | 0o777, b"/usr/bin/bash")
+    # its library, of another package, under both names; nothing else of that
+    (library,) = (path for path in files if path.endswith("/libown.so.1"))
+    assert files[library][1].decode() == f"/{library}.2"
+    assert files[f"{library}.2"][1] == (tmp_path / "libown.so.1.2").read_bytes()
+    # busybox's link gives way wherever the program lies, its shell and its init do not
+    assert "usr/bin/ls" not in files
+    assert files["usr/sbin/ls"][1] == b"#!/bin/bash\n"
+    assert files["usr/bin/sh"][1] == files["usr/bin/init"][1] == b"busybox"
+    assert "usr/sbin/init" not in files
+    # what only an installation script would have made is not there: busybox's stays
+    assert files["usr/bin/mount"][1] == b"busybox"
+    assert files["usr/share/bash/linked"][1] == b"/usr/share/bash/real"
+    new = {path for path in set(files) - set(plain) if not stat.S_ISDIR(files[path][0])}
+    assert new == {
+        "etc/bash.bashrc",
+        "usr/bin/bash",
+        "usr/bin/rbash",
+        "usr/lib/firmware.elf",
+        "usr/libexec/helper",
+        "usr/sbin/ls",
+        "usr/share/bash/linked",
+        "usr/share/bash/real/data",
+        library,
+        f"{library}.2",
+    }
+    assert set(plain) - set(files) == {"usr/bin/ls"}
+    assert {path for path in plain if path in files and plain[path] != files[path]} == set()
+
+
+@needs_tools
+def test_images_with_and_without_further_packages(build: Build, bash: Mirror) -> None:
+    """Each has its place; the order of names is nothing, and a warm call asks nobody."""
+    bash.offer("gawk", {"usr/bin/gawk": b"#!/bin/sh\n"})
+    plain, one, two = build(), build(extra=["bash"]), build(extra=["bash", "gawk"])
+    # in the plain image there is only as much of it as dropbear needs
+    three = build(extra=["libown1"])
+    assert three.packages == plain.packages
+    assert len({plain.digest, one.digest, two.digest, three.digest}) == 4
+    bash.log.clear()
+    assert build() == plain
+    assert build(extra=("gawk", "bash", "bash")) == two
+    assert build(extra=("bash",)) == one
+    assert bash.log == []
+
+
+@needs_tools
+@pytest.mark.parametrize("name", ["nosuch", "bash-"])
+def test_a_further_package_that_does_not_exist(build: Build, bash: Mirror, name: str) -> None:
+    with pytest.raises(UserError, match=f"no package '{name}' for {HOST.debian} in Debian's bookworm"):
+        build(extra=["bash", name])
+
+
+@needs_tools
+def test_further_packages_that_are_too_large(
+    build: Build, bash: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image.extras, "LIMIT_MIB", 1)
+    bash.offer("large", {"usr/share/large": bytes(1 << 20)})
+    build(extra=["large"])
+    bash.offer("larger", {"usr/share/larger": bytes(1 + (1 << 20))})
+    with pytest.raises(UserError, match="larger have 1 MiB, a guest takes 1 MiB at most"):
+        build(extra=["larger"])
+
+
+@needs_tools
+def test_packages_that_do_not_fit_together(build: Build, bash: Mirror) -> None:
+    bash.offer("one", {"usr/share/x": b"a file"})
+    bash.offer("two", {"usr/share/x/y": b"a file in it"})
+    with pytest.raises(InfraError, match="usr/share/x"):
+        build(extra=["one", "two"])
 
 
 @pytest.mark.guest

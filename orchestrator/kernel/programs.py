@@ -4,18 +4,36 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.arch import Arch
-from orchestrator.errors import InfraError, KernelError
+from orchestrator.errors import InfraError, KernelError, UserError
 from orchestrator.kernel import toolchain
 from orchestrator.process import Supervised, require, tool
 from orchestrator.source.model import Tree
 from orchestrator.store import Store, digest_of, file_digest
+from orchestrator.text import one_line
 
 _LIMIT_S = 900.0
+#: The compiler's own trouble, or that of its installation.
+_BROKEN = re.compile(
+    r".*(?:cannot find -l(?:c|gcc|gcc_eh|m|pthread|rt)\b|[Nn]o space left on device|Killed signal"
+    r"|internal compiler error|cannot execute).*"
+)
+#: What names the user's mistake best, in this order.
+_ERRORS = tuple(
+    re.compile(pattern, re.M)
+    for pattern in (
+        r"^[^:\n]+:\d+(?::\d+)?: (?:fatal )?error: .*",
+        r"^.*(?:undefined reference|multiple definition).*",
+        r"^.*(?:cannot find|error:).*",
+    )
+)
 _LIBC = "Install a static C library: apt-get install libc6-dev (libc6-dev-arm64-cross for arm64)."
 
 
@@ -35,6 +53,74 @@ def compile_static(
         tool(argv, timeout_s=_LIMIT_S, remedy=_LIBC)
 
     return store.entry("programs", key, make) / name
+
+
+def compile_users(
+    name: str,
+    sources: Sequence[str],
+    cflags: Sequence[str],
+    *,
+    folder: Path,
+    what: str,
+    arch: Arch,
+    store: Store,
+) -> Path:
+    """One static binary from C sources of the user's, made again when one of their headers changes.
+
+    :param sources: relative to ``folder``, which is the compiler's working directory.
+    :param cflags: ``-l…`` among them comes after the sources, where a static link needs it.
+    :param what: whose program it is, for the message.
+    :raises UserError: it does not compile; the message has the compiler's first error.
+    :raises InfraError: no compiler, no static C library, or a compiler that fails by itself.
+    """
+    compiler = toolchain.find("gcc", arch)
+    flags = (*(f for f in cflags if not f.startswith("-l")), "-static", "-Wall", "-Wextra")
+    libraries = [f for f in cflags if f.startswith("-l")]
+    argv = [compiler.compiler, *flags]
+    rules = _gcc([*argv, "-MM", "-MT", "x", *sources], folder, what, arch)
+    parts = {word: file_digest(folder / word) for word in _prerequisites(rules)}
+    key = digest_of("user's program", name, sources, parts, flags, libraries, arch.name, compiler.version)
+
+    def make(fresh: Path) -> None:
+        _gcc([*argv, "-o", str(fresh / name), *sources, *libraries], folder, what, arch)
+
+    return store.entry("programs", key, make) / name
+
+
+def _gcc(argv: Sequence[str], folder: Path, what: str, arch: Arch) -> str:
+    """What the compiler printed; its complaint, in English, as the error of whoever is to blame."""
+    try:
+        done = subprocess.run(
+            argv,
+            cwd=folder,
+            env={**os.environ, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_LIMIT_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{what} is not compiled after {_LIMIT_S:.0f} s") from None
+    if done.returncode == 0:
+        return done.stdout.decode(errors="replace")
+    said = done.stderr.decode(errors="replace")
+    if broken := _BROKEN.search(said):
+        raise InfraError(f"{what} was not compiled for {arch.name}: {one_line(broken[0])}", remedy=_LIBC)
+    found = next((m for m in (pattern.search(said) for pattern in _ERRORS) if m), None)
+    last = next(reversed(said.strip().splitlines()), f"exit status {done.returncode}")
+    raise UserError(
+        f"{what} does not compile for {arch.name}: {one_line(found[0] if found else last)}",
+        remedy=f"It was compiled in {folder} with: {shlex.join(argv)}",
+    )
+
+
+def _prerequisites(rules: str) -> list[str]:
+    """The files in make rules for the target x, as ``gcc -MM`` writes them."""
+    words: list[str] = []
+    for rule in rules.replace("\\\n", " ").splitlines():
+        # make's own escapes are those of the shell, except that it knows no quotes
+        plain = re.sub(r"(['\"])", r"\\\1", rule.removeprefix("x:").replace("$$", "$"))
+        words += shlex.split(plain)
+    return sorted(set(words))
 
 
 def build_selftests(tree: Tree, directory: str, *, arch: Arch, store: Store, log: Path) -> dict[str, Path]:

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The suites there are: one folder with one ``suite.toml`` each."""
+"""Suites: those that come with orchestrate, a folder of the user's, and single commands.
+
+A suite is a folder with a ``suite.toml``. What is loaded stands on its own: it knows its folder, and
+nothing of the working directory.
+"""
 
 from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,104 +17,123 @@ import msgspec
 
 from orchestrator import data
 from orchestrator.errors import UserError
+from orchestrator.suites import folder as folders
+from orchestrator.suites.check import SEE, check
+from orchestrator.suites.descriptor import FILE, Build, Descriptor, Expectation, Program, Suite
 
+__all__ = [
+    "COMMAND",
+    "DEFAULT",
+    "Build",
+    "Descriptor",
+    "Expectation",
+    "Program",
+    "Suite",
+    "command",
+    "elsewhere",
+    "expected",
+    "load",
+    "names",
+    "numbers",
+    "packages",
+    "too_new",
+]
 
-class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One program of a suite.
-
-    ``timeout_s`` 0 means the suite's; it is for a machine that boots in a second and is scaled by what
-    was measured. ``cpus`` and ``nice`` are set for the process and read back. ``vsyscall`` tells that the
-    ``vsyscall=`` boot parameter matters to it.
-    """
-
-    name: str
-    argv: tuple[str, ...] = ()
-    env: dict[str, str] = {}
-    parser: Literal["exit", "ktap", "map-latency"] = "exit"
-    timeout_s: float = 0.0
-    cpus: str = ""
-    nice: int = 0
-    vsyscall: bool = False
-
-
-class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a program must report on kernels from ``since`` up to but without ``until``.
-
-    ``arch`` empty means all; ``outcome`` "skip" that the test itself refuses there, for ``reason``.
-    """
-
-    program: str
-    since: str = ""
-    until: str = ""
-    arch: tuple[str, ...] = ()
-    outcome: Literal["pass", "skip"] = "pass"
-    reason: str = ""
-    cases: int = 1
-
-
-class Build(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a suite of our own is compiled: one static binary a program."""
-
-    sources: tuple[str, ...] = ()
-    cflags: tuple[str, ...] = ("-O2",)
-
-
-class Suite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A suite's descriptor; see docs/suites.md for the meaning of each field."""
-
-    name: str
-    description: str
-    kind: Literal["functional", "benchmark"]
-    origin: Literal["own", "tree"]
-    directory: str = ""
-    all_programs: bool = False
-    alone: bool = False
-    boots: int = 1
-    min_cpus: int = 1
-    timeout_s: float = 60.0
-    build: Build = Build()
-    program: tuple[Program, ...] = ()
-    expect: tuple[Expectation, ...] = ()
-
-    @property
-    def folder(self) -> Path:
-        """Where the descriptor and the sources lie."""
-        return data.selftests() / self.name
-
-    def limit_s(self, program: Program) -> float:
-        """The program's own time-out, or the suite's."""
-        return program.timeout_s or self.timeout_s
-
-    def known(self, name: str) -> Program:
-        """The descriptor's word about a program, or the defaults where it is silent."""
-        return next((p for p in self.program if p.name == name), Program(name=name))
-
+#: The suite that ``command`` makes.
+COMMAND = "cmd"
+#: Seconds for a command of the user's.
+COMMAND_S = 60.0
 
 #: What `orchestrate run` runs when no suite is named.
 DEFAULT = ("maps", "map-latency")
 
 
 def names() -> tuple[str, ...]:
-    """All suites there is a folder for."""
+    """The suites that come with orchestrate."""
     return tuple(data.suites())
 
 
-@functools.cache
-def load(name: str) -> Suite:
-    """The suite of that name.
+def load(word: str) -> Suite:
+    """The suite of that name, or the user's in that folder.
 
-    :raises UserError: there is none, or its descriptor cannot be read; the message names the field.
+    What has a slash or a ``~`` is a path; another word is one if no suite is called so and there is such a
+    folder with a ``suite.toml``. The file itself may be named as well.
+
+    :raises UserError: there is none, or it cannot be used; the message names file and field.
     """
-    path = data.choose("suite", name, data.suites()) / "suite.toml"
-    try:
-        suite = msgspec.toml.decode(path.read_bytes(), type=Suite)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise UserError(f"{path}: {error}", remedy="See docs/suites.md.") from None
+    ours = data.suites()
+    path = folders.absolute(Path(word))
+    if path.name == FILE:
+        path = path.parent
+    if "/" in word or word.startswith((".", "~")) or (word not in ours and (path / FILE).is_file()):
+        return _users(path)
+    if word not in ours:
+        raise UserError(
+            f"there is no suite '{word}'",
+            remedy=f"Use one of: {', '.join(ours)}; or name a folder with a {FILE}.",
+        )
+    return _ours(word)
+
+
+@functools.cache
+def _ours(name: str) -> Suite:
+    path = data.choose("suite", name, data.suites())
+    suite = _read(path)
     if suite.name != name:
         raise UserError(
-            f"{path}: its name is {suite.name!r}, its folder's {name!r}", remedy="Make them equal."
+            f"{path / FILE}: its name is {suite.name!r}, its folder's {name!r}", remedy="Make them equal."
         )
     return suite
+
+
+def _users(path: Path) -> Suite:
+    if not path.is_dir():
+        raise UserError(f"suite {path}: there is no such folder")
+    suite = msgspec.structs.replace(_read(path), user=True)
+    check(suite, (*names(), COMMAND))
+    return suite
+
+
+def _read(folder: Path) -> Suite:
+    path = folder / FILE
+    try:
+        descriptor = msgspec.toml.decode(path.read_bytes(), type=Descriptor)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}", remedy=SEE) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {error}", remedy=SEE) from None
+    return Suite(**msgspec.structs.asdict(descriptor), folder=folder)
+
+
+def command(commands: Sequence[str], put: Sequence[Path] = (), *, timeout_s: float = COMMAND_S) -> Suite:
+    """The suite of the user's own commands: ``cmd/cmd``, or ``cmd/cmd-1`` and so on where there are several.
+
+    :param commands: each for the guest's ``/bin/sh -c``; its exit status is the verdict.
+    :param put: files and folders that lie where the commands are run.
+    :raises UserError: no command, or a file that cannot be had.
+    """
+    if not commands or any(not word.strip() or "\0" in word for word in commands):
+        raise UserError("--cmd: the command is empty", remedy="Give one, such as --cmd 'uname -a'.")
+    titles = [COMMAND] if len(commands) == 1 else [f"{COMMAND}-{n}" for n in range(1, len(commands) + 1)]
+    suite = Suite(
+        name=COMMAND,
+        description="commands given with --cmd",
+        timeout_s=timeout_s,
+        program=tuple(
+            Program(name=title, argv=("/bin/sh", "-c", word))
+            for title, word in zip(titles, commands, strict=True)
+        ),
+        user=True,
+        commands=tuple(commands),
+        put=tuple(folders.absolute(path) for path in put),
+    )
+    suite.files_beside()
+    return suite
+
+
+def packages(suites: Iterable[Suite]) -> tuple[str, ...]:
+    """The Debian packages that a guest needs for all of some suites."""
+    return tuple(sorted({name for suite in suites for name in suite.packages}))
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -117,32 +141,60 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", re.split(r"[-+~]", version)[0])[:3])
 
 
-def expected(suite: Suite, version: str, arch: str) -> dict[str, Expectation]:
-    """What the suite's programs must report on that kernel version and arch, by program."""
-    if not suite.expect:
-        return {p.name: Expectation(program=p.name) for p in suite.program}
+def expected(suite: Suite, version: str, arch: str, *, kernel: str = "") -> dict[str, Expectation]:
+    """What the suite's programs must report, by program.
+
+    A program of its own of which a suite says nothing must report; one of the user's may then skip.
+
+    :param version: that of what the programs come from: for a suite of the kernel's the tree's, else the
+        kernel's.
+    :param kernel: the version of the kernel that runs, where the programs are not of its own tree.
+    """
+    silent: dict[str, Expectation] = {}
+    if suite.origin == "own" or not suite.expect:
+        spoken = {e.program for e in suite.expect}
+        default: Literal["pass", "any"] = "any" if suite.user else "pass"
+        silent = {
+            p.name: Expectation(program=p.name, outcome=default)
+            for p in suite.program
+            if p.name not in spoken
+        }
     at = numbers(version)
-    return {
+    wanted = silent | {
         e.program: e
         for e in suite.expect
         if (not e.arch or arch in e.arch)
         and (not e.since or numbers(e.since) <= at)
         and (not e.until or at < numbers(e.until))
     }
+    lacking = too_new(suite, version, kernel)
+    return {name: e for name, e in wanted.items() if name not in lacking}
 
 
-def elsewhere(suite: Suite, version: str, arch: str) -> dict[str, str]:
-    """Programs that the suite knows, but not for that kernel, each with the reason."""
-    here = expected(suite, version, arch)
-    away: dict[str, str] = {}
+def elsewhere(suite: Suite, version: str, arch: str, *, kernel: str = "") -> dict[str, str]:
+    """Programs that are not for that version or kernel (see ``expected``), each with the reason."""
+    here = expected(suite, version, arch, kernel=kernel)
+    away = too_new(suite, version, kernel)
     for e in suite.expect:
         if e.program not in here:
-            since = (
+            where = (
                 f"since {e.since}"
                 if e.since
                 else f"until {e.until}"
                 if e.until
                 else f"on {', '.join(e.arch)}"
             )
-            away.setdefault(e.program, f"not in this kernel's tree: it is there {since}")
+            own = f"the suite has it for kernels {where}"
+            theirs = f"not among this tree's selftests: it is there {where}"
+            away.setdefault(e.program, own if suite.origin == "own" else theirs)
     return away
+
+
+def too_new(suite: Suite, version: str, kernel: str) -> dict[str, str]:
+    """Programs about what the kernel does not have yet, each with the reason; see ``expected``."""
+    at = numbers(kernel or (version if suite.origin == "own" else ""))
+    return {
+        p.name: f"about what kernels have since {p.kernel_since}"
+        for p in suite.program
+        if p.kernel_since and at and at < numbers(p.kernel_since)
+    }

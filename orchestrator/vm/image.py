@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-import subprocess
-import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -20,10 +18,11 @@ import msgspec
 from orchestrator import data, elf
 from orchestrator.arch import Arch
 from orchestrator.arch import load as load_arch
-from orchestrator.errors import InfraError
+from orchestrator.errors import InfraError, UserError
 from orchestrator.source import apt
 from orchestrator.store import Store, digest_of, file_digest
-from orchestrator.vm import cpio, overlay
+from orchestrator.vm import cpio, deb, extras, overlay
+from orchestrator.vm.deb import Member, follow, library, merged, unpack
 
 #: The suite on hosts that are not Debian's.
 FALLBACK_SUITE = "stable"
@@ -32,10 +31,7 @@ NETWORK = {"interface": "eth0", "address": "10.0.2.15", "netmask": "255.255.255.
 SSH_PORT = 22
 HOSTNAME = "orchestrate"
 
-_MERGED = re.compile(r"^(?:bin|sbin|lib|lib64)/")
 _APPLET = re.compile(r"[a-z0-9_.\[-]{1,32}")
-_LINK_DEPTH = 8
-_UNPACK_S = 120
 _NAME = "guest.cpio"
 
 Say = Callable[[str], None]
@@ -86,16 +82,14 @@ class GuestImage:
     packages: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Member:
-    """A file of a package: its content, or the target of a symbolic link."""
-
-    data: bytes = b""
-    target: str = ""
-
-
 def build_image(
-    arch: str, *, cache: Path, say: Say, suite: str | None = None, refresh: bool = False
+    arch: str,
+    *,
+    cache: Path,
+    say: Say,
+    suite: str | None = None,
+    refresh: bool = False,
+    extra: Iterable[str] = (),
 ) -> GuestImage:
     """The guest image of ``arch``, out of the cache or newly made.
 
@@ -105,30 +99,32 @@ def build_image(
     :param say: gets a line of progress before each step that takes time.
     :param suite: a Debian suite; the host's own by default.
     :param refresh: ask the suite again.
-    :raises UserError: no such architecture.
+    :param extra: further packages whose programs the guest is to have (see ``extras``).
+    :raises UserError: no such architecture, no such package among ``extra``, or they are too large.
     :raises InfraError: a package cannot be had, or does not hold what it should.
     """
     known, store, recipe = load_arch(arch), Store(cache), load_recipe()
     suite = suite or apt.host_codename() or FALLBACK_SUITE
     names = [package.name for package in recipe.package]
-    memory = cache / "images" / f"{suite}-{arch}-{digest_of(names)}.json"
+    further = tuple(sorted(set(extra)))
+    memory = cache / "images" / f"{suite}-{arch}-{digest_of([*names, *further])}.json"
     packages = None if refresh else _recall(memory)
     if packages is not None:
-        digest = _inputs(known, recipe, packages)
+        digest = _inputs(known, recipe, packages, further)
         found = store.find("images", digest)
         if found is not None:
             return _image(found, digest, packages)
 
     with store.lock(f"guest-{suite}-{arch}", waiting=lambda: say(f"{arch}: waiting for the guest image")):
         state = apt.AptState(cache / "apt" / f"{suite}-{known.debian}", [suite], known.debian)
-        packages, debs = _fetch(state, names, packages, cache / "debs", say)
+        packages, debs = _fetch(state, names, further, packages, cache / "debs", say)
         overlay.write_atomically(memory, msgspec.json.format(msgspec.json.encode(packages)), mode=0o644)
 
     def make(folder: Path) -> None:
         say(f"{arch}: packing the guest image")
-        overlay.write_atomically(folder / _NAME, assemble(known, recipe, unpack(debs)), mode=0o644)
+        overlay.write_atomically(folder / _NAME, assemble(known, recipe, unpack(debs), further), mode=0o644)
 
-    digest = _inputs(known, recipe, packages)
+    digest = _inputs(known, recipe, packages, further)
     return _image(store.entry("images", digest, make), digest, packages)
 
 
@@ -144,18 +140,16 @@ def load_recipe() -> Recipe:
         raise InfraError(f"{path}: {error}", remedy="mend the file, or install orchestrate again") from error
 
 
-def unpack(debs: Sequence[Path]) -> dict[str, dict[str, Member]]:
-    """The files of each package by their paths, with /bin, /sbin and /lib* moved below usr/.
-
-    :returns: by package name, then by path.
-    :raises InfraError: dpkg-deb is absent, or a package is damaged.
-    """
-    return {deb.name.partition("_")[0]: _unpack_one(deb) for deb in debs}
-
-
-def assemble(arch: Arch, recipe: Recipe, packages: Mapping[str, Mapping[str, Member]]) -> bytes:
+def assemble(
+    arch: Arch,
+    recipe: Recipe,
+    packages: Mapping[str, Mapping[str, Member]],
+    further: Sequence[str] = (),
+) -> bytes:
     """The archive of what ``recipe`` names; a pure function of its arguments and the templates.
 
+    :param further: packages that are taken whole.
+    :raises UserError: those are too large.
     :raises InfraError: a package lacks a file or a library, or is of another architecture.
     """
     everything = {path: member for name in sorted(packages) for path, member in packages[name].items()}
@@ -183,14 +177,19 @@ def assemble(arch: Arch, recipe: Recipe, packages: Mapping[str, Mapping[str, Mem
             for word in elf.closure(content, path, lambda word: library(everything, word)[1]):
                 place, found = library(everything, word)
                 program(place, found or b"")
+    files |= extras.entries(arch, further, packages, files)
+    theirs = {PurePosixPath(path).name for path in files if extras.is_program(path)}
     for name in applets(files[recipe.applets.of].data):
         link = f"{PurePosixPath(recipe.applets.of).parent}/{name}"
-        if link not in files:
+        if name not in theirs:
             put(cpio.symlink(link, PurePosixPath(recipe.applets.of).name))
     # the kernel opens these before it starts /init
     put(cpio.char_device("dev/console", 5, 1))
     put(cpio.char_device("dev/null", 1, 3, 0o666))
-    return cpio.archive(files.values())
+    try:
+        return cpio.archive(files.values())
+    except ValueError as error:
+        raise InfraError(f"the packages do not fit together: {error}") from error
 
 
 def render(name: str) -> str:
@@ -232,6 +231,7 @@ def applets(binary: bytes) -> tuple[str, ...]:
 def _fetch(
     state: apt.AptState,
     names: Sequence[str],
+    further: Sequence[str],
     packages: tuple[apt.Package, ...] | None,
     dest: Path,
     say: Say,
@@ -242,18 +242,26 @@ def _fetch(
             return packages, state.download_all(packages, dest)
         except InfraError:
             say(f"{state.arch}: the packages remembered are no longer to be had, asking for today's")
-    say(f"{state.arch}: fetching {', '.join(names)} from {' '.join(state.suites)}")
+    say(f"{state.arch}: fetching {', '.join((*names, *further))} from {' '.join(state.suites)}")
     state.update()
-    packages = tuple(state.closure(names))
+    for name in further:
+        # asked one by one: apt names no culprit among several, and takes `name-` for a removal
+        if not any(found.name == name for found in state.show([name])):
+            raise UserError(
+                f"there is no package '{name}' for {state.arch} in Debian's {' '.join(state.suites)}",
+                remedy="correct `packages` in the suite.toml",
+            )
+    packages = tuple(state.closure(sorted({*names, *further})))
     return packages, state.download_all(packages, dest)
 
 
-def _inputs(arch: Arch, recipe: Recipe, packages: Sequence[apt.Package]) -> str:
+def _inputs(arch: Arch, recipe: Recipe, packages: Sequence[apt.Package], further: Sequence[str]) -> str:
     """The digest of all that makes the image what it is, the code that does among it."""
-    code = [file_digest(Path(file)) for file in (__file__, cpio.__file__, elf.__file__)]
+    code = [file_digest(Path(file)) for file in (__file__, cpio.__file__, deb.__file__, elf.__file__)]
     templates = {name: render(name) for name in sorted(recipe.templates)}
     pinned = [(package.name, package.version, package.sha256) for package in packages]
-    return digest_of("guest image", arch.name, recipe, pinned, templates, code)
+    more = (further, file_digest(Path(extras.__file__))) if further else ()
+    return digest_of("guest image", arch.name, recipe, pinned, templates, code, *more)
 
 
 def _image(folder: Path, digest: str, packages: Sequence[apt.Package]) -> GuestImage:
@@ -269,41 +277,11 @@ def _recall(memory: Path) -> tuple[apt.Package, ...] | None:
         return None
 
 
-def _unpack_one(deb: Path) -> dict[str, Member]:
-    members: dict[str, Member] = {}
-    try:
-        with subprocess.Popen(
-            ["dpkg-deb", "--fsys-tarfile", str(deb)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
-        ) as process:
-            with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
-                for info in tar:
-                    path = _merge(info.name.removeprefix("./"))
-                    if info.issym():
-                        members[path] = Member(target=info.linkname)
-                    elif info.islnk():
-                        members[path] = members[_merge(info.linkname.removeprefix("./"))]
-                    elif info.isfile():
-                        stream = tar.extractfile(info)
-                        members[path] = Member(stream.read() if stream else b"")
-            status = process.wait(timeout=_UNPACK_S)
-    except FileNotFoundError as error:
-        raise InfraError("dpkg-deb is not installed", remedy="install Debian's dpkg") from error
-    except (tarfile.TarError, KeyError, subprocess.TimeoutExpired) as error:
-        raise InfraError(f"{deb} cannot be unpacked: {error}", remedy="remove it and try again") from error
-    if status != 0:
-        raise InfraError(f"{deb} is damaged (dpkg-deb: {status})", remedy="remove it and try again")
-    return members
-
-
-def _merge(path: str) -> str:
-    return f"usr/{path}" if _MERGED.match(path) else path
-
-
 def _taken(wanted: Wanted, members: Mapping[str, Member]) -> dict[str, bytes]:
     """The contents of the files that the patterns name, links followed."""
     taken: dict[str, bytes] = {}
     for pattern in wanted.files:
-        paths = [path for path in sorted(members) if fnmatch.fnmatchcase(path, _merge(pattern))]
+        paths = [path for path in sorted(members) if fnmatch.fnmatchcase(path, merged(pattern))]
         if not paths:
             raise InfraError(f"package {wanted.name} has no file {pattern}")
         for path in paths:
@@ -311,31 +289,3 @@ def _taken(wanted: Wanted, members: Mapping[str, Member]) -> dict[str, bytes]:
             if content is not None:
                 taken[path] = content
     return taken
-
-
-def library(members: Mapping[str, Member], word: str) -> tuple[str, bytes | None]:
-    """Where the loader will look for ``word`` (a path, or a soname), and what is to be there."""
-    if word.startswith("/"):
-        path = _merge(word.lstrip("/"))
-        return path, follow(members, path)
-    for pattern in (f"usr/lib/*-linux-gnu*/{word}", f"usr/lib/{word}", f"usr/lib64/{word}"):
-        for path in sorted(members):
-            if path.count("/") == pattern.count("/") and fnmatch.fnmatchcase(path, pattern):
-                return path, follow(members, path)
-    return word, None
-
-
-def follow(members: Mapping[str, Member], path: str) -> bytes | None:
-    """The content at ``path``; None where links lead nowhere, out of the packages, or in circles."""
-    for _ in range(_LINK_DEPTH):
-        member = members.get(path)
-        if member is None or not member.target:
-            return member.data if member else None
-        parts: list[str] = []
-        for part in (PurePosixPath("/", path).parent / member.target).parts[1:]:
-            if part == "..":
-                parts = parts[:-1]
-            else:
-                parts.append(part)
-        path = _merge("/".join(parts))
-    return None

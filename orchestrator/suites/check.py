@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A suite of somebody else's, looked through before anything is built for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
+
+from orchestrator import arch as arches
+from orchestrator.errors import UserError
+from orchestrator.suites import folder as folders
+from orchestrator.suites.descriptor import FILE, Program, Suite
+
+SEE = "What may stand there is in docs/suites.md."
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+def check(suite: Suite, taken: Collection[str]) -> None:
+    """Whether a suite of the user's can be run; ours have tests for that.
+
+    :param taken: names that it must not have.
+    :raises UserError: it cannot; the message names file and field.
+    """
+    place = suite.folder / FILE
+    programs = [program.name for program in suite.program]
+    if not _NAME.fullmatch(suite.name):
+        raise UserError(
+            f"{place}: {suite.name!r} cannot be a suite's name",
+            remedy="It is made of small letters, digits and . _ - and begins with a letter or digit.",
+        )
+    if suite.name in taken:
+        raise UserError(f"{place}: orchestrate has a suite {suite.name!r} of its own", remedy="Rename yours.")
+    if twice := next((name for name in programs if programs.count(name) > 1), ""):
+        raise UserError(f"{place}: two programs are called {twice!r}", remedy="Rename one.")
+    if suite.kind == "benchmark" and all(p.parser != "map-latency" for p in suite.program):
+        raise UserError(
+            f"{place}: a benchmark whose programs report no numbers",
+            remedy='Set parser = "map-latency" for one that prints them, or kind = "functional".',
+        )
+    if suite.origin == "tree":
+        _check_of_tree(suite, place)
+    elif not programs:
+        raise UserError(f"{place}: it has no program", remedy=f"Add a [[program]]. {SEE}")
+    for program in suite.program:
+        _check_program(suite, program, place)
+    for e in suite.expect:
+        if e.program not in programs and not suite.all_programs:
+            raise UserError(f"{place}: [[expect]] names {e.program!r}, which is no program of the suite")
+        if unknown := set(e.arch) - set(arches.names()):
+            raise UserError(
+                f"{place}: [[expect]] of {e.program!r}: there is no architecture {unknown.pop()!r}",
+                remedy=f"Use some of: {', '.join(arches.names())}.",
+            )
+    for name in suite.files_beside():
+        if name.partition("/")[0] in programs:
+            raise UserError(
+                f"{place}: files: {name!r} would lie where the program {name.partition('/')[0]!r} is",
+                remedy="Give the program another name.",
+            )
+
+
+def _check_of_tree(suite: Suite, place: Path) -> None:
+    directory = PurePosixPath(suite.directory)
+    if not directory.parts or directory.is_absolute() or ".." in directory.parts:
+        raise UserError(
+            f"{place}: directory = {suite.directory!r} is no directory of a kernel tree",
+            remedy='Name one such as "tools/testing/selftests/mm".',
+        )
+    if not suite.program and not suite.all_programs:
+        raise UserError(f"{place}: it has no program", remedy="Add a [[program]], or all_programs = true.")
+
+
+def _check_program(suite: Suite, program: Program, place: Path) -> None:
+    what = f"{place}: program {program.name!r}"
+    for part in program.cpus.split(",") if program.cpus else ():
+        first, _, last = part.partition("-")
+        if last and int(last) < int(first):
+            raise UserError(f"{what}: cpus: {part!r} ends before it begins")
+    if suite.origin == "tree":
+        if program.script or program.sources:
+            raise UserError(f"{what}: what comes from the kernel's tree has no script or sources here")
+    elif program.script:
+        if program.sources:
+            raise UserError(f"{what}: it is either a script or compiled from sources, not both")
+        _check_script(folders.inside(suite.folder, program.script, what=f"{what}: script"), what)
+    else:
+        said = program.sources or suite.build.sources
+        if not said and not (suite.folder / f"{program.name}.c").exists():
+            raise UserError(
+                f"{what}: there is no {program.name}.c beside it",
+                remedy='Name what it is made of: sources = [...], or script = "...".',
+            )
+        for source in suite.sources_of(program):
+            if not folders.inside(suite.folder, source, what=f"{what}: sources").is_file():
+                raise UserError(f"{what}: sources: {source!r} is no file")
+
+
+def _check_script(path: Path, what: str) -> None:
+    if not path.is_file():
+        raise UserError(f"{what}: script: {path} is no file")
+    try:
+        with path.open("rb") as stream:
+            first = stream.readline(256)
+    except OSError as error:
+        raise UserError(f"{what}: {path}: {error.strerror}") from None
+    if first.startswith(b"\x7fELF"):
+        return
+    if not re.match(rb"#! *+/", first):
+        raise UserError(
+            f"{what}: the first line of {path} names no interpreter",
+            remedy="Begin it with #!/bin/sh or the like.",
+        )
+    if first.rstrip(b"\n").endswith(b"\r"):
+        raise UserError(
+            f"{what}: {path} has the line ends of Windows, which become part of the interpreter's name",
+            remedy="Convert it, with dos2unix or an editor.",
+        )
