@@ -4,11 +4,16 @@
  *
  *	orc-exec --limit SECONDS [--cwd DIR] [--env K=V]... [--cpus LIST] [--nice N]
  *	         [--max-bytes N] -- ARGV...
+ *	orc-exec --freshen EPOCH_NS
  *
  * The first line of stdin is a nonce. The command gets /dev/null as stdin and a session of its own;
  * its output is passed on, up to --max-bytes a stream. Whatever it leaves behind is killed. The last
  * line on stderr is "@orc NONCE {json}", and only that line says how the command ended: an exit code
  * that came over SSH could as well be the shell's, the server's or the lost connection's.
+ *
+ * With --freshen it makes a guest that was restored from a saved state one of its own: the clock is set to
+ * EPOCH_NS plus the time since this process began, and 32 to 512 bytes from stdin go into the kernel's
+ * pool of randomness, which then reseeds its generator. One JSON line on stdout says what came of each.
  *
  * Exit status: 0 the report was written; 1 nobody is there to read it; 2 wrong usage.
  */
@@ -18,14 +23,17 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/random.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
@@ -42,6 +50,8 @@ enum {
 	TICK_MS = 50,      /* how often SIGKILL is repeated, against forks in flight */
 	MAX_PROCS = 65536,
 	MAX_ENV = 256,
+	ENTROPY_MIN = 32,
+	ENTROPY_MAX = 512,
 };
 
 struct stream {
@@ -95,7 +105,8 @@ __attribute__((noreturn, format(printf, 1, 2))) static void usage(const char *fo
 	fputs("orc-exec: ", stderr);
 	vfprintf(stderr, format, ap);
 	fputs("\nusage: orc-exec --limit SECONDS [--cwd DIR] [--env K=V]... [--cpus LIST] "
-	      "[--nice N] [--max-bytes N] -- ARGV...\n", stderr);
+	      "[--nice N] [--max-bytes N] -- ARGV...\n"
+	      "       orc-exec --freshen EPOCH_NS\n", stderr);
 	va_end(ap);
 	exit(2);
 }
@@ -659,6 +670,68 @@ static int signal_descriptor(void)
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
+static long long clock_ns(clockid_t clock)
+{
+	struct timespec ts;
+
+	clock_gettime(clock, &ts);
+	return ts.tv_sec * 1000000000LL + ts.tv_nsec;
+}
+
+/* All of stdin, up to size bytes of it. */
+static size_t slurp(unsigned char *to, size_t size)
+{
+	long long deadline = now_ms() + NONCE_WAIT_MS;
+	size_t len = 0;
+
+	while (len < size) {
+		struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
+		long long left = deadline - now_ms();
+		ssize_t n;
+
+		if (left <= 0 || poll(&p, 1, (int)left) <= 0)
+			usage("stdin does not end");
+		n = read(STDIN_FILENO, to + len, size - len);
+		if (n <= 0)
+			break;
+		len += (size_t)n;
+	}
+	return len;
+}
+
+static int freshen(const char *text)
+{
+	static union {
+		struct rand_pool_info info;
+		unsigned char raw[offsetof(struct rand_pool_info, buf) + ENTROPY_MAX];
+	} pool;
+	long long started = clock_ns(CLOCK_MONOTONIC);
+	long long wanted = number(text, "--freshen", 1, LLONG_MAX - (1LL << 40)), was;
+	size_t len = slurp(pool.raw + offsetof(struct rand_pool_info, buf), ENTROPY_MAX);
+	int clock_error, entropy_error = 0, reseed_error = 0, fd;
+	struct timespec ts;
+
+	if (len < ENTROPY_MIN)
+		usage("stdin must be at least %d bytes, not %zu", ENTROPY_MIN, len);
+	pool.info.entropy_count = (int)len * 8;
+	pool.info.buf_size = (int)len;
+	fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
+	if (fd < 0 || ioctl(fd, RNDADDENTROPY, &pool))
+		entropy_error = errno;
+	if (fd < 0 || ioctl(fd, RNDRESEEDCRNG))
+		reseed_error = errno;
+
+	was = clock_ns(CLOCK_REALTIME);
+	wanted += clock_ns(CLOCK_MONOTONIC) - started;
+	ts = (struct timespec){.tv_sec = wanted / 1000000000, .tv_nsec = wanted % 1000000000};
+	clock_error = clock_settime(CLOCK_REALTIME, &ts) ? errno : 0;
+
+	printf("{\"clock_ns\": %lld, \"was_ns\": %lld, \"clock_errno\": %d, \"entropy_bytes\": %zu, "
+	       "\"entropy_errno\": %d, \"reseed_errno\": %d}\n",
+	       clock_ns(CLOCK_REALTIME), was, clock_error, len, entropy_error, reseed_error);
+	return fflush(stdout) ? 1 : 0;
+}
+
 int main(int argc, char **argv)
 {
 	static struct stream streams[2];
@@ -672,6 +745,8 @@ int main(int argc, char **argv)
 	long long started;
 	bool reader;
 
+	if (argc == 3 && !strcmp(argv[1], "--freshen"))
+		return freshen(argv[2]);
 	parse(argc, argv, &options);
 	read_nonce(nonce);
 	prctl(PR_SET_CHILD_SUBREAPER, 1);

@@ -43,6 +43,7 @@ class Supervised:
     :param grace_s: time between SIGTERM and SIGKILL when the tree is ended early; 0 kills at once.
     :param output: file that takes standard output and error, appended to.
     :param cleanup: folder to remove after the end, even if we are dead by then.
+    :param pass_fds: descriptors that the process inherits under the same numbers; ours stay open.
     :raises InfraError: where the supervisor itself does not come up.
     """
 
@@ -56,11 +57,14 @@ class Supervised:
         cleanup: Path | None = None,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         command = [sys.executable, "-I", "-S", str(_SUPERVISOR), "--limit", str(limit_s)]
         command += ["--grace", str(grace_s), "--output", str(output)]
         if cleanup is not None:
             command += ["--cleanup", str(cleanup)]
+        for descriptor in pass_fds:
+            command += ["--pass", str(descriptor)]
         self.argv = tuple(argv)
         self.cpu_s = 0.0
         self._outcome: Outcome | None = None
@@ -73,6 +77,7 @@ class Supervised:
             cwd=cwd,
             env=env,
             start_new_session=True,
+            pass_fds=tuple(pass_fds),
         )
         first = self._message(10)
         if first is None or "pid" not in first:

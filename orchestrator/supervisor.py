@@ -4,28 +4,31 @@
 Run as a script by ``process.Supervised``; standard library only, single-threaded, so that
 PR_SET_PDEATHSIG, which fires when the spawning *thread* ends, means the death of this process.
 
-    supervisor.py --limit S [--grace S] [--cleanup DIR] [--output FILE] -- ARGV...
+    supervisor.py --limit S [--grace S] [--cleanup DIR] [--output FILE] [--pass N]... -- ARGV...
 
 Standard input is a pipe whose other end the parent holds: its end of file means that the parent is
 gone, however it died. Standard output carries two JSON lines: ``{"pid": n}`` at the start,
 ``{"exit": n | null, "signal": n | null, "reason": "ended" | "limit" | "parent" | "asked",
-"cpu_s": x}`` at the end, with the CPU seconds of the whole tree.
+"cpu_s": x}`` at the end, with the CPU seconds of the whole tree. The descriptors given with ``--pass``
+are inherited; the child keeps them, this process closes its own.
+
+Each guest and each build waits for this script to load: it imports little, and parses by hand.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
-import json
 import os
 import resource
 import select
-import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -38,10 +41,10 @@ def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
-def _say(**fields: object) -> None:
+def _say(line: str) -> None:
     # the parent may be gone already: nobody left to tell
     with contextlib.suppress(OSError):
-        os.write(1, json.dumps(fields).encode() + b"\n")
+        os.write(1, line.encode() + b"\n")
 
 
 def _spawn(argv: list[str], output: str) -> int:
@@ -146,16 +149,45 @@ def _watch(child: int, limit: float, wake: int) -> tuple[str, int | None]:
             return "asked", None
 
 
+class _Options:
+    """The command line; ``ValueError`` where it is none of ours."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        end = list(words).index("--")
+        self.argv = list(words[end + 1 :])
+        self.grace = 0.0
+        self.cleanup = ""
+        self.output = os.devnull
+        self.passed: list[int] = []
+        limit = None
+        for name, value in zip(words[:end:2], words[1:end:2], strict=True):
+            if name == "--limit":
+                limit = float(value)
+            elif name == "--grace":
+                self.grace = float(value)
+            elif name == "--cleanup":
+                self.cleanup = value
+            elif name == "--output":
+                self.output = value
+            elif name == "--pass":
+                self.passed.append(int(value))
+            else:
+                raise ValueError(f"unknown option {name}")
+        if limit is None or not self.argv:
+            raise ValueError("--limit and a command are needed")
+        self.limit = limit
+
+
+def _remove(folder: str) -> None:
+    # rarely needed, and as slow to import as all the rest
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def main() -> int:
     """Supervise one child to its end; always 0, the outcome is on standard output."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--limit", type=float, required=True)
-    parser.add_argument("--grace", type=float, default=0.0)
-    parser.add_argument("--cleanup", default="")
-    parser.add_argument("--output", default=os.devnull)
-    parser.add_argument("argv", nargs="+")
-    options = parser.parse_args()
-
+    options = _Options(sys.argv[1:])
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     wake, wake_in = os.pipe()
     os.set_blocking(wake_in, False)
@@ -166,7 +198,9 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)
 
     child = _spawn(options.argv, options.output)
-    _say(pid=child)
+    for descriptor in options.passed:
+        os.close(descriptor)
+    _say(f'{{"pid": {child}}}')
     reason, status = _watch(child, options.limit, wake)
     if status is None:
         status = _end(child, options.grace)
@@ -174,15 +208,11 @@ def main() -> int:
         _signal_group(child, signal.SIGKILL)
         _reap_orphans()
     if options.cleanup:
-        shutil.rmtree(options.cleanup, ignore_errors=True)
+        _remove(options.cleanup)
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     code = os.waitstatus_to_exitcode(status) if status is not None else -signal.SIGKILL
-    _say(
-        exit=code if code >= 0 else None,
-        signal=-code if code < 0 else None,
-        reason=reason,
-        cpu_s=usage.ru_utime + usage.ru_stime,
-    )
+    ended = f'"exit": {code}, "signal": null' if code >= 0 else f'"exit": null, "signal": {-code}'
+    _say(f'{{{ended}, "reason": "{reason}", "cpu_s": {usage.ru_utime + usage.ru_stime:.6f}}}')
     return 0
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Speed of the tool itself: medians of several, the architectures in turn, the host's load beside them.
+"""Speed of the tool itself: medians of several, boots and restores in turn, the host's load beside them.
 
     make bench [ARGS='--boots 7 --source SPEC']
 
@@ -12,21 +12,27 @@ import argparse
 import os
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator import arch as arches
-from orchestrator import cell, source
-from orchestrator import run as runs
-from orchestrator.cell_state import Cell
-from orchestrator.engine.local import LocalEngine
+from orchestrator import source
 from orchestrator.evidence import host
 from orchestrator.kernel import build as kernels
-from orchestrator.plan import CellPlan, Choices
+from orchestrator.kernel import toolchain
+from orchestrator.kernel.model import KernelSpec
+from orchestrator.source.classify import classify
+from orchestrator.source.model import Tree
 from orchestrator.store import Store, default_cache
+from orchestrator.vm import image, overlay, snapshot
 from orchestrator.vm.machine import Guest
 from orchestrator.vm.qemu import GuestSpec
+from orchestrator.vm.ssh import RUNNER
 
-PHASES = ("qemu", "banner", "init", "ssh")
+BOOT = ("qemu", "banner", "init", "ssh", "command")
+RESTORE = ("qemu", "restore", "ssh", "fresh", "save")
+KEYS = overlay.make_keys()
+Times = list[dict[str, float]]
 
 
 def main() -> None:
@@ -37,45 +43,76 @@ def main() -> None:
 
     store = Store(default_cache())
     tree = source.resolve(options.source, cache=store.root)
+    boots: dict[str, Times] = {name: [] for name in arches.names()}
+    restores: dict[str, Times] = {name: [] for name in arches.names()}
     with tempfile.TemporaryDirectory() as scratch:
-        choices = Choices(arches=arches.names(), variants=("per-vma-lock",), accel="tcg")
-        context = runs.context(choices, tree, store, Path(scratch), LocalEngine())
-        specs = {name: _spec(context, name) for name in arches.names()}
-        times: dict[str, list[dict[str, float]]] = {name: [] for name in specs}
+        specs = {name: _spec(tree, name, store, Path(scratch)) for name in arches.names()}
         before = host.host_sample()
         for _ in range(options.boots):
             for name, spec in specs.items():
-                times[name].append(_boot(context, spec, Path(scratch)))
+                booted, restored = _both(spec, Path(scratch))
+                boots[name].append(booted)
+                restores[name].append(restored)
         after = host.host_sample()
     load = os.getloadavg()
     print(
-        f"{tree.version}, tcg, {options.boots} boots each in turn, load {load[0]:.2f}, "
+        f"{tree.version}, tcg, {options.boots} boots and restores each in turn, load {load[0]:.2f}, "
         f"steal {host.steal_fraction(before, after):.1%}, {os.cpu_count()} CPUs"
     )
-    print(
-        f"{'QEMU start to ...':<18}" + "".join(f"{phase:>9}" for phase in (*PHASES, "command")) + "   seconds"
-    )
+    _table("QEMU start to ...", BOOT, boots)
+    _table("restore start to ...", RESTORE, restores)
+    for name in arches.names():
+        ratio = _median(restores[name], "fresh") / _median(boots[name], "command")
+        print(f"{name:<10}restore / boot, first command answered: {ratio:.2f}")
+
+
+def _table(title: str, columns: Sequence[str], times: dict[str, Times]) -> None:
+    print(f"{title:<21}" + "".join(f"{column:>9}" for column in columns) + "   seconds")
     for name, each in times.items():
         for word, pick in (("median", statistics.median), ("min", min), ("max", max)):
-            row = "".join(f"{pick(t[phase] for t in each):9.2f}" for phase in (*PHASES, "command"))
-            print(f"{name:<10}{word:<8}{row}")
+            row = "".join(f"{pick([t[column] for t in each]):9.2f}" for column in columns)
+            print(f"{name:<13}{word:<8}{row}")
 
 
-def _spec(context: cell.Context, name: str) -> GuestSpec:
-    plan = CellPlan(id=name, label="bench", arch=name, variant="per-vma-lock", suites=(), smp=2, mem_mib=512)
-    state = Cell(context, plan, lambda phase, text: print(f"{phase}: {text}"))
-    state.folder.mkdir(parents=True)
-    kernel = kernels.build(cell.kernel_spec(context, name, "per-vma-lock"), context.store, say=print)
-    return cell.guest_spec(state, kernel, {})
+def _median(times: Times, column: str) -> float:
+    return statistics.median(t[column] for t in times)
 
 
-def _boot(context: cell.Context, spec: GuestSpec, scratch: Path) -> dict[str, float]:
-    guest = Guest.boot(spec, accel="tcg", keys=context.keys, log=scratch / "console.log")
+def _spec(tree: Tree, name: str, store: Store, scratch: Path) -> GuestSpec:
+    known = arches.load(name)
+    wanted = KernelSpec(
+        tree=tree,
+        tree_class=classify(tree.path),
+        arch=known,
+        variant="per-vma-lock",
+        toolchain=toolchain.find("gcc", known),
+    )
+    archive = overlay.build_overlay(
+        scratch / f"{name}.cpio",
+        host_key=KEYS.host_key,
+        authorized_key=KEYS.authorized_key,
+        files={RUNNER: overlay.build_runner(known, store)},
+    )
+    base = image.build_image(name, cache=store.root, say=print)
+    kernel = kernels.build(wanted, store, say=print)
+    return GuestSpec(arch=known, kernel=kernel.image, initrds=(base.path, archive))
+
+
+def _both(spec: GuestSpec, scratch: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """A boot to its first command; then, the booted guest being saved and gone, a restore to its first."""
+    guest = Guest.boot(spec, accel="tcg", keys=KEYS, log=scratch / "console.log")
     try:
         guest.run(["/bin/true"], limit_s=30)
-        return {**guest.phases_s, "command": guest.elapsed_s()}
+        booted = {**guest.phases_s, "command": guest.elapsed_s()}
+        saved = snapshot.save(guest)
     finally:
         guest.close()
+    try:
+        restored = snapshot.restore(saved, log=scratch / "console.log")
+        restored.close()
+    finally:
+        saved.close()
+    return booted, {**restored.phases_s, "save": saved.took_s}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -291,9 +292,26 @@ def test_sigterm_to_the_runner_ends_the_command(binary: Path, marker: str) -> No
     assert alive(marker) == []
 
 
+def test_freshening_says_what_it_could_not_do(binary: Path) -> None:
+    """Without the right to: that it works is shown in guests, this host's clock is not ours to set."""
+    helpless = ["setpriv", "--bounding-set=-sys_time,-sys_admin"] if os.geteuid() == 0 else []
+    before = time.time_ns()
+    done = subprocess.run(
+        [*helpless, str(binary), "--freshen", "1000000000"], input=b"x" * 40, capture_output=True, check=True
+    )
+    facts = json.loads(done.stdout)
+    assert (facts["clock_errno"], facts["entropy_errno"], facts["reseed_errno"]) == (errno.EPERM,) * 3
+    assert facts["entropy_bytes"] == 40
+    assert before <= facts["was_ns"] <= facts["clock_ns"] <= time.time_ns()
+
+
 @pytest.mark.parametrize(
     ("argv", "stdin"),
     [
+        (["--freshen", "1"], b"x" * 31),
+        (["--freshen", "0"], b"x" * 64),
+        (["--freshen", "soon"], b"x" * 64),
+        (["--freshen"], b"x" * 64),
         (["--limit", "1", "--", "true"], b""),
         (["--limit", "1", "--", "true"], b"\n"),
         (["--limit", "1", "--", "true"], b"no newline"),

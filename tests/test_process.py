@@ -76,6 +76,27 @@ def test_arguments_folder_and_environment_arrive_as_given(tmp_path: Path) -> Non
     assert (tmp_path / "output").read_text() == f"{argv} {tmp_path} w\n"
 
 
+def test_a_descriptor_is_the_childs_alone(tmp_path: Path) -> None:
+    given, kept = tmp_path / "given", tmp_path / "kept"
+    given.write_text("word")
+    kept.touch()
+    with given.open() as stream, kept.open():
+        number = stream.fileno()
+        script = f"cat <&{number}; while [ ! -e {tmp_path}/seen ]; do sleep 0.02; done"
+        child = start(tmp_path, "bash", "-c", script, pass_fds=(number,))
+        assert until(lambda: (tmp_path / "output").exists() and (tmp_path / "output").read_text() == "word")
+
+        def opened(pid: int) -> set[str]:
+            return {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
+
+        assert str(given) in opened(child.pid)
+        assert str(kept) not in opened(child.pid)
+        assert not {str(given), str(kept)} & opened(child._supervisor.pid)
+        (tmp_path / "seen").touch()
+        assert child.wait(30) == Outcome(0, None, "ended")
+        assert os.fstat(number), "ours stays open"
+
+
 def test_signals_of_the_child_are_as_by_default(tmp_path: Path) -> None:
     # as a shell has it for what it starts in the background, and nohup
     ignored = [signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1]

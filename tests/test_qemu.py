@@ -63,6 +63,23 @@ def test_under_kvm() -> None:
 
 
 @pytest.mark.usefixtures("anywhere")
+@pytest.mark.parametrize("accel", ["tcg", "kvm"])
+@pytest.mark.parametrize("name", arch.names())
+def test_a_saved_guest_gets_the_same_machine(name: str, accel: str) -> None:
+    """All but what is in its memory already."""
+    booted = argv(spec(name), accel)
+    words = qemu.argv(spec(name), accel=accel, folder=Path("/f"), incoming=17)
+    assert value(words, "-incoming") == "fd:17"
+    given = ("-kernel", "-initrd", "-append")
+    assert not set(given) & set(words)
+    for option in given:
+        at = booted.index(option)
+        del booted[at : at + 2]
+    at = words.index("-incoming")
+    assert words[:at] + words[at + 2 :] == booted
+
+
+@pytest.mark.usefixtures("anywhere")
 def test_guests_share_nothing() -> None:
     """No fixed port, only loopback, nothing on the host but the forwarded port."""
     words = argv(spec())

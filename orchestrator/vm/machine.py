@@ -37,15 +37,21 @@ _REFERENCE_S = 1.0
 _FACTOR_LIMIT = 20.0
 #: A panicking guest prints its trace before QEMU ends.
 _DYING_S = 3.0
+#: No QMP command of ours takes QEMU long; one that is stopped or wedged must not stop us as well.
+_QMP_S = 60.0
 
 
 class Deadlines(msgspec.Struct, frozen=True):
-    """Seconds allowed for each phase of a boot, counted from the end of the one before."""
+    """Seconds allowed for each phase of a boot, counted from the end of the one before.
+
+    A guest out of a saved state goes through ``qemu``, ``restore`` and ``ssh``.
+    """
 
     qemu: float = 20.0
     banner: float = 60.0
     init: float = 120.0
     ssh: float = 60.0
+    restore: float = 30.0
 
 
 DEADLINES = Deadlines()
@@ -54,7 +60,8 @@ DEADLINES = Deadlines()
 class BootFailure(KernelError):
     """A boot phase did not end in time, or the guest died in it.
 
-    ``phase`` is ``qemu``, ``banner``, ``init`` or ``ssh``; ``how`` is ``silent`` or ``died``.
+    ``phase`` is ``qemu``, ``banner``, ``init`` or ``ssh``, or ``restore``, ``ssh`` or ``fresh`` of a saved
+    guest; ``how`` is ``silent`` or ``died``.
     """
 
     def __init__(self, phase: str, how: str, message: str, tail: Sequence[str]) -> None:
@@ -67,16 +74,22 @@ class BootFailure(KernelError):
 
 
 class Guest:
-    """A running guest. Made by ``boot``; ``close`` must be called, also after its death."""
+    """A running guest, made by ``boot`` or ``snapshot.restore``.
 
-    def __init__(self, spec: GuestSpec, accel: str, folder: Path, log: Path, sink: Callable[[bytes], None]):
+    ``close`` must be called, also after its death.
+    """
+
+    def __init__(self, spec: GuestSpec, accel: str, keys: RunKeys, log: Path, sink: Callable[[bytes], None]):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="orc-"))
         self.spec = spec
         self.accel = accel
+        self.keys = keys
         self.phases_s: dict[str, float] = {}
         self.release = ""
         self.factor = 1.0
         self.argv: tuple[str, ...] = ()
-        self._folder = folder
+        self.folder = folder
         self._started = time.monotonic()
         self._events: list[str] = []
         self._ending = ""
@@ -107,11 +120,9 @@ class Guest:
         :raises BootFailure: the kernel (or init) did not come up.
         :raises InfraError: QEMU did not start.
         """
-        log.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="orc-"))
-        guest = cls(spec, accel, folder, log, sink)
+        guest = cls(spec, accel, keys, log, sink)
         try:
-            guest._start(limit_s, deadlines)
+            guest.start(guest._boot_argv(), limit_s=limit_s, timeout_s=deadlines.qemu)
             say("waiting for the kernel's banner")
             banner = guest._phase("banner", BANNER, deadlines.banner, "kernel banner")
             guest.release = clean(banner[1])
@@ -119,28 +130,41 @@ class Guest:
             guest._phase("init", rb"orchestrate: ready", deadlines.init, "init")
             booted = guest.phases_s["init"] - guest.phases_s["banner"]
             guest.factor = min(max(1.0, booted / _REFERENCE_S), _FACTOR_LIMIT)
-            guest._connect(keys, deadlines.ssh * guest.factor)
+            guest._first_connection(deadlines.ssh * guest.factor)
         except BaseException:
             guest.close()
             raise
         return guest
 
-    def _start(self, limit_s: float, deadlines: Deadlines) -> None:
-        initrd = self._folder / "initrd"
+    def _boot_argv(self) -> list[str]:
+        initrd = self.folder / "initrd"
         with initrd.open("wb") as whole:
             for part in self.spec.initrds:
                 with part.open("rb") as stream:
                     shutil.copyfileobj(stream, whole)
         cmdline = qemu.kernel_cmdline(self.spec, nonce=secrets.token_hex(8), epoch=int(time.time()))
-        self.argv = tuple(
-            qemu.argv(self.spec, accel=self.accel, folder=self._folder, initrd=initrd, cmdline=cmdline)
-        )
+        return qemu.argv(self.spec, accel=self.accel, folder=self.folder, initrd=initrd, cmdline=cmdline)
+
+    def start(
+        self, argv: Sequence[str], *, limit_s: float, timeout_s: float, pass_fds: Sequence[int] = ()
+    ) -> None:
+        """Start QEMU, which must answer within ``timeout_s`` seconds.
+
+        :raises InfraError: it does not.
+        """
+        self.argv = tuple(argv)
         self._started = time.monotonic()
         self._process = Supervised(
-            self.argv, limit_s=limit_s, output=self._output, cleanup=self._folder, cwd=self._folder
+            self.argv,
+            limit_s=limit_s,
+            output=self._output,
+            cleanup=self.folder,
+            cwd=self.folder,
+            pass_fds=pass_fds,
         )
         try:
-            self._qmp.accept(timeout=deadlines.qemu)
+            self._qmp.accept(timeout=timeout_s)
+            self._qmp.settimeout(_QMP_S)
         except _QMP_TROUBLE:
             outcome = self._process.wait(1.0)
             said = (self._complaint() or str(outcome or "no answer")).rstrip(".")
@@ -148,7 +172,11 @@ class Guest:
                 f"{self.spec.arch.qemu} did not start under {self.accel}: {said}",
                 remedy=f"What QEMU said is in {self._output}.",
             ) from None
-        self.phases_s["qemu"] = self.elapsed_s()
+        self.passed("qemu")
+
+    def passed(self, phase: str) -> None:
+        """Note when a phase ended."""
+        self.phases_s[phase] = self.elapsed_s()
 
     def elapsed_s(self) -> float:
         """Seconds since QEMU was started."""
@@ -159,7 +187,7 @@ class Guest:
         if match is None:
             self._give_up(name, what, timeout_s)
         assert match is not None
-        self.phases_s[name] = self.elapsed_s()
+        self.passed(name)
         return match
 
     def _give_up(self, name: str, what: str, timeout_s: float) -> None:
@@ -173,15 +201,40 @@ class Guest:
             self.console.tail(),
         )
 
-    def _connect(self, keys: RunKeys, timeout_s: float) -> None:
+    def connect(self, timeout_s: float) -> None:
+        """Connect over SSH; closes an earlier connection.
+
+        :raises Lost: it does not answer in time, or is dead.
+        """
+        self.disconnect()
+        self._ssh = Ssh.connect(
+            self.port(),
+            host_key=self.keys.host_public,
+            user_key=self.keys.user,
+            timeout_s=timeout_s,
+            gone=lambda: self.poll() is not None,
+        )
+
+    def disconnect(self) -> None:
+        """Close the SSH connection, if there is one."""
+        if self._ssh is not None:
+            self._ssh.close()
+            self._ssh = None
+
+    def send_fd(self, name: str, descriptor: int) -> None:
+        """Give QEMU a descriptor under a name that QMP commands can use.
+
+        :raises InfraError: QEMU refuses it or is gone.
+        """
         try:
-            self._ssh = Ssh.connect(
-                self.port(),
-                host_key=keys.host_public,
-                user_key=keys.user,
-                timeout_s=timeout_s,
-                gone=lambda: self.poll() is not None,
-            )
+            self._qmp.send_fd_scm(descriptor)
+        except (*_QMP_TROUBLE, AssertionError) as error:
+            raise InfraError(f"QEMU does not take a descriptor: {error or type(error).__name__}") from None
+        self.qmp("getfd", fdname=name)
+
+    def _first_connection(self, timeout_s: float) -> None:
+        try:
+            self.connect(timeout_s)
         except Lost as error:
             died = self.death()
             raise BootFailure(
@@ -190,15 +243,19 @@ class Guest:
                 f"boot phase 'ssh': {error.message}{f' ({died})' if died else ''}",
                 self.console.tail(),
             ) from None
-        self.phases_s["ssh"] = self.elapsed_s()
+        self.passed("ssh")
 
     def port(self) -> int:
         """The loopback port that leads to the guest's SSH server; QEMU is asked."""
-        said = str(self.qmp("human-monitor-command", **{"command-line": "info usernet"}))
+        said = self.usernet()
         match = re.search(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)", said)
         if match is None:
             raise InfraError(f"QEMU names no forwarded port: {clean(said.encode())[:200]}")
         return int(match[1])
+
+    def usernet(self) -> str:
+        """QEMU's table of the user network's connections."""
+        return str(self.qmp("human-monitor-command", **{"command-line": "info usernet"}))
 
     def qmp(self, command: str, **arguments: object) -> Any:
         """Execute a QMP command.
@@ -234,9 +291,8 @@ class Guest:
                 patience=self.factor,
             )
         except Lost as error:
-            # the connection breaks a moment before QEMU is gone and can be asked why
-            if self._process is not None and self._process.wait(_DYING_S):
-                raise Lost(self.death()) from None
+            if reason := self.ending():
+                raise Lost(reason) from None
             raise error
 
     def read(self, path: str, *, limit_s: float = 30.0) -> bytes:
@@ -285,6 +341,12 @@ class Guest:
                 self._ending = f"QEMU ended with {outcome}: {self._complaint() or 'no word why'}"
         return self._ending
 
+    def ending(self) -> str:
+        """Why the guest is gone, once a connection to it broke: that happens a moment before QEMU ends."""
+        if self._process is not None:
+            self._process.wait(_DYING_S)
+        return self.death()
+
     @property
     def panicked(self) -> bool:
         """Whether the guest's death was its kernel's own doing: a panic, a reboot, a power-off."""
@@ -312,14 +374,13 @@ class Guest:
 
     def close(self) -> None:
         """End the guest and everything that belongs to it."""
-        if self._ssh is not None:
-            self._ssh.close()
+        self.disconnect()
         if self._process is not None:
             self._process.kill()
         with contextlib.suppress(*_QMP_TROUBLE):
             self._qmp.close()
         self.console.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             if not self._output.stat().st_size:
                 self._output.unlink()

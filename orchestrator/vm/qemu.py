@@ -54,14 +54,26 @@ def kernel_cmdline(spec: GuestSpec, *, nonce: str, epoch: int) -> str:
     return " ".join([*words, *spec.cmdline])
 
 
-def argv(spec: GuestSpec, *, accel: str, folder: Path, initrd: Path, cmdline: str) -> list[str]:
-    """The command that starts the guest.
+def argv(
+    spec: GuestSpec,
+    *,
+    accel: str,
+    folder: Path,
+    initrd: Path | None = None,
+    cmdline: str = "",
+    incoming: int | None = None,
+) -> list[str]:
+    """The command that starts the guest, or with ``incoming`` the same machine for a saved one.
 
     QEMU connects to two sockets in ``folder`` that must be listening: ``qmp`` and ``console``. The SSH
     port is the kernel's choice; QEMU tells it when asked (``info usernet``).
+
+    :param incoming: descriptor that the saved state is read from. Kernel, image and command line are then
+        not given: all that came of them is in the saved memory, and loading them again takes time.
     """
     arch = spec.arch
     kvm = accel == "kvm"
+    loaded = ["-kernel", str(spec.kernel), "-initrd", str(initrd), "-append", cmdline]
     return [
         program(arch),
         "-nodefaults",
@@ -75,9 +87,7 @@ def argv(spec: GuestSpec, *, accel: str, folder: Path, initrd: Path, cmdline: st
         *("-cpu", arch.cpu_kvm if kvm else arch.cpu_tcg),
         *("-smp", str(spec.smp)),
         *("-m", f"{spec.mem_mib}M"),
-        *("-kernel", str(spec.kernel)),
-        *("-initrd", str(initrd)),
-        *("-append", cmdline),
+        *(loaded if incoming is None else ["-incoming", f"fd:{incoming}"]),
         *("-chardev", f"socket,id=console,path={folder / 'console'}"),
         *("-serial", "chardev:console"),
         *("-qmp", f"unix:{folder / 'qmp'}"),

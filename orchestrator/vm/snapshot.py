@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A guest that has come up once, saved, and restored for each program that wants a fresh one.
+
+The state lives in an unnamed, sealed file in memory, since it holds the run's keys: it goes with its
+descriptor, whatever this process dies of. Restored guests have the saved one's addresses, slab order and
+hash seeds: they are fresh, but no independent samples. Rates and benchmarks boot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from orchestrator.errors import InfraError
+from orchestrator.store import Store, digest_of
+from orchestrator.vm import overlay, qemu
+from orchestrator.vm.machine import DEADLINES, BootFailure, Deadlines, Guest
+from orchestrator.vm.overlay import RunKeys
+from orchestrator.vm.qemu import GuestSpec
+from orchestrator.vm.ssh import RUNNER, Lost
+
+#: Seconds for QEMU to write the state of a guest; tens of MiB of it.
+SAVE_S = 60.0
+#: A restored guest may be this far off the host's clock, on a machine of reference speed.
+CLOCK_S = 2.0
+_HANG_UP_S = 10.0
+_PAUSE_S = 0.003
+_ENTROPY_BYTES = 64
+#: Connections that the guest has yet to let go of, in HMP ``info usernet``.
+_OPEN = re.compile(r"TCP\[(?!HOST_FORWARD|TIME_WAIT|CLOSED|LISTEN)")
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+#: Changes when restored guests are made in another way, which what was remembered says nothing about.
+_WAY = 1
+_SPIN = "i=0; while [ $i -lt 1000 ]; do i=$((i + 1)); done"
+
+
+@dataclass
+class Saved:
+    """The state of a guest at one moment; ``close`` frees the memory it takes.
+
+    ``state`` is a descriptor to it, ``size`` its bytes, ``took_s`` the time that saving took. ``draw`` are
+    random bytes that the saved guest produced afterwards.
+    """
+
+    spec: GuestSpec
+    accel: str
+    qemu: str
+    release: str
+    factor: float
+    state: int
+    size: int
+    took_s: float
+    keys: RunKeys = field(repr=False)
+    draw: bytes = field(default=b"", repr=False)
+
+    def close(self) -> None:
+        """Forget the state; restored guests that are running go on."""
+        if self.state >= 0:
+            os.close(self.state)
+            self.state = -1
+
+
+class Freshened(msgspec.Struct, frozen=True):
+    """What ``orc-exec --freshen`` did: ``clock_ns`` is the time read back; error numbers, 0 is well."""
+
+    clock_ns: int
+    was_ns: int
+    clock_errno: int
+    entropy_bytes: int
+    entropy_errno: int
+    reseed_errno: int
+
+
+class Trust(msgspec.Struct, frozen=True):
+    """Whether restored guests of a kind behave; ``reason`` is what was shown, or what was wrong."""
+
+    good: bool
+    reason: str
+
+
+def save(guest: Guest, *, limit_s: float = SAVE_S) -> Saved:
+    """Save a guest that answers over SSH; it goes on and is connected anew.
+
+    :raises Lost: the guest died, or does not go on.
+    :raises InfraError: it cannot be saved, but goes on and is connected.
+    """
+    since = time.monotonic()
+    state = _new_state()
+    try:
+        try:
+            hang_up(guest)
+            _write(guest, state, limit_s)
+            fcntl.fcntl(state, fcntl.F_ADD_SEALS, _SEALS)
+        except InfraError as error:
+            if reason := guest.ending():
+                raise Lost(reason) from None
+            _go_on(guest, error.message)
+            raise error
+        took = time.monotonic() - since
+        _go_on(guest)
+        return Saved(
+            spec=guest.spec,
+            accel=guest.accel,
+            qemu=_version(guest),
+            release=guest.release,
+            factor=guest.factor,
+            state=state,
+            size=os.fstat(state).st_size,
+            took_s=round(took, 3),
+            keys=guest.keys,
+            draw=_draw(guest),
+        )
+    except BaseException:
+        os.close(state)
+        raise
+
+
+def _new_state() -> int:
+    try:
+        state = os.memfd_create("orchestrate-guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.fchmod(state, 0o600)
+    except OSError as error:
+        raise InfraError(f"no memory for a saved guest: {error.strerror}") from None
+    return state
+
+
+def _write(guest: Guest, state: int, limit_s: float) -> None:
+    until = time.monotonic() + limit_s
+    guest.send_fd("state", state)
+    # QEMU spares a network that there is none of: without this it writes 128 MiB a second
+    guest.qmp("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
+    guest.qmp("migrate", uri="fd:state")
+    while True:
+        said = guest.qmp("query-migrate")
+        match said.get("status"):
+            case "completed":
+                return
+            case "failed" | "cancelled":
+                raise InfraError(f"QEMU did not save the guest: {said.get('error-desc', 'no word why')}")
+        if time.monotonic() > until:
+            with contextlib.suppress(InfraError):
+                guest.qmp("migrate_cancel")
+            raise InfraError(f"QEMU did not save the guest within {limit_s:.0f} s")
+        time.sleep(_PAUSE_S)
+
+
+def _go_on(guest: Guest, trouble: str = "") -> None:
+    try:
+        guest.qmp("cont")
+        guest.connect(DEADLINES.ssh * guest.factor)
+    except InfraError as error:
+        said = f"{trouble}; {error.message}" if trouble else error.message
+        raise Lost(f"the guest does not go on after saving: {said}") from None
+
+
+def hang_up(guest: Guest) -> None:
+    """Close the SSH connection and wait until the guest's end of it is closed as well.
+
+    A saved guest must have none: the restored one's server would keep a child for it for ever.
+
+    :raises InfraError: the guest does not let go of it.
+    """
+    guest.disconnect()
+    until = time.monotonic() + _HANG_UP_S * guest.factor
+    while _OPEN.search(guest.usernet()):
+        if time.monotonic() > until:
+            raise InfraError("the guest does not let go of a closed connection")
+        time.sleep(_PAUSE_S)
+
+
+def restore(
+    saved: Saved,
+    *,
+    log: Path,
+    sink: Callable[[bytes], None] = lambda _: None,
+    deadlines: Deadlines = DEADLINES,
+    limit_s: float = 4 * 3600.0,
+) -> Guest:
+    """A guest that goes on where the saved one was, connected, its clock set, its randomness its own.
+
+    ``phases_s`` has ``qemu``, ``restore``, ``ssh`` and ``fresh``, the last with the first answered command.
+
+    :param log: the console's log file, which begins after the boot; see ``Guest.boot``.
+    :raises BootFailure: it panicked.
+    :raises InfraError: whatever else befalls it: its kernel had come up.
+    """
+    state = _reader(saved)
+    try:
+        guest = Guest(saved.spec, saved.accel, saved.keys, log, sink)
+    except BaseException:
+        os.close(state)
+        raise
+    guest.release, guest.factor = saved.release, saved.factor
+    phase = "qemu"
+    try:
+        try:
+            words = qemu.argv(saved.spec, accel=saved.accel, folder=guest.folder, incoming=state)
+            guest.start(words, limit_s=limit_s, timeout_s=deadlines.qemu, pass_fds=(state,))
+            phase = "restore"
+            if (found := _version(guest)) != saved.qemu:
+                raise InfraError(f"QEMU {found} cannot be trusted with a guest that {saved.qemu} has saved")
+            _await_running(guest, deadlines.restore * saved.factor)
+            guest.passed(phase)
+            phase = "ssh"
+            guest.connect(deadlines.ssh * saved.factor)
+            guest.passed(phase)
+            phase = "fresh"
+            freshen(guest)
+            guest.passed(phase)
+        except InfraError as error:
+            _blame(guest, phase, error)
+    except BaseException:
+        guest.close()
+        raise
+    finally:
+        os.close(state)
+    return guest
+
+
+def _reader(saved: Saved) -> int:
+    """The state opened anew: each restore reads from its beginning."""
+    try:
+        return os.open(f"/proc/self/fd/{saved.state}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise InfraError(f"the saved guest cannot be read: {error.strerror}") from None
+
+
+def _await_running(guest: Guest, timeout_s: float) -> None:
+    until = time.monotonic() + timeout_s
+    while not guest.qmp("query-status")["running"]:
+        if time.monotonic() > until:
+            raise InfraError(f"QEMU did not load the saved guest within {timeout_s:.0f} s")
+        time.sleep(_PAUSE_S)
+
+
+def _blame(guest: Guest, phase: str, error: InfraError) -> NoReturn:
+    """Say what ended a guest that had come up before: its own panic, or the infrastructure."""
+    what = f"restoring a saved {guest.spec.arch.name} guest ({guest.accel}), phase {phase!r}"
+    died = guest.ending() if phase != "qemu" else ""
+    if guest.panicked:
+        guest.console.settle()
+        raise BootFailure(phase, "died", f"{what}: {died}", guest.console.tail()) from None
+    raise InfraError(f"{what}: {died or error.message}", remedy=error.remedy) from None
+
+
+def _version(guest: Guest) -> str:
+    """The version of the running QEMU, with its packager's."""
+    said = guest.qmp("query-version")
+    number = said["qemu"]
+    return f"{number['major']}.{number['minor']}.{number['micro']} {said.get('package', '')}".strip()
+
+
+def _draw(guest: Guest) -> bytes:
+    return guest.read("/proc/sys/kernel/random/uuid").strip()
+
+
+def freshen(guest: Guest) -> Freshened:
+    """Set the guest's clock by the host's and give it randomness of its own.
+
+    :raises Lost: as ``Guest.run``.
+    :raises InfraError: the guest could not do it.
+    """
+    said = guest.ssh.raw(
+        f"{RUNNER} --freshen {time.time_ns()}",
+        stdin=os.urandom(_ENTROPY_BYTES),
+        limit_s=30.0 * guest.factor,
+        gone=guest.death,
+    )
+    try:
+        done = msgspec.json.decode(said, type=Freshened)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise InfraError(f"the guest did not say that it is fresh: {error}") from None
+    for what, number in (
+        ("clock", done.clock_errno),
+        ("entropy", done.entropy_errno),
+        ("reseeding", done.reseed_errno),
+    ):
+        if number:
+            raise InfraError(f"the restored guest cannot be made fresh: {what}: {os.strerror(number)}")
+    return done
+
+
+def behaves(guest: Guest, saved: Saved) -> str:
+    """Why a restored guest is no good; empty where it behaves.
+
+    Its clock is the host's, each of its CPUs runs what is put on it, time passes, its randomness is not
+    the saved guest's, and it takes another connection.
+
+    :raises Lost: it went away meanwhile.
+    """
+    return _clock(guest) or _cpus(guest) or _timers(guest) or _randomness(guest, saved) or _connects(guest)
+
+
+def _clock(guest: Guest) -> str:
+    said = guest.run(["/bin/date", "-u", "+%s"], limit_s=30 * guest.factor).stdout.strip()
+    if not said.isdigit():
+        return f"its date is {said[:40]!r}"
+    # whole seconds only
+    off = time.time() - int(said) - 0.5
+    return f"its clock is {off:+.1f} s off" if abs(off) > 0.5 + CLOCK_S * guest.factor else ""
+
+
+def _cpus(guest: Guest) -> str:
+    online = guest.read("/sys/devices/system/cpu/online").strip().decode("ascii", "replace")
+    wanted = f"0-{guest.spec.smp - 1}" if guest.spec.smp > 1 else "0"
+    if online != wanted:
+        return f"CPUs {wanted} were saved, {online[:40]} are online"
+    for number in range(guest.spec.smp):
+        ran = guest.run(["/bin/sh", "-c", _SPIN], limit_s=30 * guest.factor, options=("--cpus", str(number)))
+        if not ran.ok or ran.facts.cpus != str(number):
+            return f"CPU {number} does not run what is put on it"
+    return ""
+
+
+def _timers(guest: Guest) -> str:
+    before = time.monotonic()
+    ran = guest.run(["/bin/sleep", "0.3"], limit_s=30 * guest.factor)
+    took = (time.monotonic() - before) * 1000
+    if not ran.ok:
+        return "it does not sleep"
+    # more than passed on the host, the connection's share included, is more than there was
+    if not 300 <= ran.facts.wall_ms <= 1.1 * took:
+        return f"0.3 s of sleep are {ran.facts.wall_ms} ms on its clock, {took:.0f} ms on the host's"
+    return ""
+
+
+def _randomness(guest: Guest, saved: Saved) -> str:
+    drawn = _draw(guest)
+    if len(drawn) != len(saved.draw) or not drawn:
+        return f"it draws {drawn[:40]!r} as random"
+    return "its randomness is the saved guest's" if drawn == saved.draw else ""
+
+
+def _connects(guest: Guest) -> str:
+    hang_up(guest)
+    guest.connect(DEADLINES.ssh * guest.factor)
+    return "" if guest.run(["/bin/true"], limit_s=30 * guest.factor).ok else "it runs nothing any more"
+
+
+def key(spec: GuestSpec, accel: str, *, kernel: str, image: str) -> str:
+    """What a proof that restored guests behave holds for.
+
+    :param kernel: the kernel's key in the store, or its image's digest.
+    :param image: digest of the guest image.
+    """
+    host = os.uname().release if accel == "kvm" else ""
+    machine = (spec.arch, spec.smp, spec.mem_mib, spec.cmdline)
+    return digest_of("restore", _WAY, kernel, image, qemu.version(spec.arch), accel, host, machine)
+
+
+def trusted(store: Store, key: str) -> Trust | None:
+    """What was found out about restored guests of this kind; ``None`` if nothing is remembered."""
+    try:
+        return msgspec.json.decode(_memory(store, key).read_bytes(), type=Trust)
+    except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+        return None
+
+
+def remember(store: Store, key: str, trouble: str) -> Trust:
+    """Remember what ``behaves`` said; what cannot be remembered is found out again."""
+    trust = Trust(good=not trouble, reason=trouble or "a restored guest has shown that it behaves")
+    with contextlib.suppress(InfraError):
+        overlay.write_atomically(_memory(store, key), msgspec.json.encode(trust), mode=0o644)
+    return trust
+
+
+def _memory(store: Store, key: str) -> Path:
+    return store.root / "restore" / f"{key}.json"
