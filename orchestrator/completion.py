@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Completion in bash, zsh and fish: the script of each, and the names that may follow an option."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import click
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
+
+SHELLS = ("bash", "zsh", "fish")
+_PROGRAM = "orchestrate"
+_VARIABLE = "_ORCHESTRATE_COMPLETE"
+
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
+
+
+@add_completion_class
+class _Bash(BashComplete):
+    """click's own, but it also completes after ``--suite=``, of which bash makes two words."""
+
+    name = "bash"
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        words, incomplete = super().get_completion_args()
+        before = ["", *words]
+        return [
+            w for w, b in zip(words, before, strict=False) if w != "=" or not b.startswith("--")
+        ], incomplete
+
+
+def script(shell: str, cli: click.Command) -> str:
+    """What the shell evaluates to complete ``orchestrate``."""
+    found = get_completion_class(shell)
+    assert found is not None, shell
+    # not source(): for bash that starts one, to see how old it is
+    complete = found(cli, {}, _PROGRAM, _VARIABLE)
+    return complete.source_template % complete.source_vars()
+
+
+def _one_of(names: Callable[[], Iterable[str]]) -> Complete:
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+        try:
+            known = list(names())
+        except Exception:
+            # no error may end up in somebody's half-typed line
+            return []
+        given = ctx.params.get(param.name or "") or ()
+        return [CompletionItem(n) for n in known if n.startswith(incomplete) and n not in given]
+
+    return complete
+
+
+def _arches() -> Iterable[str]:
+    from orchestrator import arch
+
+    return (*arch.names(), "all")
+
+
+def _variants() -> Iterable[str]:
+    from orchestrator import data
+
+    return sorted(data.variants(), reverse=True)
+
+
+def _suites() -> Iterable[str]:
+    from orchestrator import data
+
+    return data.suites()
+
+
+def _is_path(word: str) -> bool:
+    return "/" in word or word.startswith((".", "~"))
+
+
+arches = _one_of(_arches)
+variants = _one_of(_variants)
+_suite_names = _one_of(_suites)
+
+
+def suites(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Suites by name; what looks like a path is completed as a folder."""
+    if _is_path(incomplete):
+        return [CompletionItem(incomplete, type="dir")]
+    return _suite_names(ctx, param, incomplete)
+
+
+def sources(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Folders and tarballs; after ``de`` also Debian's suites."""
+    # with the colon typed bash has three words of it
+    if len(incomplete) > 1 and "debian:".startswith(incomplete):
+        try:
+            from orchestrator.source import debian
+        except Exception:
+            return []
+        return [CompletionItem(f"debian:{suite}") for suite in (*debian.BACKPORTS, *debian.STABLE)]
+    return [CompletionItem(incomplete, type="file")]
+
+
+def files(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Paths, for options that take the name of a file."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def folders(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Paths of folders."""
+    return [CompletionItem(incomplete, type="dir")]

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What this host can do, what is missing, and the one command that mends it.
+
+All checks run at once, each in a thread of its own, and none can keep the answer of the others back.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.arch import Arch
+from orchestrator.doctor import checks as look
+from orchestrator.doctor.checks import Check
+from orchestrator.errors import OrchestrateError
+from orchestrator.text import one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Check", "check", "exit_code", "install_command", "render"]
+
+#: A check that takes longer is given up; the one over the network has its own limit, and apt to start.
+_LIMIT_S = 12.0
+_MIRROR_S = look.NETWORK_S + 10.0
+
+
+def check(
+    arches: Sequence[Arch],
+    cache: Path,
+    *,
+    try_kvm: look.TryKvm = look.try_kvm,
+    network: bool = False,
+    limit_s: float = _LIMIT_S,
+) -> tuple[Check, ...]:
+    """Look at everything at once; nothing is changed, and nothing is raised.
+
+    :param network: also ask the Debian mirror for a release file, for at most 20 s.
+    :param limit_s: a check that has not ended by then counts as missing.
+    """
+    asked: dict[str, Callable[[], Iterable[Check]]] = {"python": look.python}
+    for arch in arches:
+        asked[f"QEMU {arch.name}"] = functools.partial(look.qemu, arch)
+    for arch in arches:
+        if arch.native:
+            asked["KVM"] = functools.partial(look.kvm, arch, cache, try_kvm)
+    for arch in arches:
+        asked[f"compiler {arch.name}"] = functools.partial(look.compiler, arch)
+    asked |= {
+        "host compiler": functools.partial(look.host_compiler, arches),
+        "build tools": look.build_tools,
+        "ccache": look.ccache,
+        "apt": look.apt,
+        "certificates": look.certificates,
+        "cache": functools.partial(look.cache, cache),
+        "disk": functools.partial(look.disk, cache),
+        "home": look.home,
+        "machine": look.machine,
+    }
+    if network:
+        asked["mirror"] = look.mirror
+    return _all_at_once(asked, limit_s)
+
+
+def exit_code(checks: Iterable[Check]) -> int:
+    """0 where nothing is missing, else 3."""
+    return 3 if any(each.status == "missing" for each in checks) else 0
+
+
+def install_command(checks: Iterable[Check]) -> str:
+    """The one command that installs every package that the checks name; empty where there are none."""
+    packages = list(dict.fromkeys(package for each in checks for package in each.packages))
+    return look.install(packages) if packages else ""
+
+
+def render(checks: Sequence[Check], console: Console) -> None:
+    """Print the table and, below it, what to do; fits 80 columns, and says nothing by colour alone."""
+    from rich.table import Table
+    from rich.text import Text
+
+    styles = {"ok": "green", "note": "yellow", "missing": "bold red"}
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    for column in ("status", "name", "found"):
+        table.add_column(column, no_wrap=column == "status", overflow="fold")
+    for each in checks:
+        status = "MISSING" if each.status == "missing" else each.status
+        what = (
+            f"{each.found} (for {each.needed_for})" if each.needed_for and each.status != "ok" else each.found
+        )
+        table.add_row(Text(status, style=styles[each.status]), Text(each.name), Text(what))
+    console.print(table)
+    for each in checks:
+        if each.remedy and not each.packages:
+            console.print(f"{each.name}: {each.remedy}", soft_wrap=True)
+    missing = [each for each in checks if each.status == "missing"]
+    packages = list(dict.fromkeys(package for each in checks for package in each.packages))
+    if packages and not shutil.which("apt-get"):
+        console.print("No apt-get here. Install with this host's own tools what Debian calls:")
+        console.print("  " + " ".join(packages), soft_wrap=True)
+    elif packages:
+        optional = not any(each.packages for each in missing)
+        console.print("To install what is optional:" if optional else "To install all that is missing:")
+        console.print("  " + look.install(packages), soft_wrap=True)
+    console.print(f"{len(missing)} missing" if missing else "Nothing is missing.")
+
+
+def _all_at_once(asked: dict[str, Callable[[], Iterable[Check]]], limit_s: float) -> tuple[Check, ...]:
+    """Each in a thread of its own: one that hangs is left behind and said so."""
+    arrived: dict[str, tuple[Check, ...]] = {}
+
+    def carry_out(name: str, function: Callable[[], Iterable[Check]]) -> None:
+        try:
+            arrived[name] = tuple(function())
+        except Exception as error:
+            # the doctor is for odd hosts: a check that breaks says so and the others still answer
+            what = (
+                error.message if isinstance(error, OrchestrateError) else f"{type(error).__name__}: {error}"
+            )
+            arrived[name] = (Check(name, "missing", f"cannot be found out: {one_line(what, limit=160)}"),)
+
+    threads = {
+        name: threading.Thread(target=carry_out, args=(name, function), daemon=True)
+        for name, function in asked.items()
+    }
+    for thread in threads.values():
+        thread.start()
+    begun = time.monotonic()
+    for name, thread in threads.items():
+        limit = _MIRROR_S if name == "mirror" else limit_s
+        thread.join(max(0.0, begun + limit - time.monotonic()))
+    late = f"no answer within {limit_s:.0f} s"
+    # an answer that comes from now on is too late
+    answers = dict(arrived)
+    return tuple(each for name in asked for each in answers.get(name, (Check(name, "missing", late),)))

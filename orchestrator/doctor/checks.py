@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The doctor's single checks.
+
+Each really tries: QEMU is started with a guest's devices, a static program is compiled, a file is
+written. What cannot be found out counts as missing, never as there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from orchestrator.arch import Arch
+from orchestrator.doctor import host
+from orchestrator.doctor.host import Said, Status, ask, first_number
+from orchestrator.errors import InfraError
+from orchestrator.text import one_line
+
+if TYPE_CHECKING:
+    from orchestrator.vm.probe import Trial
+
+NETWORK_S = 20.0
+_COMPILE_S = 10.0
+#: Where apt keeps what is on offer; empty on a fresh image.
+LISTS = Path("/var/lib/apt/lists")
+#: The oldest that the tests run with.
+_QEMU_TESTED = (7, 2)
+_QEMU_PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "qemu-system-aarch64": "qemu-system-arm"}
+#: What a kernel build starts, and Debian's package of it.
+BUILD_TOOLS = {
+    "make": "make",
+    "bc": "bc",
+    "bison": "bison",
+    "flex": "flex",
+    "perl": "perl",
+    "rsync": "rsync",
+    "xz": "xz-utils",
+    "git": "git",
+    "ar": "binutils",
+    "tar": "tar",
+}
+HEADERS = {
+    "libelf.h": ("libelf headers", "libelf-dev"),
+    "openssl/opensslv.h": ("openssl headers", "libssl-dev"),
+}
+_PROGRAM = '#include <pthread.h>\n#include <stdio.h>\nint main(void) { return puts("") < 0; }\n'
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing looked at.
+
+    ``found`` is one line; ``remedy`` a command, or empty; ``needed_for`` an arch, or empty for all;
+    ``packages`` those of Debian that mend it. ``note`` is worth knowing, but nothing fails for it.
+    """
+
+    name: str
+    status: Status
+    found: str
+    remedy: str = ""
+    needed_for: str = ""
+    packages: tuple[str, ...] = ()
+
+
+TryKvm = Callable[[Arch, Path], "Trial"]
+
+
+def try_kvm(arch: Arch, cache: Path) -> Trial:
+    from orchestrator.vm import probe
+
+    return probe.try_kvm(arch, cache)
+
+
+def install(packages: Sequence[str]) -> str:
+    """The command for this host and user; empty without apt-get."""
+    if not shutil.which("apt-get"):
+        return ""
+    command = f"apt-get install {' '.join(packages)}"
+    fresh = LISTS.is_dir() and not any("_Packages" in path.name for path in LISTS.iterdir())
+    if os.geteuid() == 0:
+        return f"apt-get update && {command}" if fresh else command
+    if shutil.which("sudo"):
+        return f"sudo apt-get update && sudo {command}" if fresh else f"sudo {command}"
+    return f"su -c {shlex.quote(f'apt-get update && {command}' if fresh else command)}"
+
+
+def _absent(name: str, found: str, *packages: str, needed_for: str = "", status: Status = "missing") -> Check:
+    return Check(name, status, found, install(packages), needed_for, packages)
+
+
+def python() -> Iterable[Check]:
+    import platform
+
+    yield Check("Python", "ok", platform.python_version())
+
+
+def qemu(arch: Arch) -> Iterable[Check]:
+    from orchestrator.vm import probe
+
+    name = f"QEMU {arch.name}"
+    package = _QEMU_PACKAGES.get(arch.qemu, arch.qemu)
+    if not shutil.which(arch.qemu):
+        yield _absent(name, f"{arch.qemu} is not installed", package, needed_for=arch.name)
+        return
+    started = probe.paused(arch, "tcg")
+    if started.trouble:
+        yield Check(name, "missing", f"does not start as it must: {started.trouble}", needed_for=arch.name)
+        return
+    version = tuple(map(int, re.findall(r"\d+", started.version)[:2]))
+    if version < _QEMU_TESTED:
+        tested = ".".join(map(str, _QEMU_TESTED))
+        yield Check(name, "note", f"{started.version}, older than {tested}, the oldest it is tested with")
+        return
+    yield Check(name, "ok", f"{started.version}, starts with every device of a guest")
+
+
+def kvm(arch: Arch, cache: Path, try_kvm: TryKvm) -> Iterable[Check]:
+    from orchestrator.vm import accel
+
+    if not shutil.which(arch.qemu):
+        yield Check("KVM", "note", f"not tried: {arch.qemu} is not installed", needed_for=arch.name)
+        return
+    chosen = accel.choose(arch, "auto", cache)
+    slow = "; guests are emulated, which is slower"
+    if chosen.name != "kvm":
+        yield Check("KVM", "note", one_line(chosen.reason.rstrip("."), limit=260) + slow, host.kvm_remedy())
+        return
+    if not chosen.reason.endswith("to be tried"):
+        yield Check("KVM", "ok", chosen.reason)
+        return
+    trial = try_kvm(arch, cache)
+    if trial.works is False:
+        yield Check("KVM", "note", f"/dev/kvm opens, but: {trial.said.rstrip('.')}{slow}")
+    else:
+        yield Check("KVM", "ok", trial.said)
+
+
+def host_compiler(arches: Sequence[Arch]) -> Iterable[Check]:
+    """gcc for the programs that a kernel's build runs itself, and the headers that those need."""
+    gcc = shutil.which("gcc")
+    if gcc is None and not any(arch.native for arch in arches):
+        yield _absent("host compiler", "gcc is not installed", "gcc", "libc6-dev")
+    for header, (name, package) in HEADERS.items():
+        if gcc is None:
+            yield _absent(name, "not looked for without gcc", package)
+            continue
+        said = ask([gcc, "-E", "-include", header, "-x", "c", os.devnull], limit_s=_COMPILE_S)
+        if said.code == 0:
+            yield Check(name, "ok", f"{header} is there")
+        elif "No such file" in said.err:
+            yield _absent(name, f"{header} is not there", package)
+        else:
+            yield Check(name, "missing", f"gcc cannot look for {header}: {said.trouble}")
+
+
+def compiler(arch: Arch) -> Iterable[Check]:
+    """The compiler of an arch, and whether it links a static program."""
+    program = f"{arch.compiler_prefix}gcc"
+    package = "gcc" if arch.native else f"gcc-{arch.cross_prefix.rstrip('-').replace('_', '-')}"
+    libc = "libc6-dev" if arch.native else f"libc6-dev-{arch.debian}-cross"
+    # the host's own compiler also builds the tools of every kernel's build
+    needed_for = "" if arch.native else arch.name
+    name, library = f"compiler {arch.name}", f"static libc {arch.name}"
+    if not shutil.which(program):
+        yield _absent(name, f"{program} is not installed", package, needed_for=needed_for)
+        yield _absent(library, "not tried without a compiler", libc, needed_for=needed_for)
+        return
+    said = ask([program, "--version"])
+    if said.code != 0 or not (version := first_number(said.out)):
+        yield Check(name, "missing", f"{program} --version: {said.trouble}", needed_for=needed_for)
+        return
+    yield Check(name, "ok", f"{program} {version}")
+    linked = _link(program)
+    if linked.code == 0:
+        yield Check(library, "ok", "a static program was compiled")
+    elif re.search(r"cannot find -l|cannot find .*\.o\b|No such file or directory\n", linked.err):
+        yield _absent(library, "a static program does not link: no C library", libc, needed_for=needed_for)
+    else:
+        found = f"a static program does not compile: {linked.trouble}"
+        yield Check(library, "missing", found, needed_for=needed_for)
+
+
+def _link(program: str) -> Said:
+    with tempfile.TemporaryDirectory(prefix="orc-") as folder:
+        source, made = Path(folder, "hello.c"), Path(folder, "hello")
+        source.write_text(_PROGRAM)
+        argv = [program, "-static", "-pthread", "-o", str(made), str(source)]
+        said = ask(argv, limit_s=_COMPILE_S)
+        if said.code == 0 and not made.is_file():
+            return Said(1, "", "it made nothing")
+        return said
+
+
+def build_tools() -> Iterable[Check]:
+    present = []
+    for program, package in BUILD_TOOLS.items():
+        if not shutil.which(program):
+            yield _absent(program, "is not installed", package)
+            continue
+        # bc has been seen without a version, flex and perl hide theirs in a sentence
+        said = ask([program, "--version"])
+        if said.code is None:
+            yield Check(program, "missing", f"{program} --version: {said.trouble}")
+            continue
+        present.append(f"{program} {first_number(said.out)}".strip())
+    if present:
+        yield Check("build tools", "ok", ", ".join(present))
+
+
+def ccache() -> Iterable[Check]:
+    if not shutil.which("ccache"):
+        yield _absent("ccache", "not installed; repeated builds take longer", "ccache", status="note")
+        return
+    yield Check("ccache", "ok", first_number(ask(["ccache", "--version"]).out) or "is there")
+
+
+def apt() -> Iterable[Check]:
+    from orchestrator.source import apt as source_apt
+
+    without = "no guest images and no debian: sources can be made here"
+    missing = [tool for tool in source_apt.NEEDED_TOOLS if not shutil.which(tool)]
+    if missing:
+        yield Check("apt", "missing", f"{', '.join(missing)} not found: {without}")
+        return
+    try:
+        source_apt.host_mirror()
+    except InfraError as error:
+        # apt's own words name the mirror, whose address is nobody's business
+        known = "name no Debian archive" in error.message
+        why = "the host's apt sources name no Debian archive" if known else "apt-get cannot read its sources"
+        yield Check("apt", "missing", f"{why}: {without}", "" if known else "apt-get indextargets")
+        return
+    yield Check("apt", "ok", "the host's sources name a Debian archive")
+
+
+def mirror() -> Iterable[Check]:
+    from orchestrator.source import apt as source_apt
+
+    with tempfile.TemporaryDirectory(prefix="orc-") as folder:
+        suite = source_apt.host_codename() or "stable"
+        try:
+            state = source_apt.AptState(Path(folder), [suite], source_apt.host_arch())
+        except InfraError:
+            return  # said by the check of apt
+        # the signed release file alone: that shows the mirror, the suite, the clock and the keys
+        argv = ["apt-get", "-q", "update", "--error-on=any", "-o", "Acquire::Retries=0"]
+        for kind in ("Packages", "Translations", "DEP-11", "Contents-deb", "CNF"):
+            argv += ["-o", f"Acquire::IndexTargets::deb::{kind}::DefaultEnabled=false"]
+        said = ask(argv, limit_s=NETWORK_S, env={"APT_CONFIG": str(state.root / "apt.conf")})
+    if said.code == 0:
+        yield Check("mirror", "ok", f"answers, and has {suite}")
+        return
+    why = (
+        f"no answer within {NETWORK_S:.0f} s"
+        if said.code is None
+        else "it could not be reached or is refused"
+    )
+    if said.code is not None and "does not have a Release file" in said.out + said.err:
+        why = f"it answers, and has no {suite}"
+    if said.code is not None and re.search(r"NO_PUBKEY|not signed|invalid signature", said.out + said.err):
+        why = "its signature is not trusted"
+    yield Check("mirror", "missing", f"the Debian mirror: {why}", "apt-get update")
+
+
+def certificates() -> Iterable[Check]:
+    import ssl
+
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile or (paths.capath and Path(paths.capath).is_dir() and any(Path(paths.capath).iterdir())):
+        return
+    what = "no CA certificates; needed for vX.Y and https sources"
+    yield _absent("certificates", what, "ca-certificates", status="note")
+
+
+def cache(cache: Path) -> Iterable[Check]:
+    trouble = host.unwritable(cache)
+    if trouble:
+        yield Check("cache", "missing", f"{cache}: {trouble}", "export ORCHESTRATE_CACHE=/a/larger/disk")
+        return
+    yield Check("cache", "ok", f"{cache}: {host.content(cache)}")
+
+
+def disk(cache: Path) -> Iterable[Check]:
+    for name, folder, need, comfort, variable in (
+        ("disk, cache", cache, *host.space_needs(cache), "ORCHESTRATE_CACHE"),
+        ("disk, temporary", host.temporary(), *host.TEMPORARY_GIB, "TMPDIR"),
+    ):
+        if folder is None:
+            found = "no temporary folder can be written"
+            yield Check(name, "missing", found, f"export {variable}=/a/larger/disk")
+            continue
+        status, found = host.space(folder, need, comfort)
+        yield Check(name, status, found, f"export {variable}=/a/larger/disk" if status == "missing" else "")
+
+
+def home() -> Iterable[Check]:
+    try:
+        home = Path.home()
+    except RuntimeError:
+        yield Check("home", "note", "there is none; name the cache with ORCHESTRATE_CACHE")
+        return
+    trouble = host.unwritable(home)
+    if trouble:
+        yield Check("home", "note", f"{trouble}; name the cache with ORCHESTRATE_CACHE")
+    else:
+        yield Check("home", "ok", "can be written")
+
+
+def machine() -> Iterable[Check]:
+    for name, status, found in (host.memory(), host.cpus()):
+        yield Check(name, status, found)
