@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator.cell_state import WITH, Cell
+from orchestrator.cell_state import WITH, WITHOUT, Cell, Moot, another_variant
 from orchestrator.errors import InfraError, Interrupted, KernelError, OrchestrateError, UserError
 from orchestrator.evidence import health, proof
 from orchestrator.evidence.watch import ConsoleWatch
@@ -23,14 +23,19 @@ from orchestrator.vm.qemu import GuestSpec
 from orchestrator.vm.ssh import Lost
 
 
+def console_log(cell: Cell) -> Path:
+    """The console log of the cell's next guest: ``console.log``, ``console-2.log`` …"""
+    cell.guests += 1
+    suffix = f"-{cell.guests}" if cell.guests > 1 else ""
+    return cell.folder / f"console{suffix}.log"
+
+
 def boot(cell: Cell, kernel: Kernel, spec: GuestSpec) -> Guest | None:
     """A guest that answers and has proven what it is; otherwise a case that says why not."""
     context, choices = cell.context, cell.context.choices
     if context.cancelled():
         raise Interrupted("interrupted")
-    cell.boots += 1
-    suffix = f"-{cell.boots}" if cell.boots > 1 else ""
-    log = cell.folder / f"console{suffix}.log"
+    log = console_log(cell)
     since = time.monotonic()
     cell.watch = ConsoleWatch()
     try:
@@ -119,11 +124,13 @@ def _proven(cell: Cell, guest: Guest, kernel: Kernel, since: float, log: Path) -
     found = proof.prove(
         guest,
         build_id=kernel.build_id,
-        config=kconfig.parse_config(kernel.config.read_text()),
+        config=kconfig.parse_config(kernel.config.read_text()) if kernel.config else None,
         variant_on=_has_locks(cell),
-        tree_class=cell.context.tree_class,
+        tree_class=cell.target.tree_class,
         smp=cell.plan.smp,
     )
+    if cell.target.prebuilt is not None:
+        _read_variant(cell, guest, found)
     cell.tainted = found.tainted
     if found.tainted:
         cell.properties["tainted after boot"] = ", ".join(health.taint_reasons(found.tainted))
@@ -135,7 +142,7 @@ def _proven(cell: Cell, guest: Guest, kernel: Kernel, since: float, log: Path) -
         cell.say("proof", case.reason)
         guest.close()
         return None
-    dirty = " (dirty)" if cell.context.tree.dirty else ""
+    dirty = " (dirty)" if cell.target.tree is not None and cell.target.tree.dirty else ""
     cell.say(
         "testing",
         f"Linux {guest.release}{dirty} | {cell.plan.arch} | {cell.plan.variant}, shown by "
@@ -144,15 +151,42 @@ def _proven(cell: Cell, guest: Guest, kernel: Kernel, since: float, log: Path) -
     return guest
 
 
-def _has_locks(cell: Cell) -> bool:
-    return cell.context.tree_class is not TreeClass.ABSENT and cell.plan.variant == WITH
+def _has_locks(cell: Cell) -> bool | None:
+    if cell.target.tree_class is None:
+        return None
+    return cell.target.tree_class is not TreeClass.ABSENT and cell.plan.variant == WITH
 
 
-def shut_down(cell: Cell, guest: Guest, *, crashed: bool) -> None:
+def _read_variant(cell: Cell, guest: Guest, found: proof.Proof) -> None:
+    """Which variant a prebuilt kernel is.
+
+    :raises Moot: not the one that this cell is about.
+    """
+    cell.release = guest.release
+    if found.has_locks is None:
+        return
+    read = WITH if found.has_locks else WITHOUT
+    cell.context.variants_read[cell.plan.label] = read
+    if read != cell.plan.variant:
+        guest.close()
+        raise Moot(another_variant(read))
+
+
+def shut_down(cell: Cell, guest: Guest, *, crashed: bool, after: str) -> None:
     """The last look: taint, late splats, and whether the guest goes down when told to.
 
+    Of several guests of a cell the first that does not count stands.
+
     :param crashed: a splat has already been found, which explains the taint.
+    :param after: the program that ran last in this guest.
     """
+    earlier = next((c for c in cell.cases if c.id == "shutdown" and c.verdict is not Verdict.PASS), None)
+    _look_back(cell, guest, crashed=crashed, after=after)
+    if earlier is not None:
+        cell.put(earlier)
+
+
+def _look_back(cell: Cell, guest: Guest, *, crashed: bool, after: str) -> None:
     since = time.monotonic()
     cell.say("shutdown", "a last look")
     try:
@@ -164,7 +198,7 @@ def shut_down(cell: Cell, guest: Guest, *, crashed: bool) -> None:
         if late := burned("shutdown", cell.watch):
             cell.put(late)
             return
-        cell.case("shutdown", InfraError(f"the guest did not answer at its end: {error}"), since=since)
+        cell.case("shutdown", InfraError(f"the guest did not answer after {after}: {error}"), since=since)
         return
     until = time.monotonic() + 20 * guest.factor
     while guest.poll() is None and time.monotonic() < until:
@@ -175,9 +209,11 @@ def shut_down(cell: Cell, guest: Guest, *, crashed: bool) -> None:
         cell.put(late)
     elif new and not crashed:
         # the cheap catch-all: a splat whose words the scanner does not know still taints the kernel
-        taint = KernelError(f"the kernel became tainted during the suites: {', '.join(new)}")
+        taint = KernelError(f"the kernel became tainted by {after}: {', '.join(new)}")
         cell.case("shutdown", taint, since=since)
     elif guest.poll() is None:
-        cell.case("shutdown", KernelError("the guest did not go down when told to"), since=since)
+        cell.case(
+            "shutdown", KernelError(f"the guest did not go down when told to, after {after}"), since=since
+        )
     else:
         cell.case("shutdown", since=since)

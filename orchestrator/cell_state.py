@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -14,27 +14,74 @@ from orchestrator.errors import Inconclusive, KernelError, OrchestrateError
 from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.kernel import kconfig, toolchain
 from orchestrator.kernel.model import Kernel, KernelSpec
-from orchestrator.plan import CellPlan, Choices
+from orchestrator.kernel.prebuilt import Prebuilt
+from orchestrator.plan import CellPlan, Choices, Source
 from orchestrator.results.model import Blame, Case, SuiteResult, Verdict
 from orchestrator.source.classify import TreeClass
 from orchestrator.source.model import Tree
 from orchestrator.store import Store
+from orchestrator.suites.catalog import Suite
 from orchestrator.vm import overlay
 
 #: Takes phase and text.
 Say = Callable[[str, str], None]
-#: The variant that has the feature.
-WITH = "per-vma-lock"
+#: The variant that has the feature, and the one that has not.
+WITH, WITHOUT = "per-vma-lock", "mmap-lock"
+
+
+class Moot(Exception):
+    """The question does not arise for this kernel; the message says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """A kernel under test by its label: a tree to build it from, or an image that is built already."""
+
+    label: str
+    tree: Tree | None = None
+    tree_class: TreeClass | None = None
+    prebuilt: Prebuilt | None = None
+    source: Source = Source()
+
+    @property
+    def describe(self) -> str:
+        """What it is, for people."""
+        if self.tree is not None:
+            return self.tree.describe
+        assert self.prebuilt is not None
+        return f"{self.prebuilt.path.name} {self.prebuilt.release} (sha256 {self.prebuilt.digest[:12]})"
+
+    @property
+    def digest(self) -> str:
+        """What identifies it."""
+        if self.tree is not None:
+            return self.tree.digest
+        assert self.prebuilt is not None
+        return self.prebuilt.digest
+
+    @property
+    def version(self) -> str:
+        """The kernel's version."""
+        if self.tree is not None:
+            return self.tree.version
+        assert self.prebuilt is not None
+        return self.prebuilt.release
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What all cells of a run share.
 
+    ``selftests`` is the tree that the kernel's own tests are taken from, where it is not the kernel's.
+    ``variants_read`` holds by label what a prebuilt kernel was found to be when it first ran.
     ``swap_kernel`` is a test's hand: it has another image booted than was built.
     """
 
-    tree: Tree
-    tree_class: TreeClass
+    targets: Mapping[str, Target]
+    suites: Mapping[str, Suite]
+    selftests: Tree | None = None
     choices: Choices
     store: Store
     keys: overlay.RunKeys
@@ -42,6 +89,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     fragments: tuple[kconfig.Fragment, ...] = ()
     base: str = ""
     cancelled: Callable[[], bool] = lambda: False
+    variants_read: dict[str, str] = msgspec.field(default_factory=dict)
     swap_kernel: Callable[[Kernel], Path] = lambda kernel: kernel.image
 
 
@@ -54,11 +102,12 @@ class Cell:
         self.say = say
         self.folder = context.root / "cells" / plan.id
         self.arch = arches.load(plan.arch)
+        self.target = context.targets[plan.label]
         self.cases: list[Case] = []
         self.suites: list[SuiteResult] = []
         self.properties: dict[str, str] = {}
         self.release = ""
-        self.boots = 0
+        self.guests = 0
         self.tainted = 0
         self.watch = ConsoleWatch()
 
@@ -114,14 +163,31 @@ def not_applicable(tree_class: TreeClass, variant: str) -> str:
     return ""
 
 
-def kernel_spec(context: Context, arch: str, variant: str) -> KernelSpec:
-    """The kernel that the run means by an arch and a variant.
+def moot(context: Context, target: Target, variant: str) -> str:
+    """Why there is no such variant of a kernel, as far as is known; empty where there is, or may be."""
+    if target.tree_class is not None:
+        return not_applicable(target.tree_class, variant)
+    read = context.variants_read.get(target.label, variant)
+    return another_variant(read) if read != variant else ""
+
+
+def another_variant(read: str) -> str:
+    """Why a prebuilt kernel leaves no other variant than the one it was found to be."""
+    which = "has" if read == WITH else "lacks"
+    return f"this prebuilt kernel {which} per-VMA locks, as its kallsyms says: it is the {read} variant"
+
+
+def kernel_spec(context: Context, label: str, arch: str, variant: str) -> KernelSpec:
+    """The kernel that the run means by a label, an arch and a variant.
 
     :raises UserError: an unknown toolchain; InfraError: its compiler is not installed.
     """
+    target = context.targets[label]
+    assert target.tree is not None
+    assert target.tree_class is not None
     return KernelSpec(
-        tree=context.tree,
-        tree_class=context.tree_class,
+        tree=target.tree,
+        tree_class=target.tree_class,
         arch=arches.load(arch),
         variant=variant,
         toolchain=toolchain.find(context.choices.toolchain, arches.load(arch)),

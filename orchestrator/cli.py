@@ -8,17 +8,14 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
-from orchestrator.errors import OrchestrateError
-
-if TYPE_CHECKING:
-    from orchestrator.plan import Choices
-    from orchestrator.source.model import Tree
-
-_F = TypeVar("_F", bound=Callable[..., Any])
+from orchestrator import completion, config
+from orchestrator.errors import Inconclusive, OrchestrateError, UserError
+from orchestrator.options import GUEST, KERNEL, PREBUILT, TESTS, options
+from orchestrator.options import choices as choices_of
 
 _EXIT_CODES = """\b
 Exit codes: 0 all good · 1 the kernel or a test is at fault · 2 wrong usage ·
@@ -35,81 +32,32 @@ def cli() -> None:
     /proc/PID/maps in the guests over SSH, and answer in JUnit."""
 
 
-def _kernel_options(function: _F) -> _F:
-    """The options that say which kernels are meant; shared by the verbs that build."""
-    for option in reversed(
-        (
-            click.option(
-                "--source",
-                metavar="SPEC",
-                help="Kernel: a directory, a tarball or its URL, "
-                "debian:SUITE, or vX.Y[.Z]. Default: the tree you are in, else Debian's newest.",
-            ),
-            click.option("--sha256", metavar="HEX", help="The digest that the archive must have."),
-            click.option(
-                "--arch",
-                "arches",
-                multiple=True,
-                metavar="NAME",
-                help="x86_64, arm64 or all; may be repeated. Default: this host's.",
-            ),
-            click.option(
-                "--variant",
-                "variants",
-                multiple=True,
-                metavar="NAME",
-                help="per-vma-lock, mmap-lock; may be repeated. Default: both.",
-            ),
-            click.option(
-                "--kconfig",
-                multiple=True,
-                metavar="FILE|CONFIG_X=y",
-                help="A further kconfig fragment; may be repeated.",
-            ),
-            click.option(
-                "--config", default="", metavar="FILE", help="A .config as the base, in place of ours."
-            ),
-            click.option(
-                "--toolchain", default="gcc", show_default=True, metavar="NAME", help="gcc, gcc-N or llvm."
-            ),
-            click.option("-j", "--jobs", default=0, metavar="N", help="Compile jobs. Default: one a CPU."),
-        )
-    ):
-        function = option(function)
-    return function
-
-
-@cli.command(epilog=_EXIT_CODES)
-@_kernel_options
+@cli.command(cls=config.Verb, epilog=_EXIT_CODES)
+@options(KERNEL, PREBUILT, TESTS, GUEST)
 @click.option(
-    "--suite",
-    "suites",
-    multiple=True,
-    metavar="NAME",
-    help="A suite (see `orchestrate list`); may be repeated. Default: maps, map-latency.",
-)
-@click.option(
-    "--vsyscall", default="", metavar="MODE", help="x86_64: boot with vsyscall=MODE, or `all` of them."
-)
-@click.option("--boots", default=0, metavar="N", help="Boots a variant for benchmarks. Default: the suite's.")
-@click.option(
-    "--accel",
-    default="auto",
+    "--out",
+    default="runs",
     show_default=True,
-    type=click.Choice(["auto", "kvm", "tcg"]),
-    help="KVM where it works, or one by force.",
+    metavar="DIR",
+    shell_complete=completion.folders,
+    help="Where runs are kept.",
 )
 @click.option(
-    "--smp", default=2, show_default=True, metavar="N", type=click.IntRange(1, 64), help="Virtual CPUs."
+    "--junit", metavar="FILE", shell_complete=completion.files, help="Write the JUnit file here too."
 )
 @click.option(
-    "--mem", default=512, show_default=True, metavar="MIB", type=click.IntRange(256), help="Guest memory."
+    "--resume", metavar="ID", help="Go on with a run that was interrupted or killed (or `last`); with --out."
 )
-@click.option("--cmdline", default="", metavar="WORDS", help="Further kernel parameters.")
-@click.option("--out", default="runs", show_default=True, metavar="DIR", help="Where runs are kept.")
-@click.option("--junit", metavar="FILE", help="Write the JUnit file here too.")
-def run(**given: Any) -> None:
+@click.option("--dry-run", is_flag=True, help="Show the plan and what it would cost, and end.")
+@click.option(
+    "--bisect-exit",
+    is_flag=True,
+    help="Exit for `git bisect run`: 0 good, 1 bad, 125 cannot be judged, 128 or more stops it.",
+)
+@click.pass_context
+def run(context: click.Context, /, **given: Any) -> None:
     """Build, boot and test; the main job."""
+    from orchestrator import prepare
     from orchestrator import run as runs
     from orchestrator.engine.local import LocalEngine
     from orchestrator.events import Events
@@ -118,28 +66,62 @@ def run(**given: Any) -> None:
 
     console = report.console()
     store = Store(default_cache())
-    choices = _choices(given)
     engine = LocalEngine()
-    tree = _tree(given, store.root, lambda text: console.print(text, soft_wrap=True, markup=False))
-    the_plan = runs.plan(choices, tree)
-    directory = runs.RunDirectory(Path(given["out"]))
-    shared = runs.context(choices, tree, store, directory.path, engine)
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False)
+
+    _say_options_file(context, say)
+    if given["resume"]:
+        _alone(context, "resume", "out", "junit", "bisect_exit")
+        directory = runs.RunDirectory.existing(Path(given["out"]), given["resume"])
+        choices = directory.plan().choices
+    else:
+        directory = runs.RunDirectory.fresh(Path(given["out"]))
+        choices = choices_of(given, tests=True)
+    found, suites = prepare.targets(choices, store, say), prepare.suites(choices)
+    the_plan = prepare.plan(choices, found, suites)
+    if given["resume"]:
+        the_plan = directory.plan()
+        runs.check_unchanged(the_plan, found)
+    shared = prepare.context(
+        choices, found, suites, store, directory.path, cancelled=engine.cancelled, say=say
+    )
+    if given["dry_run"]:
+        from orchestrator import estimate
+
+        report.planned(console, the_plan, estimate.cost(the_plan, shared, Path(given["out"])))
+        return
     directory.create()
-    with Events(console, directory.path / "events.ndjson") as events, _interrupts(engine.cancel):
-        events.emit("", "", f"{tree.describe}: {len(the_plan.cells)} cells, results in {directory.path}")
-        junit = Path(given["junit"]) if given["junit"] else None
-        result = runs.carry_out(the_plan, shared, directory, engine, events, junit_path=junit)
+    with directory.held():
+        done = directory.done(the_plan) if given["resume"] else {}
+        with Events(console, directory.path / "events.ndjson") as events, _interrupts(engine.cancel):
+            kept = f", {len(done)} of them done" if done else ""
+            what = "; ".join(f"{k.label}: {k.describe}" for k in the_plan.kernels)
+            events.emit("", "", f"{what}: {len(the_plan.cells)} cells{kept}, results in {directory.path}")
+            junit = Path(given["junit"]) if given["junit"] else None
+            try:
+                result = runs.carry_out(
+                    the_plan, shared, directory, engine, events, junit_path=junit, done=done
+                )
+            except UserError as error:
+                if not given["bisect_exit"]:
+                    raise
+                # what was asked for cannot be had of this commit: that is no fault of the next one
+                raise Inconclusive(error.message, remedy=error.remedy) from None
     report.closing(console, result, directory.path)
-    sys.exit(result.exit_code())
+    sys.exit(result.exit_code(bisect=given["bisect_exit"]))
 
 
-@cli.command(epilog=_EXIT_CODES)
-@_kernel_options
+@cli.command(cls=config.Verb, epilog=_EXIT_CODES)
+@options(KERNEL)
 @click.option(
     "--configure-only", is_flag=True, help="Classify the tree and configure; print the .config's path."
 )
-def build(**given: Any) -> None:
+@click.pass_context
+def build(context: click.Context, /, **given: Any) -> None:
     """Build kernels and print where their images are."""
+    from orchestrator import prepare
     from orchestrator import run as runs
     from orchestrator.report import terminal as report
     from orchestrator.store import Store, default_cache
@@ -150,14 +132,35 @@ def build(**given: Any) -> None:
     def say(text: str) -> None:
         progress.print(text, soft_wrap=True, markup=False)
 
-    choices = _choices(given, suites=())
-    tree = _tree(given, store.root, say)
+    _say_options_file(context, say)
+    choices = choices_of(given)
+    shared = prepare.context(choices, prepare.targets(choices, store, say), (), store, Path())
     codes = set()
-    for line, error in runs.build_all(choices, tree, store, say=say, configure_only=given["configure_only"]):
+    for line, error in runs.build_all(shared, say=say, configure_only=given["configure_only"]):
         click.echo(line, err=error is not None)
         codes.add(error.exit_code if error else 0)
     # the order in which exit codes win, see docs/verdicts.md; a tree that has none of the kernels is 4
     sys.exit(next((code for code in (130, 1, 3, 4, 0) if code in codes), 4))
+
+
+@cli.command(cls=config.Verb, epilog=_EXIT_CODES)
+@options(KERNEL, PREBUILT, GUEST)
+@click.pass_context
+def shell(context: click.Context, /, **given: Any) -> None:
+    """Boot one kernel and open a shell in its guest.
+
+    It ends with the shell; nothing of it is kept. The kernel has proven what it is before."""
+    from orchestrator import shell as shells
+    from orchestrator.report import terminal as report
+    from orchestrator.store import Store, default_cache
+
+    progress = report.console(stderr=True)
+
+    def say(text: str) -> None:
+        progress.print(text, soft_wrap=True, markup=False)
+
+    _say_options_file(context, say)
+    sys.exit(shells.open_shell(choices_of(given), Store(default_cache()), say))
 
 
 @cli.command(name="list")
@@ -176,6 +179,41 @@ def list_() -> None:
         click.echo(f"  {name:<14}{suite.description}{default}")
 
 
+@cli.command(epilog=_EXIT_CODES)
+@click.option(
+    "--arch",
+    "arches",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=completion.arches,
+    help="x86_64, arm64 or all; may be repeated. Default: all.",
+)
+@click.option("--network", is_flag=True, help="Ask the Debian mirror too; takes 20 s at most.")
+def doctor(arches: tuple[str, ...], network: bool) -> None:
+    """What this host can do, what is missing, and the command that mends it."""
+    from orchestrator import arch
+    from orchestrator import doctor as doctors
+    from orchestrator.report import terminal as report
+    from orchestrator.store import default_cache
+
+    names = arch.names() if "all" in arches or not arches else dict.fromkeys(arches)
+    checks = doctors.check([arch.load(name) for name in names], default_cache(), network=network)
+    doctors.render(checks, report.console())
+    sys.exit(doctors.exit_code(checks))
+
+
+@cli.command(name="completion")
+@click.argument("shell", type=click.Choice(completion.SHELLS))
+def completion_(shell: str) -> None:
+    """Print what makes bash, zsh or fish complete `orchestrate`."""
+    click.echo(completion.script(shell, cli), nl=False)
+
+
+def _say_options_file(context: click.Context, say: Callable[[str], None]) -> None:
+    if used := context.meta.get(config.META):
+        say(f"options from {used}")
+
+
 @contextlib.contextmanager
 def _interrupts(cancel: Callable[[], None]) -> Iterator[None]:
     """The first Ctrl-C (or SIGTERM) cancels and lets results be written; a second one is not waited for."""
@@ -191,49 +229,21 @@ def _interrupts(cancel: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _choices(given: dict[str, Any], suites: tuple[str, ...] | None = None) -> Choices:
-    from orchestrator import arch
-    from orchestrator.kernel import kconfig
-    from orchestrator.plan import Choices
-    from orchestrator.suites import catalog
+def _alone(context: click.Context, option: str, *beside: str) -> None:
+    """Demand that an option stands alone but for some others.
 
-    asked = given["arches"] or (arch.host().name,)
-    arches = arch.names() if "all" in asked else tuple(dict.fromkeys(asked))
-    chosen = (given.get("suites") or catalog.DEFAULT) if suites is None else suites
-    # before a kernel is fetched
-    for name in arches:
-        arch.load(name)
-        for variant in given["variants"]:
-            kconfig.own_fragments(name, variant)
-    for name in chosen:
-        catalog.load(name)
-    return Choices(
-        arches=arches,
-        variants=tuple(dict.fromkeys(given["variants"])) or kconfig.variants(),
-        suites=tuple(dict.fromkeys(chosen)),
-        vsyscall=given.get("vsyscall", ""),
-        boots=given.get("boots", 0),
-        smp=given.get("smp", 2),
-        mem_mib=given.get("mem", 512),
-        cmdline=tuple(given.get("cmdline", "").split()),
-        accel=given.get("accel", "auto"),
-        toolchain=given["toolchain"],
-        kconfig=tuple(given["kconfig"]),
-        config=given["config"],
-        jobs=given["jobs"],
-    )
+    :raises UserError: another one was given on the command line.
+    """
+    from click.core import ParameterSource
 
-
-def _tree(given: dict[str, Any], cache: Path, say: Callable[[str], None]) -> Tree:
-    from orchestrator import source
-
-    spec = given["source"]
-    if spec is None and (Path.cwd() / "scripts/kconfig").is_dir() and Path("Kbuild").is_file():
-        spec = str(Path.cwd())
-        say(f"source: the kernel tree you are in, {spec}")
-    if spec is None:
-        return source.default_source(cache=cache, say=say)
-    return source.resolve(spec, cache=cache, sha256=given["sha256"], say=say)
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name not in (option, *beside):
+            raise UserError(
+                f"{parameter.opts[0]} cannot be changed with --{option}: the run goes on as it was planned",
+                remedy=f"Leave {parameter.opts[0]} out, or begin a new run.",
+            )
 
 
 def main() -> None:
@@ -247,10 +257,10 @@ def main() -> None:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
         error.show()
-        sys.exit(2)
+        sys.exit(_code(2))
     except OrchestrateError as error:
         click.echo(f"orchestrate: {error}", err=True)
-        sys.exit(error.exit_code)
+        sys.exit(_code(error.exit_code))
     except (click.Abort, KeyboardInterrupt):
         from orchestrator import process
 
@@ -264,13 +274,25 @@ def main() -> None:
 
         process.end_all()
         click.echo(f"orchestrate: {error.filename or 'input or output'}: {error.strerror or error}", err=True)
-        sys.exit(3)
+        sys.exit(_code(3))
     except Exception as error:
         from orchestrator import process
 
         process.end_all()
         _bug(error)
-        sys.exit(3)
+        sys.exit(_code(3))
+
+
+def _code(code: int) -> int:
+    """The exit code for something that went wrong outside a run's cells.
+
+    To ``git bisect run`` 1 to 127 but 125 mean "bad", which a wrong option is not.
+    """
+    if "--bisect-exit" not in sys.argv[1:]:
+        return code
+    from orchestrator.results.model import CANNOT_JUDGE, STOP_BISECT
+
+    return STOP_BISECT if code == UserError.exit_code else CANNOT_JUDGE
 
 
 def _bug(error: Exception) -> None:

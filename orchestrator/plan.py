@@ -3,20 +3,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from orchestrator.errors import UserError
-from orchestrator.suites import catalog
+from orchestrator.suites.catalog import Suite
+
+#: The version of ``plan.json``; a plan of a later one is not resumed.
+PLAN_VERSION = 1
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """One kernel that the user named: a source (empty ``spec``: the default one) or a prebuilt ``image``.
+
+    ``patches`` are applied on top, in order. An empty ``label`` is given one by ``prepare``.
+    """
+
+    spec: str = ""
+    label: str = ""
+    sha256: str = ""
+    patches: tuple[str, ...] = ()
+    image: str = ""
 
 
 class Choices(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user chose. Empty ``suites`` means none (a build only)."""
+    """What the user chose. No ``suites`` and no ``commands`` means a build only.
+
+    ``times`` is the number of fresh boots of each functional cell; with ``until_fail`` a kernel's
+    repeats end with the first that fails.
+    """
 
     arches: tuple[str, ...]
     variants: tuple[str, ...]
+    sources: tuple[Source, ...] = (Source(),)
     suites: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    put: tuple[str, ...] = ()
+    selftests_from: str = ""
+    times: int = 1
+    until_fail: bool = False
     vsyscall: str = ""
     boots: int = 0
     smp: int = 2
@@ -33,7 +59,7 @@ class CellPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One cell: kernel × boot parameters × suites.
 
     ``only_vsyscall`` restricts the suites to the programs to which the ``vsyscall=`` parameter matters.
-    ``alone`` cells run while nothing else does. ``boot`` numbers the fresh boots of a benchmark from 1.
+    ``alone`` cells run while nothing else does. ``boot`` numbers fresh boots of the same, from 1.
     """
 
     id: str
@@ -50,25 +76,39 @@ class CellPlan(msgspec.Struct, frozen=True, kw_only=True):
     boot: int = 0
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The cells of a run, in the order in which they start."""
+class Kernel(msgspec.Struct, frozen=True, kw_only=True):
+    """A kernel that takes part, by its label: what it is made of, and for which architectures."""
 
-    choices: Choices
     label: str
+    arches: tuple[str, ...]
+    describe: str = ""
+    digest: str = ""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The cells of a run, in the order in which they start; with ``choices`` all that a resume needs."""
+
+    version: int = PLAN_VERSION
+    choices: Choices
+    kernels: tuple[Kernel, ...]
     cells: tuple[CellPlan, ...]
 
 
-def make(choices: Choices, *, label: str, vsyscall_modes: dict[str, tuple[str, ...]]) -> Plan:
+def make(
+    choices: Choices,
+    *,
+    kernels: Sequence[Kernel],
+    suites: Sequence[Suite],
+    vsyscall_modes: Mapping[str, tuple[str, ...]],
+) -> Plan:
     """Lay out the cells.
 
-    Benchmarks come after everything else and are interleaved: first boot of each variant, second boot of
-    each … so that a drift of the host falls on all of them alike.
+    Benchmarks come after everything else. What is booted several times is interleaved: first boot of
+    each kernel, second boot of each … so that a drift of the host falls on all of them alike.
 
-    :param label: what the kernel is called in cell names.
     :param vsyscall_modes: for each arch the values that its ``vsyscall=`` parameter takes.
-    :raises UserError: an unknown suite, or a machine too small for one.
+    :raises UserError: a machine too small for a suite, or an unknown vsyscall mode.
     """
-    suites = [catalog.load(name) for name in choices.suites]
     for suite in suites:
         if choices.smp < suite.min_cpus:
             raise UserError(
@@ -76,23 +116,29 @@ def make(choices: Choices, *, label: str, vsyscall_modes: dict[str, tuple[str, .
                 remedy=f"Use --smp {suite.min_cpus} or leave the suite out.",
             )
     functional = [s for s in suites if s.kind == "functional"]
-    benchmarks = [s for s in suites if s.kind == "benchmark"]
+    bases = [_cell(choices, k.label, a, v) for k in kernels for a in k.arches for v in choices.variants]
     cells: list[CellPlan] = []
-    for arch in choices.arches:
-        for variant in choices.variants:
+    for time in range(1, choices.times + 1):
+        for base in bases:
             if functional:
-                cells += _functional(choices, label, arch, variant, functional, vsyscall_modes.get(arch, ()))
-    for arch in choices.arches:
-        for suite in benchmarks:
-            cells += _benchmark(choices, label, arch, suite)
-    if not suites:
-        cells = [_cell(choices, label, a, v) for a in choices.arches for v in choices.variants]
-    return Plan(choices=choices, label=label, cells=tuple(cells))
+                modes = vsyscall_modes.get(base.arch, ())
+                cells += [
+                    _numbered(c, choices.times, time) for c in _functional(choices, base, functional, modes)
+                ]
+    for arch in dict.fromkeys(base.arch for base in bases):
+        for suite in suites:
+            if suite.kind == "benchmark":
+                cells += _benchmark(choices, [b for b in bases if b.arch == arch], suite)
+    return Plan(choices=choices, kernels=tuple(kernels), cells=tuple(cells) if suites else tuple(bases))
 
 
-def _cell(choices: Choices, label: str, arch: str, variant: str, *marks: str) -> CellPlan:
+def _numbered(cell: CellPlan, times: int, time: int) -> CellPlan:
+    return msgspec.structs.replace(cell, id=f"{cell.id}-{time}", boot=time) if times > 1 else cell
+
+
+def _cell(choices: Choices, label: str, arch: str, variant: str) -> CellPlan:
     return CellPlan(
-        id="-".join((label, arch, variant, *marks)),
+        id="-".join((label, arch, variant)),
         label=label,
         arch=arch,
         variant=variant,
@@ -104,15 +150,10 @@ def _cell(choices: Choices, label: str, arch: str, variant: str, *marks: str) ->
 
 
 def _functional(
-    choices: Choices,
-    label: str,
-    arch: str,
-    variant: str,
-    suites: Sequence[catalog.Suite],
-    modes: tuple[str, ...],
+    choices: Choices, kernel: CellPlan, suites: Sequence[Suite], modes: tuple[str, ...]
 ) -> list[CellPlan]:
     names = tuple(s.name for s in suites)
-    base = msgspec.structs.replace(_cell(choices, label, arch, variant), suites=names)
+    base = msgspec.structs.replace(kernel, suites=names)
     if not choices.vsyscall or not modes:
         return [base]
     wanted = modes if choices.vsyscall == "all" else (choices.vsyscall,)
@@ -140,14 +181,15 @@ def _functional(
     return cells
 
 
-def _benchmark(choices: Choices, label: str, arch: str, suite: catalog.Suite) -> list[CellPlan]:
+def _benchmark(choices: Choices, kernels: Sequence[CellPlan], suite: Suite) -> list[CellPlan]:
     return [
         msgspec.structs.replace(
-            _cell(choices, label, arch, variant, suite.name, str(boot)),
+            base,
+            id=f"{base.id}-{suite.name}-{boot}",
             suites=(suite.name,),
             alone=suite.alone,
             boot=boot,
         )
         for boot in range(1, (choices.boots or suite.boots) + 1)
-        for variant in choices.variants
+        for base in kernels
     ]

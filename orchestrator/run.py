@@ -5,7 +5,8 @@
                 artifacts/<kernel>/…
                 cells/<cell>/{result.json,console.log,qemu.json,config,reproduce.sh,suites/…}
 
-Results are written as they arrive, by atomic rename: a run that is killed keeps what it had.
+Results are written as they arrive, by atomic rename: a run that is killed keeps what it had, and a
+resumed one repeats only the cells that have no ``result.json``.
 """
 
 from __future__ import annotations
@@ -15,76 +16,94 @@ import datetime
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+from filelock import FileLock, Timeout
 
-from orchestrator import arch as arches
 from orchestrator import cell as cells
-from orchestrator.analysis.compare import Comparison, compare_pair
-from orchestrator.engine.local import LocalEngine
+from orchestrator import outcome
+from orchestrator.cell_state import Context, Target, kernel_spec, moot
+from orchestrator.engine import Engine
 from orchestrator.errors import OrchestrateError, UserError
 from orchestrator.events import Events, now
 from orchestrator.kernel import build as kernels
-from orchestrator.kernel import kconfig, toolchain
-from orchestrator.plan import CellPlan, Choices, Plan, make
+from orchestrator.outcome import RunResult, SourceResult
+from orchestrator.plan import PLAN_VERSION, CellPlan, Plan
+from orchestrator.reproduce import reproduce
 from orchestrator.results import junit
-from orchestrator.results.model import SCHEMA_VERSION, CellResult, exit_code
-from orchestrator.source.classify import classify, maps_uses_vma_locks
-from orchestrator.source.model import Tree
-from orchestrator.store import Store
-from orchestrator.suites import catalog
-from orchestrator.vm import accel, overlay, qemu
+from orchestrator.results.model import AT_FAULT, SCHEMA_VERSION, CellResult
+from orchestrator.source.classify import maps_uses_vma_locks
 
-_WITH, _WITHOUT = "per-vma-lock", "mmap-lock"
-
-
-class SuiteComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """A benchmark's two variants on one arch."""
-
-    label: str
-    arch: str
-    suite: str
-    comparison: Comparison
-
-
-class RunResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``results.json`` holds."""
-
-    schema_version: int
-    id: str
-    source: str
-    tree_class: str
-    maps_read_under_vma_locks: bool
-    started_at: str
-    finished_at: str = ""
-    interrupted: bool = False
-    cells: tuple[CellResult, ...] = ()
-    comparisons: tuple[SuiteComparison, ...] = ()
-
-    def exit_code(self) -> int:
-        """The exit code of the run (design §5); only cases of suites can make it green."""
-        own = [c for cell in self.cells for c in cell.cases if c.verdict.value != "PASS"]
-        suites = [c for cell in self.cells for s in cell.suites for c in s.cases]
-        return exit_code(own + suites, interrupted=self.interrupted)
+#: What ``--resume`` takes for the newest run.
+LAST = "last"
 
 
 class RunDirectory:
-    """The folder of one run."""
+    """The folder of one run. ``id`` is its name."""
 
-    def __init__(self, runs: Path) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.id = path.name
+
+    @classmethod
+    def fresh(cls, runs: Path) -> RunDirectory:
+        """A folder for a new run; nothing is made yet."""
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-        self.id = f"{stamp}-{secrets.token_hex(2)}"
-        self.path = runs.absolute() / self.id
+        return cls(runs / f"{stamp}-{secrets.token_hex(2)}")
+
+    @classmethod
+    def existing(cls, runs: Path, name: str) -> RunDirectory:
+        """The folder of a run that was begun.
+
+        :param name: its id, its path, or ``last`` for the newest one below ``runs``.
+        :raises UserError: there is none.
+        """
+        begun = sorted(path.parent for path in runs.glob("*/plan.json"))
+        if name == LAST and begun:
+            return cls(begun[-1])
+        for path in (runs / name, Path(name).expanduser()):
+            if name and (path / "plan.json").is_file():
+                return cls(path)
+        known = ", ".join(path.name for path in reversed(begun[-5:]))
+        raise UserError(
+            f"there is no run {name!r} in {runs}",
+            remedy=f"The newest are: {known}." if known else "Name the folder of the runs with --out.",
+        )
 
     def create(self) -> None:
         """Make the folder.
 
         :raises UserError: it cannot be written.
         """
+        with self._writable():
+            (self.path / "cells").mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only process that carries this run out.
+
+        :raises UserError: another one does.
+        """
+        lock = FileLock(self.path / ".lock")
+        with self._writable():
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise UserError(
+                    f"run {self.id} is being carried out by another process",
+                    remedy="Wait for its end, or end it; then resume.",
+                ) from None
         try:
-            (self.path / "cells").mkdir(parents=True)
+            yield
+        finally:
+            lock.release()
+
+    @contextlib.contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise UserError(
                 f"cannot write results to {self.path.parent}: {error.strerror}",
@@ -96,133 +115,173 @@ class RunDirectory:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        fresh.write_bytes(content)
-        fresh.replace(path)
-
-
-def plan(choices: Choices, tree: Tree) -> Plan:
-    """The plan of a run of one tree.
-
-    :raises UserError: a choice that does not exist.
-    """
-    for variant in choices.variants:
-        kconfig.own_fragments(choices.arches[0], variant)
-    modes = {name: arches.load(name).vsyscall_modes for name in choices.arches}
-    return make(choices, label=tree.version, vsyscall_modes=modes)
-
-
-def context(choices: Choices, tree: Tree, store: Store, root: Path, engine: LocalEngine) -> cells.Context:
-    """What all cells of a run share, read and checked once.
-
-    :raises UserError: a fragment or base that cannot be used, or KVM that cannot be forced.
-    :raises InfraError: a compiler or QEMU is not installed.
-    """
-    fragments = tuple(kconfig.user_fragment(spec) for spec in choices.kconfig)
-    for name in choices.arches:
-        kconfig.check_user_fragments(fragments, name)
-    base = ""
-    if choices.config:
         try:
-            base = Path(choices.config).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not a text file"
-            raise UserError(f"--config {choices.config}: {reason}") from error
-    for name in choices.arches:
-        arch = arches.load(name)
-        toolchain.find(choices.toolchain, arch)
-        if choices.suites:
-            # better now than after a build of some minutes
-            qemu.program(arch)
-            accel.choose(arch, choices.accel, store.root)
-    return cells.Context(
-        tree=tree,
-        tree_class=classify(tree.path),
-        choices=choices,
-        store=store,
-        keys=overlay.make_keys(),
-        root=root,
-        fragments=fragments,
-        base=base,
-        cancelled=engine.cancelled,
-    )
+            fresh.write_bytes(content)
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+    def plan(self) -> Plan:
+        """The plan that the run was begun with.
+
+        :raises UserError: it cannot be read, or a newer orchestrate wrote it.
+        """
+        path = self.path / "plan.json"
+        try:
+            raw = path.read_bytes()
+            version = msgspec.json.decode(raw, type=_Version).version
+            if version > PLAN_VERSION:
+                raise UserError(
+                    f"{path} is of version {version}, written by a newer orchestrate: "
+                    f"this one knows {PLAN_VERSION}",
+                    remedy="Resume it with that one.",
+                )
+            return msgspec.json.decode(raw, type=Plan)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise UserError(f"{path} cannot be read: {error}", remedy="Begin a new run.") from error
+
+    def done(self, plan: Plan) -> dict[str, CellResult]:
+        """The cells that have a result, by their id."""
+        found = {}
+        for cell in plan.cells:
+            with contextlib.suppress(OSError, msgspec.MsgspecError):
+                content = (self.path / "cells" / cell.id / "result.json").read_bytes()
+                found[cell.id] = msgspec.json.decode(content, type=CellResult)
+        return found
+
+
+class _Version(msgspec.Struct):
+    version: int
+
+
+def check_unchanged(plan: Plan, found: Sequence[Target]) -> None:
+    """Demand that the kernels of a resumed run are what they were.
+
+    :raises UserError: one is not.
+    """
+    now_there = {target.label: target for target in found}
+    for kernel in plan.kernels:
+        target = now_there.get(kernel.label)
+        if target is None or target.digest != kernel.digest:
+            what = f"now {target.describe}" if target else "gone"
+            raise UserError(
+                f"{kernel.label} was {kernel.describe} when the run began, and is {what}",
+                remedy="Bring it back to that state, or begin a new run.",
+            )
 
 
 def carry_out(
     the_plan: Plan,
-    shared: cells.Context,
+    shared: Context,
     directory: RunDirectory,
-    engine: LocalEngine,
+    engine: Engine,
     events: Events,
     *,
     junit_path: Path | None = None,
+    done: Mapping[str, CellResult] | None = None,
 ) -> RunResult:
     """Carry a plan out; results are on disk after every cell.
 
     When the engine is cancelled, guests and builds end at once; the result has what there is and says so.
 
+    :param done: cells of an earlier attempt that are not repeated.
     :raises UserError: a cell cannot be what was asked for.
     """
-    tree = shared.tree
     result = RunResult(
         schema_version=SCHEMA_VERSION,
         id=directory.id,
-        source=tree.describe,
-        tree_class=shared.tree_class.value,
-        maps_read_under_vma_locks=maps_uses_vma_locks(tree.path),
+        sources=tuple(_source_result(target) for target in shared.targets.values()),
         started_at=now(),
     )
     directory.write("plan.json", msgspec.json.format(msgspec.json.encode(the_plan), indent=1))
+    found = dict(done or {})
 
     def work(cell: CellPlan) -> CellResult:
-        script = cells.reproduce(cell, shared.choices, tree)
+        folder = directory.path / "cells" / cell.id
+        # what an attempt that was killed has left
+        shutil.rmtree(folder, ignore_errors=True)
+        target = shared.targets[cell.label]
+        script = reproduce(cell, shared.choices, target.source, shared.suites, target.describe)
         directory.write(f"cells/{cell.id}/reproduce.sh", script.encode())
-        (directory.path / f"cells/{cell.id}/reproduce.sh").chmod(0o755)
+        (folder / "reproduce.sh").chmod(0o755)
         return cells.carry_out(shared, cell, events.saying(cell.id))
 
-    done: list[CellResult] = []
-    for cell, outcome in engine.carry_out(the_plan.cells, work):
-        done.append(outcome)
-        _keep_artifacts(directory, outcome)
-        if not outcome.interrupted:
-            directory.write(f"cells/{cell.id}/result.json", msgspec.json.encode(outcome))
-        result = _write(directory, result, done, junit_path, interrupted=engine.cancelled())
-        events.emit(cell.id, "done", summary(outcome))
+    def wanted() -> Iterator[CellPlan]:
+        for cell in the_plan.cells:
+            if cell.id not in found and not (shared.choices.until_fail and _has_failed(cell, found)):
+                yield cell
+
+    for cell, ended in engine.carry_out(wanted(), work):
+        found[cell.id] = ended
+        _keep_artifacts(directory, ended)
+        if not ended.interrupted:
+            directory.write(f"cells/{cell.id}/result.json", msgspec.json.encode(ended))
+        result = _write(directory, result, the_plan, found, junit_path, interrupted=engine.cancelled())
+        events.emit(cell.id, "done", outcome.summary(ended))
     result = msgspec.structs.replace(result, finished_at=now())
-    return _write(directory, result, done, junit_path, interrupted=engine.cancelled())
+    return _write(directory, result, the_plan, found, junit_path, interrupted=engine.cancelled())
+
+
+def _has_failed(cell: CellPlan, found: Mapping[str, CellResult]) -> bool:
+    """Whether an earlier repeat of the same kernel has shown what is waited for."""
+    same = (cell.label, cell.arch, cell.variant)
+    return bool(cell.boot) and any(
+        case.verdict in AT_FAULT
+        for ended in found.values()
+        if ended.boot and (ended.label, ended.arch, ended.variant) == same
+        for case in ended.all_cases()
+    )
+
+
+def _source_result(target: Target) -> SourceResult:
+    tree = target.tree
+    return SourceResult(
+        label=target.label,
+        source=target.describe,
+        digest=target.digest,
+        tree_class=target.tree_class.value if target.tree_class else "",
+        maps_read_under_vma_locks=maps_uses_vma_locks(tree.path) if tree else None,
+    )
 
 
 def _write(
     directory: RunDirectory,
     result: RunResult,
-    done: Sequence[CellResult],
+    the_plan: Plan,
+    found: Mapping[str, CellResult],
     junit_path: Path | None,
     *,
     interrupted: bool,
 ) -> RunResult:
-    result = msgspec.structs.replace(
-        result, cells=tuple(done), comparisons=compare(done), interrupted=interrupted
-    )
+    # in the order of the plan, whatever the order in which they ended, or were resumed
+    result = outcome.drawn(result, [found[c.id] for c in the_plan.cells if c.id in found])
+    result = msgspec.structs.replace(result, interrupted=interrupted)
     directory.write("results.json", msgspec.json.format(msgspec.json.encode(result), indent=1))
-    junit.write(directory.path / "junit.xml", result.cells, run_id=result.id)
+    told = outcome.told(result)
+    junit.write(directory.path / "junit.xml", told, run_id=result.id)
     if junit_path is not None:
         try:
             junit_path.parent.mkdir(parents=True, exist_ok=True)
-            junit.write(junit_path, result.cells, run_id=result.id)
+            junit.write(junit_path, told, run_id=result.id)
         except OSError as error:
             raise UserError(f"--junit {junit_path}: {error.strerror}") from error
     return result
 
 
-def _keep_artifacts(directory: RunDirectory, outcome: CellResult) -> None:
+def _keep_artifacts(directory: RunDirectory, ended: CellResult) -> None:
     """The kernel image beside its results, so that the run stands on its own; a hard link where it can be."""
-    image = Path(outcome.properties.get("image", ""))
+    image = Path(ended.properties.get("image", ""))
     if not image.is_file():
         return
-    place = directory.path / "artifacts" / outcome.properties["kernel"]
+    place = directory.path / "artifacts" / ended.properties["kernel"]
     if (place / image.name).exists():
         return
     place.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):
+        if ended.properties["build"] == "prebuilt":
+            # a link to what is the user's would change when he builds again
+            shutil.copyfile(image, place / image.name)
+            return
         for source in (image, image.parent / "vmlinux", image.parent / "config"):
             try:
                 os.link(source, place / source.name)
@@ -230,74 +289,35 @@ def _keep_artifacts(directory: RunDirectory, outcome: CellResult) -> None:
                 shutil.copyfile(source, place / source.name)
 
 
-def summary(outcome: CellResult) -> str:
-    """A cell's result in words: ``maps 8 passed, 2 skipped``."""
-    words = []
-    for case in outcome.cases:
-        if case.verdict.value not in ("PASS", "NA"):
-            words.append(f"{case.id}: {case.verdict.value}: {case.reason}")
-    for suite in outcome.suites:
-        counts: dict[str, int] = {}
-        for case in suite.cases:
-            counts[case.verdict.value] = counts.get(case.verdict.value, 0) + 1
-        words.append(f"{suite.suite}: " + (", ".join(f"{n} {v}" for v, n in counts.items()) or "nothing ran"))
-    return "; ".join(words) or "built"
-
-
-def compare(done: Sequence[CellResult]) -> tuple[SuiteComparison, ...]:
-    """The benchmarks' variants side by side, for each kernel label, arch and suite that has both."""
-    boots: dict[tuple[str, str, str], dict[str, list[dict[str, float]]]] = {}
-    for cell in done:
-        for suite in cell.suites:
-            if suite.suite in catalog.names() and catalog.load(suite.suite).kind == "benchmark":
-                pair = boots.setdefault((cell.label, cell.arch, suite.suite), {})
-                pair.setdefault(cell.variant, []).append(suite.metrics)
-    found = []
-    for (label, arch, suite_name), pair in boots.items():
-        if any(map(bool, pair.get(_WITH, []))) and any(map(bool, pair.get(_WITHOUT, []))):
-            found.append(
-                SuiteComparison(
-                    label=label,
-                    arch=arch,
-                    suite=suite_name,
-                    comparison=compare_pair(pair[_WITH], pair[_WITHOUT]),
-                )
-            )
-    return tuple(found)
-
-
 def build_all(
-    choices: Choices,
-    tree: Tree,
-    store: Store,
-    *,
-    say: Callable[[str], None],
-    configure_only: bool = False,
+    shared: Context, *, say: Callable[[str], None], configure_only: bool = False
 ) -> Iterator[tuple[str, OrchestrateError | None]]:
     """Build every kernel of some choices; the path of each image, or what went wrong and the error.
 
     :param configure_only: stop after the configuration and give its path instead.
     :raises UserError: a choice that does not exist, or a request of the user's that is lost.
     """
-    shared = context(choices, tree, store, Path(), LocalEngine())
-    say(f"{tree.describe}: per-VMA locks are {shared.tree_class.value}")
-    for arch in choices.arches:
-        for variant in choices.variants:
-            if moot := cells.not_applicable(shared.tree_class, variant):
-                say(f"{arch} {variant}: not applicable: {moot}")
-                continue
-            spec = cells.kernel_spec(shared, arch, variant)
-            try:
-                differing = kernels.pair_difference(spec, store)
-                if configure_only:
-                    pair = ", ".join(differing) or "nothing: there is no pair"
-                    say(f"{arch} {variant}: the variants differ in {pair}")
-                    yield str(kernels.configure(spec, store).path), None
+    choices, store = shared.choices, shared.store
+    for target in shared.targets.values():
+        assert target.tree_class is not None
+        say(f"{target.describe}: per-VMA locks are {target.tree_class.value}")
+        for arch in choices.arches:
+            for variant in choices.variants:
+                if reason := moot(shared, target, variant):
+                    say(f"{arch} {variant}: not applicable: {reason}")
                     continue
-                kernel = kernels.build(spec, store, say=say, jobs=choices.jobs)
-            except UserError:
-                raise
-            except OrchestrateError as error:
-                yield f"{arch} {variant}: {error}", error
-            else:
-                yield str(kernel.image), None
+                spec = kernel_spec(shared, target.label, arch, variant)
+                try:
+                    differing = kernels.pair_difference(spec, store)
+                    if configure_only:
+                        pair = ", ".join(differing) or "nothing: there is no pair"
+                        say(f"{arch} {variant}: the variants differ in {pair}")
+                        yield str(kernels.configure(spec, store).path), None
+                        continue
+                    kernel = kernels.build(spec, store, say=say, jobs=choices.jobs)
+                except UserError:
+                    raise
+                except OrchestrateError as error:
+                    yield f"{arch} {variant}: {error}", error
+                else:
+                    yield str(kernel.image), None

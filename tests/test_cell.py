@@ -4,20 +4,18 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from orchestrator import cell, cli
-from orchestrator.cell_state import meaning
+from orchestrator import cli
+from orchestrator.cell_state import meaning, not_applicable
 from orchestrator.errors import Inconclusive, InfraError, KernelError, OrchestrateError
-from orchestrator.plan import CellPlan, Choices
+from orchestrator.plan import CellPlan, Choices, Source
+from orchestrator.reproduce import reproduce
 from orchestrator.results.model import Blame, Verdict
 from orchestrator.source.classify import TreeClass
-from orchestrator.source.model import Tree
-
-TREE = Tree(path=Path("/nowhere"), spec="/home/me/my linux", kind="directory", digest="d", describe="7.2")
+from orchestrator.suites import catalog
 
 
 @pytest.mark.parametrize(
@@ -32,8 +30,8 @@ TREE = Tree(path=Path("/nowhere"), spec="/home/me/my linux", kind="directory", d
     ],
 )
 def test_question_that_does_not_arise(tree_class: TreeClass, variant: str, moot: str) -> None:
-    assert moot in cell.not_applicable(tree_class, variant)
-    assert bool(cell.not_applicable(tree_class, variant)) == bool(moot)
+    assert moot in not_applicable(tree_class, variant)
+    assert bool(not_applicable(tree_class, variant)) == bool(moot)
 
 
 @pytest.mark.parametrize(
@@ -60,11 +58,13 @@ def test_reproducer_is_a_command_that_the_tool_understands() -> None:
         accel="tcg",
         cmdline=("nokaslr",),
     )
-    script = cell.reproduce(plan, choices, TREE)
+    source = Source(spec="/no/my linux", label="7.2", patches=("/no/a.mbox",))
+    script = reproduce(plan, choices, source, {"maps": catalog.load("maps")}, "7.2")
     command = shlex.split(script.splitlines()[-1])
     assert command[:3] == ["exec", "orchestrate", "run"]
     assert command[-1] == "$@"
-    assert "/home/me/my linux" in command
+    assert "7.2=/no/my linux" in command
+    assert "7.2=/no/a.mbox" in command
     assert "nokaslr" in command
     # every option exists: with a source that is not there the parser is passed and the source refused
     done = CliRunner().invoke(cli.cli, command[2:-1])

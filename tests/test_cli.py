@@ -15,6 +15,7 @@ from fakes.linux import make_linux
 
 from orchestrator import cli, data, errors
 from orchestrator import run as runs
+from orchestrator.outcome import RunResult
 from orchestrator.results.model import SCHEMA_VERSION, Case, CellResult, SuiteResult, Verdict
 
 
@@ -192,12 +193,10 @@ def test_the_table_of_exit_codes(
             SuiteResult(suite="maps", cases=tuple(Case(id=f"m/{n}", verdict=v) for n, v in enumerate(suite))),
         ),
     )
-    result = runs.RunResult(
+    result = RunResult(
         schema_version=SCHEMA_VERSION,
         id="x",
-        source="s",
-        tree_class="selectable",
-        maps_read_under_vma_locks=True,
+        sources=(),
         started_at="",
         interrupted=interrupted,
         cells=(cell,),

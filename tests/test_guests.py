@@ -20,17 +20,19 @@ import msgspec
 import psutil
 import pytest
 
-from orchestrator import arch, cell, source
-from orchestrator import run as runs
-from orchestrator.cell_state import Cell
-from orchestrator.engine.local import LocalEngine
+from orchestrator import arch, cell, prepare, source
+from orchestrator.cell_state import Cell, Context, Target, kernel_spec
+from orchestrator.cell_suites import guest_spec
 from orchestrator.kernel import build as kernels
-from orchestrator.plan import CellPlan, Choices
+from orchestrator.outcome import RunResult
+from orchestrator.plan import CellPlan, Choices, Source
 from orchestrator.results.model import Blame, Case, CellResult, Verdict
+from orchestrator.source.classify import classify
 from orchestrator.source.identity import content_digest
 from orchestrator.source.model import Tree
 from orchestrator.store import Store, default_cache
 from orchestrator.suites import catalog
+from orchestrator.suites.catalog import Suite
 from orchestrator.vm import accel
 from orchestrator.vm.machine import Deadlines, Guest
 
@@ -81,7 +83,7 @@ class Finished(msgspec.Struct):
     code: int
     said: str
     folder: Path
-    result: runs.RunResult
+    result: RunResult
 
 
 @pytest.fixture(scope="session")
@@ -107,7 +109,7 @@ def main_run(tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> Finished:
         stdin=subprocess.DEVNULL,
     )
     (folder,) = (path for path in out.iterdir() if path.is_dir())
-    result = msgspec.json.decode((folder / "results.json").read_bytes(), type=runs.RunResult)
+    result = msgspec.json.decode((folder / "results.json").read_bytes(), type=RunResult)
     print(done.stdout, done.stderr)
     return Finished(done.returncode, done.stdout + done.stderr, folder, result)
 
@@ -196,14 +198,12 @@ def test_first_line_and_table(main_run: Finished) -> None:
 class Bench:
     """Carries out single cells, with a suite of the tests' own in place of the catalogue's."""
 
-    def __init__(self, tree: Tree, store: Store, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, tree: Tree, store: Store, root: Path) -> None:
         self.tree, self.store, self.root = tree, store, root
-        self._monkeypatch = monkeypatch
         self.said: list[str] = []
 
-    def context(self, **changes: object) -> cell.Context:
-        choices = Choices(arches=("x86_64",), variants=VARIANTS)
-        shared = runs.context(choices, self.tree, self.store, self.root, LocalEngine())
+    def context(self, *suites: Suite, **changes: object) -> Context:
+        shared = _context(self.tree, self.store, self.root, *suites)
         return msgspec.structs.replace(shared, **changes)
 
     def run(
@@ -211,33 +211,33 @@ class Bench:
         *,
         arch_name: str = "x86_64",
         variant: str = "per-vma-lock",
-        suite: str = "hostile",
+        suite: Suite | None = None,
         heard: Callable[[str, str], None] = lambda phase, text: None,
         **changes: object,
     ) -> CellResult:
-        if suite == "hostile":
-            hostile = _hostile_suite()
-            self._monkeypatch.setattr(catalog, "load", lambda name: hostile)
+        suite = suite or _hostile_suite()
+        names = (suite.name,)
         plan = CellPlan(
-            id="cell", label="7.2", arch=arch_name, variant=variant, suites=(suite,), smp=2, mem_mib=512
+            id="cell", label="7.2", arch=arch_name, variant=variant, suites=names, smp=2, mem_mib=512
         )
 
         def say(phase: str, text: str) -> None:
             self.said.append(f"{phase}: {text}")
             heard(phase, text)
 
-        return cell.carry_out(self.context(**changes), plan, say)
+        return cell.carry_out(self.context(suite, **changes), plan, say)
 
 
-class _OwnSuite(catalog.Suite, frozen=True):
-    @property
-    def folder(self) -> Path:
-        return DATA / "hostile"
+def _context(tree: Tree, store: Store, root: Path, *suites: Suite) -> Context:
+    choices = Choices(arches=("x86_64",), variants=VARIANTS)
+    target = Target(label="7.2", tree=tree, tree_class=classify(tree.path), source=Source(spec=SOURCE))
+    return prepare.context(choices, [target], suites, store, root)
 
 
-def _hostile_suite() -> catalog.Suite:
-    names = ("good", "panic", "splat", "hang", "after")
-    return _OwnSuite(
+def _hostile_suite() -> Suite:
+    names = ("good", "panic", "splat", "hang", "sshd", "after")
+    return Suite(
+        folder=DATA / "hostile",
         name="hostile",
         description="programs that do to a guest what kernels do",
         kind="functional",
@@ -250,10 +250,8 @@ def _hostile_suite() -> catalog.Suite:
 
 
 @pytest.fixture
-def bench(
-    main_run: Finished, tree: Tree, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Bench:
-    return Bench(tree, store, tmp_path, monkeypatch)
+def bench(main_run: Finished, tree: Tree, store: Store, tmp_path: Path) -> Bench:
+    return Bench(tree, store, tmp_path)
 
 
 def _by_id(result: CellResult) -> dict[str, Case]:
@@ -276,7 +274,12 @@ def test_crash_splat_and_hang_have_their_verdicts(bench: Bench, arch_name: str) 
     assert "WARNING" in burned.reason
     late = cases["hostile/hang"]
     assert late.verdict is Verdict.TIMEOUT
+    server = cases["hostile/sshd"]
+    assert (server.verdict, server.blame) == (Verdict.ERROR, Blame.INFRA)
+    assert "SSH server" in server.reason
     assert cases["hostile/after"].verdict is Verdict.PASS
+    # each had a guest of its own, of which only the first was booted
+    assert result.properties["restored guests"] == "5"
     assert time.monotonic() - started < 300
     assert not _our_qemus()
 
@@ -307,7 +310,7 @@ def test_killed_qemu_is_infrastructure(bench: Bench) -> None:
 def test_wrong_image_goes_red(bench: Bench) -> None:
     """The other variant's kernel is booted on purpose: nothing is run in it."""
     shared = bench.context()
-    other = kernels.build(cell.kernel_spec(shared, "x86_64", "mmap-lock"), bench.store, say=print)
+    other = kernels.build(kernel_spec(shared, "7.2", "x86_64", "mmap-lock"), bench.store, say=print)
     cases = _by_id(bench.run(swap_kernel=lambda kernel: other.image))
     proof = cases["proof"]
     assert proof.verdict is Verdict.INCONCLUSIVE
@@ -367,7 +370,7 @@ def test_tree_that_does_not_compile_is_the_kernels_fault(tree: Tree, tmp_path: P
     assert f"kernel/bounds.c:{line}:" in done.stdout
     assert "broken on purpose" in done.stdout
     (results,) = (tmp_path / "runs").glob("*/results.json")
-    cases = _by_id(msgspec.json.decode(results.read_bytes(), type=runs.RunResult).cells[0])
+    cases = _by_id(msgspec.json.decode(results.read_bytes(), type=RunResult).cells[0])
     assert (cases["build"].verdict, cases["build"].blame) == (Verdict.FAIL, Blame.KERNEL)
     assert "boot" not in cases
 
@@ -375,9 +378,8 @@ def test_tree_that_does_not_compile_is_the_kernels_fault(tree: Tree, tmp_path: P
 def test_configures_and_builds_selftests_from_a_read_only_tree(tree: Tree, tmp_path: Path) -> None:
     """With an empty store, so that something is really made from the read-only tree in a warm run too."""
     fresh = Store(tmp_path / "store")
-    choices = Choices(arches=("arm64",), variants=VARIANTS)
-    shared = runs.context(choices, tree, fresh, tmp_path, LocalEngine())
-    spec = cell.kernel_spec(shared, "arm64", "mmap-lock")
+    shared = _context(tree, fresh, tmp_path)
+    spec = kernel_spec(shared, "7.2", "arm64", "mmap-lock")
     assert set(kernels.pair_difference(spec, fresh)) == {"PER_VMA_LOCK", "PER_VMA_LOCK_STATS"}
     from orchestrator.suites import build as suite_build
 
@@ -389,7 +391,7 @@ def test_configures_and_builds_selftests_from_a_read_only_tree(tree: Tree, tmp_p
 
 def test_map_latency_measures(bench: Bench) -> None:
     """One boot: that it measures, not how fast; its scanners' proof is in its verdict."""
-    result = bench.run(suite="map-latency")
+    result = bench.run(suite=catalog.load("map-latency"))
     (suite,) = result.suites
     (case,) = suite.cases
     assert case.verdict in (Verdict.PASS, Verdict.INCONCLUSIVE), case.reason
@@ -406,8 +408,8 @@ def test_kvm_is_kept_only_if_a_kernel_comes_up_under_it(bench: Bench, tmp_path: 
     plan = CellPlan(id="kvm", label="7.2", arch="x86_64", variant="mmap-lock", suites=(), smp=2, mem_mib=512)
     state = Cell(shared, plan, lambda phase, text: None)
     state.folder.mkdir(parents=True)
-    kernel = kernels.build(cell.kernel_spec(shared, "x86_64", "mmap-lock"), bench.store, say=print)
-    spec = cell.guest_spec(state, kernel, {})
+    kernel = kernels.build(kernel_spec(shared, "7.2", "x86_64", "mmap-lock"), bench.store, say=print)
+    spec = guest_spec(state, kernel, [], {})
     model = msgspec.structs.replace(spec.arch, cpu_kvm="qemu64")
     spec = msgspec.structs.replace(spec, arch=model)
     first = accel.choose(model, "auto", tmp_path)

@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from orchestrator import run as runs
 from orchestrator import source
+from orchestrator.outcome import RunResult
 from orchestrator.results.model import Blame, Case, Verdict
 from orchestrator.source.model import Tree
 from orchestrator.store import default_cache
@@ -33,9 +33,9 @@ def _orchestrate(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def _results(out: Path) -> runs.RunResult:
+def _results(out: Path) -> RunResult:
     (folder,) = (path for path in out.iterdir() if path.is_dir())
-    return msgspec.json.decode((folder / "results.json").read_bytes(), type=runs.RunResult)
+    return msgspec.json.decode((folder / "results.json").read_bytes(), type=RunResult)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_negative_control(tmp_path: Path) -> None:
     )
     assert done.returncode == 0
     result = _results(tmp_path)
-    assert not result.maps_read_under_vma_locks
+    assert [each.maps_read_under_vma_locks for each in result.sources] == [False]
     (found,) = result.comparisons
     ratio = next(r.ratio for r in found.comparison.ratios if r.metric == "mean_us_scanned")
     assert 0.7 <= ratio.estimate <= 1.4

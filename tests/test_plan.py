@@ -9,16 +9,19 @@ from hypothesis import strategies as st
 
 from orchestrator import arch
 from orchestrator.errors import UserError
-from orchestrator.plan import Choices, Plan, make
+from orchestrator.plan import Choices, Kernel, Plan, make
 from orchestrator.suites import catalog
 
 BOTH = ("per-vma-lock", "mmap-lock")
 MODES = {name: arch.load(name).vsyscall_modes for name in arch.names()}
 
 
-def plan(**choices: object) -> Plan:
-    given = {"arches": ("x86_64",), "variants": BOTH, "suites": ("maps", "map-latency")}
-    return make(Choices(**{**given, **choices}), label="7.2.1", vsyscall_modes=MODES)  # type: ignore[arg-type]
+def plan(*labels: str, **given: object) -> Plan:
+    default = {"arches": ("x86_64",), "variants": BOTH, "suites": ("maps", "map-latency")}
+    choices = Choices(**{**default, **given})  # type: ignore[arg-type]
+    kernels = [Kernel(label=label, arches=choices.arches) for label in labels or ("7.2.1",)]
+    suites = [catalog.load(name) for name in choices.suites]
+    return make(choices, kernels=kernels, suites=suites, vsyscall_modes=MODES)
 
 
 def ids(the_plan: Plan) -> list[str]:
@@ -43,6 +46,40 @@ def test_benchmarks_come_last_and_are_interleaved() -> None:
 def test_the_suite_says_how_many_boots() -> None:
     boots = catalog.load("map-latency").boots
     assert len(plan(suites=("map-latency",)).cells) == 2 * boots
+
+
+def test_several_kernels_are_interleaved() -> None:
+    the_plan = plan("old", "new", boots=2, variants=BOTH[:1])
+    assert [(cell.label, cell.suites, cell.boot) for cell in the_plan.cells] == [
+        ("old", ("maps",), 0),
+        ("new", ("maps",), 0),
+        ("old", ("map-latency",), 1),
+        ("new", ("map-latency",), 1),
+        ("old", ("map-latency",), 2),
+        ("new", ("map-latency",), 2),
+    ]
+
+
+def test_repeats_are_cells_of_their_own_and_interleaved() -> None:
+    the_plan = plan(suites=("maps",), times=2)
+    assert ids(the_plan) == [
+        "7.2.1-x86_64-per-vma-lock-1",
+        "7.2.1-x86_64-mmap-lock-1",
+        "7.2.1-x86_64-per-vma-lock-2",
+        "7.2.1-x86_64-mmap-lock-2",
+    ]
+    assert [cell.boot for cell in the_plan.cells] == [1, 1, 2, 2]
+
+
+def test_a_prebuilt_kernel_is_for_its_own_arch_alone() -> None:
+    choices = Choices(arches=("x86_64", "arm64"), variants=BOTH, suites=("maps",))
+    kernels = [Kernel(label="tree", arches=choices.arches), Kernel(label="image", arches=("arm64",))]
+    the_plan = make(choices, kernels=kernels, suites=[catalog.load("maps")], vsyscall_modes=MODES)
+    assert {(c.label, c.arch) for c in the_plan.cells} == {
+        ("tree", "x86_64"),
+        ("tree", "arm64"),
+        ("image", "arm64"),
+    }
 
 
 def test_without_suites_there_is_a_cell_a_kernel() -> None:

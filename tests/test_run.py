@@ -4,21 +4,27 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import pytest
 from rich.console import Console
 
-from orchestrator import cell, run
+from orchestrator import cell, outcome, run
+from orchestrator.cell_state import Target
 from orchestrator.engine.local import LocalEngine
 from orchestrator.errors import UserError
 from orchestrator.events import Events
-from orchestrator.plan import CellPlan, Choices, make
+from orchestrator.outcome import RunResult
+from orchestrator.plan import PLAN_VERSION, CellPlan, Choices, Kernel, Plan, Source
 from orchestrator.results.model import Blame, Case, CellResult, SuiteResult, Verdict
 from orchestrator.source.classify import TreeClass
 from orchestrator.source.model import Tree
 from orchestrator.store import Store
+from orchestrator.suites import catalog
 from orchestrator.vm.overlay import make_keys
 
 
@@ -38,7 +44,14 @@ def _result(name: str, variant: str, verdict: Verdict, metrics: dict[str, float]
         arch="x86_64",
         variant=variant,
         cases=(Case(id="build", verdict=Verdict.PASS),),
-        suites=(SuiteResult(suite=suite, cases=(case,), metrics=metrics or {}),),
+        suites=(
+            SuiteResult(
+                suite=suite,
+                kind="functional" if metrics is None else "benchmark",
+                cases=(case,),
+                metrics=metrics or {},
+            ),
+        ),
     )
 
 
@@ -48,14 +61,21 @@ class Scene:
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tmp_path, self.monkeypatch = tmp_path, monkeypatch
         self.engine = LocalEngine()
+        self.carried_out: list[str] = []
         self.tree = _tree(tmp_path / "tree")
-        self.directory = run.RunDirectory(tmp_path / "runs")
+        self.directory = run.RunDirectory.fresh(tmp_path / "runs")
         self.directory.create()
 
-    def carry_out(self, outcomes: dict[str, CellResult], junit: Path | None = None) -> run.RunResult:
-        choices = Choices(arches=("x86_64",), variants=("per-vma-lock", "mmap-lock"))
-        the_plan = msgspec.structs.replace(
-            make(choices, label="7.2.1", vsyscall_modes={}),
+    def target(self) -> Target:
+        source = Source(spec="debian:x")
+        return Target(label="7.2.1", tree=self.tree, tree_class=TreeClass.SELECTABLE, source=source)
+
+    def plan(self, outcomes: Mapping[str, CellResult], **choices: object) -> Plan:
+        both = {"arches": ("x86_64",), "variants": ("per-vma-lock", "mmap-lock")}
+        kernel = Kernel(label="7.2.1", arches=("x86_64",), describe=self.tree.describe, digest="d")
+        return Plan(
+            choices=Choices(**{**both, **choices}),  # type: ignore[arg-type]
+            kernels=(kernel,),
             cells=tuple(
                 CellPlan(
                     id=n,
@@ -65,22 +85,39 @@ class Scene:
                     suites=("maps",),
                     smp=2,
                     mem_mib=512,
+                    boot=r.boot,
                 )
                 for n, r in outcomes.items()
             ),
         )
+
+    def carry_out(
+        self, outcomes: Mapping[str, CellResult], junit: Path | None = None, **choices: object
+    ) -> RunResult:
+        the_plan = self.plan(outcomes, **choices)
         context = cell.Context(
-            tree=self.tree,
-            tree_class=TreeClass.SELECTABLE,
-            choices=choices,
+            targets={"7.2.1": self.target()},
+            suites={"maps": catalog.load("maps")},
+            choices=the_plan.choices,
             store=Store(self.tmp_path / "cache"),
             keys=make_keys(),
             root=self.directory.path,
             cancelled=self.engine.cancelled,
         )
-        self.monkeypatch.setattr(cell, "carry_out", lambda _context, plan, _say: outcomes[plan.id])
-        with Events(Console(quiet=True), self.directory.path / "events.ndjson") as events:
-            return run.carry_out(the_plan, context, self.directory, self.engine, events, junit_path=junit)
+        done = self.directory.done(the_plan)
+
+        def carry_out(_context: object, plan: CellPlan, _say: object) -> CellResult:
+            self.carried_out.append(plan.id)
+            return outcomes[plan.id]
+
+        self.monkeypatch.setattr(cell, "carry_out", carry_out)
+        with (
+            self.directory.held(),
+            Events(Console(quiet=True), self.directory.path / "events.ndjson") as events,
+        ):
+            return run.carry_out(
+                the_plan, context, self.directory, self.engine, events, junit_path=junit, done=done
+            )
 
 
 @pytest.fixture
@@ -95,11 +132,11 @@ def test_everything_is_on_disk(scene: Scene, tmp_path: Path) -> None:
     for name in ("plan.json", "events.ndjson", "results.json", "junit.xml", "cells/a/result.json"):
         assert (folder / name).stat().st_size, name
     assert junit.read_bytes() == (folder / "junit.xml").read_bytes()
-    assert msgspec.json.decode((folder / "results.json").read_bytes(), type=run.RunResult) == result
+    assert msgspec.json.decode((folder / "results.json").read_bytes(), type=RunResult) == result
     script = folder / "cells/a/reproduce.sh"
     assert script.stat().st_mode & 0o100
     assert "orchestrate run --source debian:x --arch x86_64 --variant per-vma-lock" in script.read_text()
-    assert not list(folder.rglob(".*"))
+    assert [path.name for path in folder.rglob(".*")] == [".lock"]
 
 
 def test_results_are_there_after_each_cell(scene: Scene) -> None:
@@ -165,21 +202,21 @@ def test_benchmark_variants_are_compared() -> None:
         ]
 
     done = boots("per-vma-lock", 50, 51, 52) + boots("mmap-lock", 500, 510, 520)
-    (found,) = run.compare(done)
+    (found,) = outcome.compare(done)
     ratio = next(r.ratio for r in found.comparison.ratios if r.metric == "mean_us_scanned")
     assert ratio.estimate == pytest.approx(10, rel=0.05)
     assert (found.comparison.boots_with, found.comparison.boots_without) == (3, 3)
     # a boot that was discarded has no numbers and is no boot of the comparison
     done[0] = msgspec.structs.replace(done[0], suites=(SuiteResult(suite="map-latency"),))
-    (found,) = run.compare(done)
+    (found,) = outcome.compare(done)
     assert found.comparison.boots_with == 2
-    assert run.compare(boots("per-vma-lock", 50, 51, 52)) == ()
+    assert outcome.compare(boots("per-vma-lock", 50, 51, 52)) == ()
 
 
 def test_unwritable_folder_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--out"):
-        run.RunDirectory(tmp_path / "file" / "runs").create()
+        run.RunDirectory.fresh(tmp_path / "file" / "runs").create()
 
 
 def test_published_schema_is_that_of_the_results() -> None:
@@ -188,4 +225,171 @@ def test_published_schema_is_that_of_the_results() -> None:
     for heading in ("$schema", "title"):
         published.pop(heading)
     # through JSON: the one has lists where the other has tuples
-    assert published == json.loads(json.dumps(msgspec.json.schema(run.RunResult)))
+    assert published == json.loads(json.dumps(msgspec.json.schema(RunResult)))
+
+
+# --- resume ----------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_repeats_only_what_has_no_result(scene: Scene) -> None:
+    cells = {n: _result(n, "per-vma-lock", Verdict.PASS) for n in ("a", "b", "c")}
+
+    class Killed(dict[str, CellResult]):
+        def __getitem__(self, name: str) -> CellResult:
+            if name == "b":
+                raise RuntimeError("kill -9")
+            return super().__getitem__(name)
+
+    with pytest.raises(RuntimeError):
+        scene.carry_out(Killed(cells))
+    left = scene.directory.path / "cells/b/console.log"
+    left.write_text("of the first attempt")
+    scene.engine = LocalEngine()
+    again = scene.carry_out(cells)
+    assert scene.carried_out == ["a", "b", "b", "c"]
+    assert [c.cell for c in again.cells] == ["a", "b", "c"]
+    assert again.exit_code() == 0
+    assert not left.exists()
+
+
+def test_the_plan_of_a_run_is_what_it_was_begun_with(scene: Scene) -> None:
+    cells = {"a": _result("a", "per-vma-lock", Verdict.PASS)}
+    scene.carry_out(cells)
+    runs = scene.directory.path.parent
+    assert scene.directory.plan() == scene.plan(cells)
+    for name in (scene.directory.id, str(scene.directory.path), "last"):
+        assert run.RunDirectory.existing(runs, name).path == scene.directory.path
+    with pytest.raises(UserError, match="no run 'nosuch'") as caught:
+        run.RunDirectory.existing(runs, "nosuch")
+    assert scene.directory.id in caught.value.remedy
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": 1}', b"\xff\xfe"])
+def test_a_plan_that_cannot_be_read(scene: Scene, content: bytes) -> None:
+    (scene.directory.path / "plan.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"plan\.json cannot be read"):
+        scene.directory.plan()
+
+
+def test_a_plan_of_a_newer_version_is_not_touched(scene: Scene) -> None:
+    newer = {"version": PLAN_VERSION + 1, "cells": "in another form"}
+    (scene.directory.path / "plan.json").write_text(json.dumps(newer))
+    with pytest.raises(UserError, match="newer orchestrate"):
+        scene.directory.plan()
+
+
+def test_a_source_that_has_changed_stops_a_resume(scene: Scene) -> None:
+    the_plan = scene.plan({})
+    run.check_unchanged(the_plan, [scene.target()])
+    tree = msgspec.structs.replace(scene.tree, digest="other", describe="7.2.1 (dirty)")
+    for found in ([], [msgspec.structs.replace(scene.target(), tree=tree)]):
+        with pytest.raises(UserError, match="when the run began"):
+            run.check_unchanged(the_plan, found)
+
+
+def test_two_processes_in_one_run(scene: Scene) -> None:
+    script = (
+        "import pathlib, sys; from orchestrator.run import RunDirectory\n"
+        "with RunDirectory(pathlib.Path(sys.argv[1])).held(): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, scene.directory.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdin is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="another process"), scene.directory.held():
+            pass
+        # a lock ends with its holder, however it dies
+        other.kill()
+    with scene.directory.held():
+        pass
+
+
+# --- repeats, and what the pair says ---------------------------------------------------------------------
+
+
+def _boots(variant: str, *verdicts: Verdict) -> dict[str, CellResult]:
+    return {
+        f"{variant}-{n}": msgspec.structs.replace(_result(f"{variant}-{n}", variant, v), boot=n)
+        for n, v in enumerate(verdicts, 1)
+    }
+
+
+def test_until_fail_ends_the_repeats_of_the_kernel_that_failed(scene: Scene) -> None:
+    good, bad = Verdict.PASS, Verdict.CRASH
+    cells = _boots("per-vma-lock", good, bad, good, good) | _boots("mmap-lock", good, good, good)
+    scene.carry_out(cells, until_fail=True)
+    assert [n for n in scene.carried_out if n.startswith("per")] == ["per-vma-lock-1", "per-vma-lock-2"]
+    assert len([n for n in scene.carried_out if n.startswith("mmap")]) == 3
+
+
+def test_repeats_give_a_rate_with_its_interval(scene: Scene) -> None:
+    good, bad, unjudged = Verdict.PASS, Verdict.FAIL, Verdict.ERROR
+    result = scene.carry_out(_boots("per-vma-lock", good, bad, good, unjudged, good, bad))
+    (rate,) = result.rates
+    assert (rate.case, rate.failures, rate.boots) == ("maps/x", 2, 5)
+    assert 0.1 < rate.low < 0.4 < rate.high < 0.8
+    assert outcome.rate_text(rate) == "2 of 5 boots failed: 40.0 %, 95 % interval 11.8 .. 76.9 %"
+    (told, *_) = outcome.told(result)
+    assert told.properties["rate: maps/x"] == outcome.rate_text(rate)
+
+
+@pytest.mark.parametrize(
+    ("with_locks", "without", "legs"),
+    [
+        ([Verdict.PASS], [Verdict.PASS], None),
+        ([Verdict.FAIL], [Verdict.PASS], "with"),
+        ([Verdict.PASS], [Verdict.CRASH], "without"),
+        ([Verdict.TIMEOUT], [Verdict.FAIL], "both"),
+        ([Verdict.FAIL], [Verdict.INCONCLUSIVE], "with, unjudged"),
+        ([Verdict.SKIP], [Verdict.FAIL], "without, unjudged"),
+        ([Verdict.PASS, Verdict.FAIL], [Verdict.PASS, Verdict.PASS], "with"),
+        ([Verdict.ERROR], [Verdict.PASS], None),
+    ],
+)
+def test_what_the_pair_says(
+    scene: Scene, with_locks: list[Verdict], without: list[Verdict], legs: str | None
+) -> None:
+    result = scene.carry_out(_boots("per-vma-lock", *with_locks) | _boots("mmap-lock", *without))
+    assert [p.legs for p in result.pairs] == ([legs] if legs else [])
+    if legs:
+        (pair,) = result.pairs
+        assert pair.case == "maps/x"
+        document = (scene.directory.path / "junit.xml").read_text()
+        assert f'name="pair: maps/x" value="{pair.says}"' in document
+
+
+def test_one_leg_alone_says_nothing_of_a_pair(scene: Scene) -> None:
+    assert scene.carry_out(_boots("per-vma-lock", Verdict.FAIL)).pairs == ()
+
+
+@pytest.mark.parametrize(
+    ("own", "suite", "code"),
+    [
+        (Verdict.PASS, Verdict.PASS, 0),
+        (Verdict.PASS, Verdict.FAIL, 1),
+        (Verdict.PASS, Verdict.CRASH, 1),
+        (Verdict.PASS, Verdict.INCONCLUSIVE, 125),
+        (Verdict.PASS, Verdict.ERROR, 125),
+        (Verdict.PASS, Verdict.SKIP, 125),
+        (Verdict.FAIL, Verdict.INCONCLUSIVE, 125),
+        (Verdict.ERROR, Verdict.INCONCLUSIVE, 125),
+    ],
+)
+def test_exit_code_for_git_bisect(scene: Scene, own: Verdict, suite: Verdict, code: int) -> None:
+    made = _result("a", "per-vma-lock", suite)
+    made = msgspec.structs.replace(made, cases=(Case(id="build", verdict=own),))
+    assert scene.carry_out({"a": made}).exit_code(bisect=True) == code
+
+
+def test_a_kernel_that_does_not_boot_is_bad_for_git_bisect(scene: Scene) -> None:
+    made = msgspec.structs.replace(
+        _result("a", "per-vma-lock", Verdict.INCONCLUSIVE), cases=(Case(id="boot", verdict=Verdict.FAIL),)
+    )
+    assert scene.carry_out({"a": made}).exit_code(bisect=True) == 1
+
+
+def test_interrupted_stops_git_bisect(scene: Scene) -> None:
+    scene.engine.cancel()
+    assert scene.carry_out({"a": _result("a", "per-vma-lock", Verdict.PASS)}).exit_code(bisect=True) >= 128

@@ -13,7 +13,7 @@ from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.results.model import Blame, Case, Verdict
 from orchestrator.suites import catalog, runner
 from orchestrator.suites.catalog import Expectation, Program, Suite
-from orchestrator.vm.ssh import Lost, Ran, Trailer
+from orchestrator.vm.ssh import Lost, Ran, Silent, Trailer
 
 LOGS = Path(__file__).parent / "data/splat"
 PASS, FAIL, SKIP, NA = Verdict.PASS, Verdict.FAIL, Verdict.SKIP, Verdict.NA
@@ -56,7 +56,7 @@ class FakeGuest:
     def run(self, argv: Sequence[str], **options: Any) -> Ran:
         self.asked = {"argv": list(argv), **options}
         if self._lost:
-            raise Lost(self._lost)
+            raise (Silent if self._lost == "no answer" else Lost)(self._lost)
         return self._ran
 
     def death(self) -> str:
@@ -174,6 +174,12 @@ def test_a_placement_that_was_not_granted_proves_nothing(
 ) -> None:
     case = only(judge(FakeGuest(out=KTAP, **facts), parser=parser, cpus="0", nice=5))
     assert (case.verdict, case.reason) == (Verdict.INCONCLUSIVE, reason)
+
+
+def test_a_server_that_goes_away_is_not_the_kernels_silence(judge: Judge) -> None:
+    case = only(judge(FakeGuest(lost="reset by peer")))
+    assert (case.verdict, case.blame) == (Verdict.ERROR, Blame.INFRA)
+    assert case.reason == "the guest's SSH server went away while its kernel ran on: reset by peer"
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.analysis.pair import pairs, rates
+from orchestrator.outcome import RunResult
 from orchestrator.report import terminal
 from orchestrator.results.model import Blame, Case, CellResult, SuiteResult, Verdict
-from orchestrator.run import RunResult
 from orchestrator.text import clean
 
 HOSTILE = clean(b"[red]x[/red] [/nope] \x1b[31m\x07 :smile: \xff" + b"long " * 60)
@@ -15,19 +16,28 @@ HOSTILE = clean(b"[red]x[/red] [/nope] \x1b[31m\x07 :smile: \xff" + b"long " * 6
 
 def result(*cells: CellResult, **more: object) -> RunResult:
     given = {
-        "schema_version": 1,
+        "schema_version": 2,
         "id": "20260101-000000-abcd",
-        "source": "7.2.1",
-        "tree_class": "selectable",
-        "maps_read_under_vma_locks": True,
+        "sources": (),
+        "pairs": pairs(cells),
+        "rates": rates(cells),
         "started_at": "",
         "cells": cells,
     }
     return RunResult(**{**given, **more})  # type: ignore[arg-type]
 
 
-def cell(*cases: Case, name: str = "7.2.1-x86_64-mmap-lock", own: tuple[Case, ...] = ()) -> CellResult:
-    return CellResult(cell=name, cases=own, suites=(SuiteResult(suite="maps", cases=cases),))
+def cell(
+    *cases: Case, variant: str = "mmap-lock", boot: int = 0, label: str = "7.2.1", arch: str = "x86_64"
+) -> CellResult:
+    return CellResult(
+        cell=f"{label}-{arch}-{variant}" + (f"-{boot}" if boot else ""),
+        label=label,
+        arch=arch,
+        variant=variant,
+        boot=boot,
+        suites=(SuiteResult(suite="maps", cases=cases),),
+    )
 
 
 def case(verdict: Verdict = Verdict.PASS, reason: str = "", id: str = "maps/p") -> Case:
@@ -51,7 +61,7 @@ def row(lines: list[str], word: str) -> list[str]:
 
 def test_a_green_run(shown) -> None:  # type: ignore[no-untyped-def]
     lines = shown(result(cell(case(), case(), case(Verdict.SKIP), case(Verdict.NA))))
-    assert row(lines, "mmap-lock") == ["7.2.1-x86_64-mmap-lock", "maps", "2", "0", "2", "PASS"]
+    assert row(lines, "mmap-lock") == ["7.2.1", "x86_64", "mmap-lock", "maps", "1", "2", "0", "2", "PASS"]
     assert lines[-1] == "results: /runs/1"
     assert not any("again:" in line for line in lines)
 
@@ -59,21 +69,24 @@ def test_a_green_run(shown) -> None:  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("verdict", ["FAIL", "CRASH", "TIMEOUT", "ERROR", "INCONCLUSIVE"])
 def test_what_went_wrong_is_named(shown, verdict: str) -> None:  # type: ignore[no-untyped-def]
     lines = shown(result(cell(case(), case(Verdict(verdict), "the reason"))))
-    assert row(lines, "7.2.1-x86_64-mmap-lock  maps") == [
-        "7.2.1-x86_64-mmap-lock",
-        "maps",
-        "1",
-        "1",
-        "0",
-        verdict,
-    ]
+    assert row(lines, "mmap-lock  maps")[3:] == ["maps", "1", "1", "1", "0", verdict]
     assert f"{verdict}, kernel  7.2.1-x86_64-mmap-lock: maps/p: the reason" in lines
     assert "again:   sh /runs/1/cells/7.2.1-x86_64-mmap-lock/reproduce.sh" in lines
 
 
 def test_a_cell_that_did_not_get_to_its_suites(shown) -> None:  # type: ignore[no-untyped-def]
-    broken = CellResult(cell="c", cases=(case(id="config"), case(Verdict.FAIL, "no", id="build")))
-    assert row(shown(result(broken)), "build") == ["c", "build", "0", "1", "0", "FAIL"]
+    cases = (case(id="config"), case(Verdict.FAIL, "no", id="build"))
+    broken = CellResult(cell="c", label="7.2", arch="arm64", variant="mmap-lock", cases=cases)
+    assert row(shown(result(broken)), "build") == [
+        "7.2",
+        "arm64",
+        "mmap-lock",
+        "build",
+        "0",
+        "1",
+        "0",
+        "FAIL",
+    ]
 
 
 def test_a_suite_without_cases_is_not_green(shown) -> None:  # type: ignore[no-untyped-def]
@@ -87,19 +100,34 @@ def test_of_many_only_some_are_listed(shown) -> None:  # type: ignore[no-untyped
 
 
 def test_eighty_columns(shown) -> None:  # type: ignore[no-untyped-def]
-    name = "7.2.1-00123-gabcdef012345-dirty-x86_64-per-vma-lock-vsyscall-emulate-map-latency-1"
-    lines = shown(result(cell(case(), name=name)))
+    label = "7.2.1-rc7-00123-gabcdef012345-with-a-long-series"
+    lines = shown(result(cell(case(), label=label, variant="per-vma-lock")))
     table = lines[: next(n for n, line in enumerate(lines) if line.startswith("results:"))]
     assert max(map(len, table)) <= 80
-    assert name.replace("-", "") in "".join(line.split("  ")[0] for line in table).replace("-", "").replace(
+    assert label.replace("-", "") in "".join(line.split("  ")[0] for line in table).replace("-", "").replace(
         " ", ""
     )
+
+
+def test_the_boots_of_a_kernel_are_one_row(shown) -> None:  # type: ignore[no-untyped-def]
+    boots = [cell(case(), case(id="maps/q"), boot=n) for n in range(1, 200)]
+    bad = cell(case(Verdict.FAIL, "r"), case(id="maps/q"), boot=200)
+    lines = shown(result(*boots, bad))
+    assert row(lines, "mmap-lock  maps")[3:] == ["maps", "200", "399", "1", "0", "FAIL"]
+    said = "\n".join(lines)
+    assert "maps/p: 1 of 200 boots failed: 0.5 %, 95 % interval 0.1 .. 2.8 %" in said
+    assert "1 cases never failed in 200 boots (95 %: the rate is below 1.9 %)" in said
+
+
+def test_what_the_pair_says(shown) -> None:  # type: ignore[no-untyped-def]
+    lines = shown(result(cell(case(Verdict.CRASH, "r"), variant="per-vma-lock"), cell(case())))
+    assert "7.2.1 x86_64: maps/p fails only with per-VMA locks: suspect the lock code" in lines
 
 
 def test_hostile_text_is_shown_as_it_is(shown) -> None:  # type: ignore[no-untyped-def]
     suite = SuiteResult(suite="maps", cases=(case(Verdict.FAIL, HOSTILE),), unknown_programs=("[/x]", "[b]y"))
     name = "7.2-[red]x[/none]"
-    lines = shown(result(CellResult(cell=name, suites=(suite,))), Path("/runs [1]/[bold]x"))
+    lines = shown(result(CellResult(cell=name, label=name, suites=(suite,))), Path("/runs [1]/[bold]x"))
     text = "\n".join(lines)
     assert "\x1b" not in text
     assert "\x07" not in text
@@ -109,4 +137,7 @@ def test_hostile_text_is_shown_as_it_is(shown) -> None:  # type: ignore[no-untyp
 
 
 def test_an_interrupted_run_says_so(shown) -> None:  # type: ignore[no-untyped-def]
-    assert shown(result(interrupted=True))[-1] == "interrupted; what had ended before is kept"
+    assert shown(result(interrupted=True))[-2:] == [
+        "interrupted; what had ended before is kept",
+        "go on:   orchestrate run --resume /runs/1",
+    ]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from orchestrator.plan import CellPlan
@@ -16,8 +16,12 @@ Work = Callable[[CellPlan], CellResult]
 class Engine(Protocol):
     """Submits cells and gives their results as they come."""
 
-    def carry_out(self, cells: Sequence[CellPlan], work: Work) -> Iterator[tuple[CellPlan, CellResult]]:
+    def carry_out(self, cells: Iterable[CellPlan], work: Work) -> Iterator[tuple[CellPlan, CellResult]]:
         """Results in the order in which cells end; an exception of ``work`` comes out of the iterator."""
+        ...
+
+    def cancelled(self) -> bool:
+        """Whether ``cancel`` was called."""
         ...
 
     def cancel(self) -> None:

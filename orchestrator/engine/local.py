@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from orchestrator import process
@@ -32,19 +32,23 @@ class LocalEngine:
         self._cancelled.set()
         process.end_all()
 
-    def carry_out(self, cells: Sequence[CellPlan], work: Work) -> Iterator[tuple[CellPlan, CellResult]]:
+    def carry_out(self, cells: Iterable[CellPlan], work: Work) -> Iterator[tuple[CellPlan, CellResult]]:
         """See ``Engine.carry_out``."""
         pool = ThreadPoolExecutor(self._parallel, thread_name_prefix="cell")
         running: dict[Future[CellResult], CellPlan] = {}
         try:
-            for cell in cells:
-                while len(running) >= self._parallel or (
-                    running and (cell.alone or self._one_alone(running))
-                ):
+            waiting = iter(cells)
+            while not self.cancelled():
+                # the next cell is asked for when there is room for it: it may depend on what has ended
+                while len(running) >= self._parallel:
                     yield from self._ended(running)
-                if self.cancelled():
+                cell = next(waiting, None)
+                if cell is None:
                     break
-                running[pool.submit(work, cell)] = cell
+                while running and (cell.alone or self._one_alone(running)):
+                    yield from self._ended(running)
+                if not self.cancelled():
+                    running[pool.submit(work, cell)] = cell
             while running:
                 yield from self._ended(running)
         except BaseException:

@@ -41,7 +41,8 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     """What was found.
 
     ``properties`` are for people, ``failures`` what contradicts, ``missing`` what was not shown;
-    ``tainted`` is the kernel's taint mask after the boot, ``cpus`` the number of CPUs online.
+    ``tainted`` is the kernel's taint mask after the boot, ``cpus`` the number of CPUs online,
+    ``has_locks`` whether there are per-VMA locks, ``None`` where that was not shown.
     """
 
     properties: dict[str, str]
@@ -49,6 +50,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     missing: tuple[str, ...]
     tainted: int
     cpus: int
+    has_locks: bool | None = None
 
     def case(self) -> Case:
         """The cell's ``proof`` case: a contradiction or a gap proves nothing, so neither is green."""
@@ -63,14 +65,16 @@ def prove(
     guest: Guest,
     *,
     build_id: str,
-    config: Mapping[str, str],
-    variant_on: bool,
-    tree_class: TreeClass,
+    config: Mapping[str, str] | None,
+    variant_on: bool | None,
+    tree_class: TreeClass | None,
     smp: int,
 ) -> Proof:
     """Ask the guest what it is.
 
-    :param build_id: of the vmlinux that was meant to be booted.
+    What is not known beforehand, of a prebuilt kernel, is recorded instead of compared.
+
+    :param build_id: of the vmlinux that was meant to be booted; empty where it is not known.
     :param config: its final configuration.
     :param variant_on: whether per-VMA locks are meant to be in it.
     :raises orchestrator.vm.ssh.Lost: the guest does not answer.
@@ -104,9 +108,9 @@ def judge(
     said: Mapping[str, bytes],
     *,
     build_id: str,
-    config: Mapping[str, str],
-    variant_on: bool,
-    tree_class: TreeClass,
+    config: Mapping[str, str] | None,
+    variant_on: bool | None,
+    tree_class: TreeClass | None,
     smp: int,
 ) -> Proof:
     """Hold what the guest said against what was meant to be booted; pure."""
@@ -116,14 +120,16 @@ def judge(
 
     _check_build_id(said, build_id, properties, failures, missing)
     _check_config(said, config, properties, failures, missing)
+    has_locks = None
     symbols = set(re.findall(r"(\w+)$", said.get("kallsyms", b"").decode(errors="replace"), re.M))
     if "schedule" not in symbols:
         missing.append("kallsyms names no function at all")
-    elif (_LOOKUP in symbols) != variant_on:
+    elif variant_on is not None and (_LOOKUP in symbols) != variant_on:
         failures.append(f"kallsyms: {_LOOKUP} is {'absent' if variant_on else 'present'}")
     else:
-        properties["kallsyms"] = f"{_LOOKUP} {'present' if variant_on else 'absent'}"
-    if tree_class is TreeClass.SELECTABLE:
+        has_locks = _LOOKUP in symbols
+        properties["kallsyms"] = f"{_LOOKUP} {'present' if has_locks else 'absent'}"
+    if tree_class is TreeClass.SELECTABLE and config is not None and variant_on is not None:
         _check_vmstat(said, config, variant_on, properties, failures, missing)
     tainted = _number(said, "tainted")
     if tainted < 0:
@@ -139,6 +145,7 @@ def judge(
         missing=tuple(missing),
         tainted=tainted,
         cpus=cpus,
+        has_locks=has_locks,
     )
 
 
@@ -154,8 +161,9 @@ def _check_build_id(
     except Exception:  # a hostile guest may send any bytes; whatever they break, nothing was shown
         running = ""
     if not running:
-        missing.append("build-id of the running kernel")
-    elif running != build_id:
+        if build_id:
+            missing.append("build-id of the running kernel")
+    elif build_id and running != build_id:
         failures.append(f"another kernel is running: build-id {running[:12]}, built was {build_id[:12]}")
     else:
         properties["build-id"] = running
@@ -163,7 +171,7 @@ def _check_build_id(
 
 def _check_config(
     said: Mapping[str, bytes],
-    config: Mapping[str, str],
+    config: Mapping[str, str] | None,
     properties: dict[str, str],
     failures: list[str],
     missing: list[str],
@@ -175,6 +183,10 @@ def _check_config(
         )
     except (zlib.error, gzip.BadGzipFile):
         running = {}
+    if config is None:
+        if running:
+            properties["config.gz"] = f"PER_VMA_LOCK={running.get('PER_VMA_LOCK', 'n')}"
+        return
     if not running:
         missing.append("/proc/config.gz")
         return

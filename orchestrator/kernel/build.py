@@ -7,9 +7,11 @@ It is run twice, because it will not stop between ``config`` and ``kernel`` for 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from orchestrator import data
+from orchestrator.arch import Arch
 from orchestrator.elf import build_id
 from orchestrator.errors import Inconclusive, InfraError, KernelError, UserError
 from orchestrator.kernel import kconfig
@@ -161,14 +164,7 @@ def build(spec: KernelSpec, store: Store, *, say: Say, log: Path | None = None, 
     :raises InfraError: the host failed it: no compiler, no space, no memory, no time.
     """
     configured = configure(spec, store)
-    key = digest_of(
-        "kernel",
-        spec.tree.digest,
-        spec.arch.name,
-        configured.digest,
-        spec.toolchain.version,
-        _wrapped(spec),
-    )
+    key = _key(spec, configured)
     cached = store.find("kernels", key) is not None
     folder = store.entry(
         "kernels",
@@ -189,6 +185,36 @@ def build(spec: KernelSpec, store: Store, *, say: Say, log: Path | None = None, 
         cpu_s=facts.cpu_s,
         cached=cached,
     )
+
+
+def _key(spec: KernelSpec, configured: Configured) -> str:
+    return digest_of(
+        "kernel",
+        spec.tree.digest,
+        spec.arch.name,
+        configured.digest,
+        spec.toolchain.version,
+        _wrapped(spec),
+    )
+
+
+def is_built(spec: KernelSpec, store: Store) -> bool:
+    """Whether the kernel of a spec is in the store.
+
+    :raises UserError: as ``configure``, which this needs.
+    """
+    return store.find("kernels", _key(spec, configure(spec, store))) is not None
+
+
+def usual_cost_s(arch: Arch, store: Store) -> float | None:
+    """What a kernel of that arch has cost here, in CPU seconds: the median; ``None`` if none was built."""
+    name = Path(arch.image).name
+    costs = []
+    for facts in (store.root / "kernels").glob("*/kernel.json"):
+        if (facts.parent / name).is_file():
+            with contextlib.suppress(OSError, msgspec.MsgspecError):
+                costs.append(msgspec.json.decode(facts.read_bytes(), type=_Facts).cpu_s)
+    return statistics.median(costs) if costs else None
 
 
 def _wrapped(spec: KernelSpec) -> bool:

@@ -43,16 +43,17 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Kernel(msgspec.Struct, frozen=True, kw_only=True):
-    """A built kernel; all paths are in the store and not to be written to.
+    """A kernel that can be booted; no path of it is to be written to.
 
+    A prebuilt one has neither ``vmlinux`` nor ``config``, and its ``build_id`` is not known before it runs.
     ``cpu_s`` is what its build cost when it was built, in CPU seconds; ``cached`` whether it was found.
     """
 
     key: str
     folder: Path
     image: Path
-    vmlinux: Path
-    config: Path
+    vmlinux: Path | None
+    config: Path | None
     release: str
     build_id: str
     toolchain: str

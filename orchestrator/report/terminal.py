@@ -5,15 +5,20 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.estimate import Cost, cpus
+from orchestrator.outcome import RunResult, SuiteComparison, rate_text
+from orchestrator.plan import Plan
 from orchestrator.results.model import Case, CellResult, Verdict
-from orchestrator.run import RunResult, SuiteComparison
+
+_T = TypeVar("_T")
 
 _BAD = (Verdict.CRASH, Verdict.FAIL, Verdict.TIMEOUT, Verdict.ERROR, Verdict.INCONCLUSIVE)
 _STYLE = {Verdict.PASS: "green", Verdict.SKIP: "yellow", Verdict.NA: "dim"}
@@ -31,6 +36,7 @@ def closing(out: Console, result: RunResult, folder: Path) -> None:
     out.print(_table(result.cells))
     for each in result.comparisons:
         _comparison(out, each, result)
+    _rates(out, result)
     bad = [(cell, case) for cell in result.cells for case in cell.all_cases() if case.verdict in _BAD]
     for cell, case in bad[:10]:
         blame = f", {case.blame.value}" if case.blame.value else ""
@@ -38,6 +44,8 @@ def closing(out: Console, result: RunResult, folder: Path) -> None:
         out.print(line + Text(f"{cell.cell}: {case.id}: {case.reason}", style=""), soft_wrap=True)
     if len(bad) > 10:
         out.print(f"... and {len(bad) - 10} more")
+    for pair in result.pairs[:10]:
+        out.print(f"{pair.label} {pair.arch}: {pair.case} {pair.says}", soft_wrap=True)
     for cell in result.cells:
         for suite in cell.suites:
             if suite.unknown_programs:
@@ -51,38 +59,109 @@ def closing(out: Console, result: RunResult, folder: Path) -> None:
         out.print(f"again:   sh {shlex.quote(str(script))}", soft_wrap=True)
     if result.interrupted:
         out.print("interrupted; what had ended before is kept")
+        default = folder.parent == Path("runs").absolute()
+        name = result.id if default else shlex.quote(str(folder))
+        out.print(f"go on:   orchestrate run --resume {name}", soft_wrap=True)
 
 
-def _table(cells: Iterable[CellResult]) -> Table:
+def planned(out: Console, plan: Plan, cost: Cost) -> None:
+    """Print a plan and what it would cost."""
+    table = _columns("kernel", "arch", "variant", "state")
+    for kernel in cost.kernels:
+        state = f"{kernel.state}: {kernel.note}" if kernel.note else kernel.state
+        if kernel.state == "build":
+            known = f"about {kernel.cpu_s / 60:.0f} CPU-minutes" if kernel.cpu_s else "cost not known yet"
+            state = f"to be built, {known}"
+        table.add_row(kernel.label, kernel.arch, kernel.variant, state)
+    out.print(table)
+    out.print()
+    table = _columns("cell", "suites", "boots", "usually")
+    for cells in _grouped(plan.cells, lambda c: (c.label, c.arch, c.variant, c.suites, c.only_vsyscall)):
+        first = cells[0]
+        took = [cost.cells[cell.id] for cell in cells]
+        seconds = sum(s for s in took if s)
+        usually = "not known yet" if None in took else f"{seconds:.0f} s"
+        name = first.id if len(cells) == 1 else first.id.removesuffix(f"-{first.boot}")
+        table.add_row(name, ", ".join(first.suites) or "(build)", str(len(cells)), usually)
+    out.print(table)
+    out.print()
+    jobs = cpus(plan.choices.jobs)
+    out.print(
+        f"{len(plan.cells)} cells; builds about {cost.build_s(jobs) / 60:.0f} minutes on {jobs} CPUs, "
+        f"guests about {cost.guests_s() / 60:.1f} minutes, as far as is known; nothing was run",
+        soft_wrap=True,
+    )
+
+
+def _columns(*names: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("cell", "suite", "pass", "fail", "skip", "verdict"):
-        table.add_column(
-            name, justify="right" if name in ("pass", "fail", "skip") else "left", overflow="fold"
-        )
-    for cell in cells:
-        own = [case for case in cell.cases if case.verdict in _BAD]
-        if cell.interrupted and not cell.suites:
-            table.add_row(cell.cell, "(interrupted)", "", "", "", "")
-        elif own or not cell.suites:
-            _row(table, cell.cell, own[0].id if own else "(build)", own or cell.cases)
-        for suite in cell.suites:
-            _row(table, cell.cell, suite.suite, suite.cases)
+    for name in names:
+        numeric = name in ("boots", "pass", "fail", "skip")
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     return table
 
 
-def _row(table: Table, cell: str, suite: str, cases: Iterable[Case]) -> None:
+def _grouped(items: Iterable[_T], key: Callable[[_T], object]) -> list[list[_T]]:
+    """Items of equal keys together, in the order of their first ones."""
+    groups: dict[object, list[_T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())
+
+
+def _table(cells: Iterable[CellResult]) -> Table:
+    """One row for a suite of a kernel, over all boots of it; a cell that went wrong itself has its own."""
+    table = _columns("kernel", "arch", "variant", "suite", "boots", "pass", "fail", "skip", "verdict")
+    for same in _grouped(cells, lambda c: (c.label, c.arch, c.variant)):
+        kernel = (same[0].label, same[0].arch, same[0].variant)
+        own = [case for cell in same for case in cell.cases if case.verdict in _BAD]
+        bare = [cell for cell in same if not cell.suites]
+        if any(cell.interrupted for cell in bare):
+            table.add_row(*kernel, "(interrupted)")
+        if own:
+            _row(table, kernel, own[0].id, "", own)
+        elif bare and not any(cell.interrupted for cell in bare):
+            _row(table, kernel, "(build)", "", [case for cell in bare for case in cell.cases])
+        suites = [(suite, cell) for cell in same for suite in cell.suites]
+        for group in _grouped(suites, lambda each: each[0].suite):
+            cases = [case for suite, _ in group for case in suite.cases]
+            _row(table, kernel, group[0][0].suite, str(len(group)), cases)
+    return table
+
+
+def _row(table: Table, kernel: tuple[str, str, str], suite: str, boots: str, cases: Iterable[Case]) -> None:
     counts = Counter(case.verdict for case in cases)
     bad = next((v for v in _BAD if counts[v]), None)
     # a suite of which some cases passed and the rest were skipped with reason is green
     verdict = bad or (Verdict.PASS if counts[Verdict.PASS] else next(iter(counts), Verdict.INCONCLUSIVE))
     table.add_row(
-        cell,
+        *kernel,
         suite,
+        boots,
         str(counts[Verdict.PASS]),
         str(sum(counts[v] for v in _BAD)),
         str(counts[Verdict.SKIP] + counts[Verdict.NA]),
         Text(verdict.value, style=_STYLE.get(verdict, "red")),
     )
+
+
+def _rates(out: Console, result: RunResult) -> None:
+    """Failure rates over fresh boots: what ever failed, and the bound for what never did."""
+    if not result.rates:
+        return
+    out.print()
+    never = [rate for rate in result.rates if not rate.failures]
+    for rate in result.rates:
+        if rate.failures:
+            kernel = f"{rate.label} {rate.arch} {rate.variant}"
+            out.print(f"{kernel}: {rate.case}: {rate_text(rate)}", soft_wrap=True)
+    for same in _grouped(never, lambda r: (r.label, r.arch, r.variant, r.boots)):
+        rate = same[0]
+        out.print(
+            f"{rate.label} {rate.arch} {rate.variant}: {len(same)} cases never failed in {rate.boots} boots "
+            f"(95 %: the rate is below {rate.high * 100:.1f} %)",
+            soft_wrap=True,
+        )
 
 
 def _comparison(out: Console, each: SuiteComparison, result: RunResult) -> None:
@@ -108,7 +187,8 @@ def _comparison(out: Console, each: SuiteComparison, result: RunResult) -> None:
                 "  (mean with scanners / mean without)",
                 soft_wrap=True,
             )
-    if not result.maps_read_under_vma_locks:
+    source = next((s for s in result.sources if s.label == each.label), None)
+    if source is not None and source.maps_read_under_vma_locks is False:
         out.print("  this tree reads maps under mmap_lock in both: a negative control", soft_wrap=True)
     for note in compared.notes:
         out.print(f"  {note}", soft_wrap=True)

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import msgspec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Verdict(StrEnum):
@@ -45,6 +45,14 @@ GRAVITY: tuple[Verdict, ...] = (
     Verdict.NA,
 )
 
+#: Verdicts that say that the kernel or a test is at fault.
+AT_FAULT = frozenset((Verdict.FAIL, Verdict.CRASH, Verdict.TIMEOUT))
+
+#: What `git bisect run` takes for "cannot be judged".
+CANNOT_JUDGE = 125
+#: What stops `git bisect run` at once: anything from here on.
+STOP_BISECT = 128
+
 #: The case ids that every cell has besides those of its suites.
 CELL_CASES = ("config", "build", "boot", "proof", "shutdown")
 
@@ -71,6 +79,7 @@ class SuiteResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """What one suite gave in one cell. ``metrics`` are numbers by name, the unit in the name."""
 
     suite: str
+    kind: str = "functional"
     cases: tuple[Case, ...] = ()
     metrics: dict[str, float] = {}
     unknown_programs: tuple[str, ...] = ()
@@ -82,7 +91,8 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``cases`` are the cell's own (``CELL_CASES``). ``properties`` are the identity and the proofs as
     text, in the order in which a report shows them: source, release, arch, variant, accelerator …
-    ``interrupted``: the run ended while this cell was at work; it has what was found until then.
+    ``boot`` numbers fresh boots of the same. ``interrupted``: the run ended while this cell was at work;
+    it has what was found until then.
     """
 
     cell: str
@@ -90,6 +100,7 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     arch: str = ""
     variant: str = ""
     release: str = ""
+    boot: int = 0
     started_at: str = ""
     duration_s: float = 0.0
     interrupted: bool = False
@@ -119,10 +130,24 @@ def exit_code(cases: Iterable[Case], *, interrupted: bool = False) -> int:
     seen = {case.verdict for case in cases}
     if interrupted:
         return 130
-    if seen & {Verdict.FAIL, Verdict.CRASH, Verdict.TIMEOUT}:
+    if seen & AT_FAULT:
         return 1
     if Verdict.ERROR in seen:
         return 3
     if Verdict.INCONCLUSIVE in seen or Verdict.PASS not in seen:
         return 4
     return 0
+
+
+def bisect_exit_code(cases: Iterable[Case], *, interrupted: bool = False) -> int:
+    """The same in the language of ``git bisect run``: 0 good, 1 bad, 125 cannot be judged, 130 stops it.
+
+    A kernel that cannot be configured or built says nothing about what is sought.
+    """
+    if interrupted:
+        return 130
+    cases = list(cases)
+    if any(case.id in ("config", "build") and case.verdict is not Verdict.PASS for case in cases):
+        return CANNOT_JUDGE
+    code = exit_code(cases)
+    return code if code in (0, 1) else CANNOT_JUDGE

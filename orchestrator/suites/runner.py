@@ -13,15 +13,17 @@ import msgspec
 
 from orchestrator.errors import Inconclusive
 from orchestrator.results.model import Blame, Case, Verdict
+from orchestrator.suites import build as suite_build
 from orchestrator.suites import ktap, metrics
-from orchestrator.suites.build import guest_path
 from orchestrator.suites.catalog import Expectation, Program, Suite
 from orchestrator.text import clean
 from orchestrator.vm.machine import Guest
-from orchestrator.vm.ssh import Lost, Ran
+from orchestrator.vm.ssh import Lost, Ran, Silent
 
 _DETAIL_LIMIT = 16384
-_SKIP, _XFAIL, _XPASS = 4, 2, 3
+_SKIP, _XFAIL = 4, 2
+#: What a shell ends with for a program that is not there, or cannot be executed.
+_NOT_RUN = (126, 127)
 _ASSERTION = re.compile(r"[\w.-]+\.c:\d+.*(?:Assertion|Expected|expected).*")
 
 
@@ -69,8 +71,8 @@ def run(guest: Guest, suite: Suite, name: str, *, folder: Path, root: Path, watc
         ran = guest.run(
             _argv(suite, program),
             limit_s=limit_s,
-            env=program.env,
-            cwd="/tmp",
+            env=suite_build.environment(suite, program),
+            cwd=suite_build.working_folder(suite),
             options=options,
         )
     except Lost as error:
@@ -79,7 +81,7 @@ def run(guest: Guest, suite: Suite, name: str, *, folder: Path, root: Path, watc
     guest.console.settle()
     log = folder / f"{name}.log"
     log.write_bytes(ran.stdout + (b"\n--- standard error ---\n" + ran.stderr if ran.stderr else b""))
-    cases, numbers = _judge(program, case_id, ran, limit_s)
+    cases, numbers = _judge(suite, program, case_id, ran, limit_s)
     cases = [
         msgspec.structs.replace(
             c, log=str(log.relative_to(root)), duration_s=c.duration_s or _share(ran, cases)
@@ -96,7 +98,7 @@ def run(guest: Guest, suite: Suite, name: str, *, folder: Path, root: Path, watc
 
 
 def _argv(suite: Suite, program: Program) -> list[str]:
-    argv = [guest_path(suite, program.name), *program.argv]
+    argv = suite_build.argv(suite, program)
     if program.parser == "ktap":
         # the kselftest harness says on standard error what it expected; only in one stream does it stand
         # beside the case that it is about
@@ -141,6 +143,10 @@ def _lost_case(case_id: str, guest: Guest, watch: Watch, error: Lost, limit_s: f
         )
     if death:
         return Case(id=case_id, verdict=Verdict.ERROR, blame=Blame.INFRA, reason=death, detail=detail)
+    if not isinstance(error, Silent):
+        # somebody closed it, so the kernel was still there to do that
+        reason = f"the guest's SSH server went away while its kernel ran on: {error.message}"
+        return Case(id=case_id, verdict=Verdict.ERROR, blame=Blame.INFRA, reason=reason, detail=detail)
     return Case(
         id=case_id,
         verdict=Verdict.TIMEOUT,
@@ -150,12 +156,14 @@ def _lost_case(case_id: str, guest: Guest, watch: Watch, error: Lost, limit_s: f
     )
 
 
-def _judge(program: Program, case_id: str, ran: Ran, limit_s: float) -> tuple[list[Case], dict[str, float]]:
+def _judge(
+    suite: Suite, program: Program, case_id: str, ran: Ran, limit_s: float
+) -> tuple[list[Case], dict[str, float]]:
     facts = ran.facts
     said = clean(ran.stderr, limit=_DETAIL_LIMIT)
     if facts.exec_error:
-        reason = f"it could not be started: {facts.exec_error}"
-        return [Case(id=case_id, verdict=Verdict.ERROR, blame=Blame.INFRA, reason=reason)], {}
+        reason = f"it could not be started: {facts.exec_error}{_interpreter(suite, program)}"
+        return [_error(case_id, reason)], {}
     if unmet := _placement(program, ran):
         return [Case(id=case_id, verdict=Verdict.INCONCLUSIVE, blame=Blame.INFRA, reason=unmet)], {}
     if program.parser == "ktap":
@@ -168,7 +176,25 @@ def _judge(program: Program, case_id: str, ran: Ran, limit_s: float) -> tuple[li
         except Inconclusive as error:
             return [_inconclusive(case_id, error.message)], {}
         return [case], numbers
-    return [_by_exit(case_id, ran, said)], {}
+    if suite.user and facts.exit in _NOT_RUN and (program.script or suite.commands):
+        # a word that the guest's shell does not know says nothing about the kernel
+        reason = f"it, or a program that it needs, could not be run (exit status {facts.exit})"
+        last = _last_line(said)
+        return [_error(case_id, f"{reason}{': ' + last if last else ''}")], {}
+    return [_by_exit(case_id, ran, said, xfail=not suite.user)], {}
+
+
+def _interpreter(suite: Suite, program: Program) -> str:
+    """What a script of the user's needs that the guest may lack."""
+    if not program.script:
+        return ""
+    try:
+        with (suite.folder / program.script).open("rb") as stream:
+            first = stream.readline(256)
+    except OSError:
+        return ""
+    words = clean(first.removeprefix(b"#!")).split() if first.startswith(b"#!") else []
+    return f" (is {words[0]}, which its first line asks for, in one of the `packages`?)" if words else ""
 
 
 def _placement(program: Program, ran: Ran) -> str:
@@ -194,15 +220,23 @@ def _inconclusive(case_id: str, reason: str) -> Case:
     return Case(id=case_id, verdict=Verdict.INCONCLUSIVE, blame=Blame.INFRA, reason=reason)
 
 
-def _by_exit(case_id: str, ran: Ran, said: str) -> Case:
+def _error(case_id: str, reason: str) -> Case:
+    return Case(id=case_id, verdict=Verdict.ERROR, blame=Blame.INFRA, reason=reason)
+
+
+def _last_line(said: str) -> str:
+    return next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")
+
+
+def _by_exit(case_id: str, ran: Ran, said: str, *, xfail: bool = True) -> Case:
     facts = ran.facts
-    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")
+    last = _last_line(said)
     detail = clean(ran.stdout, limit=_DETAIL_LIMIT) + said
     if facts.exit == 0:
         return Case(id=case_id, verdict=Verdict.PASS)
     if facts.exit == _SKIP:
         return Case(id=case_id, verdict=Verdict.SKIP, reason=last or "the test skips itself (exit status 4)")
-    if facts.exit == _XFAIL:
+    if facts.exit == _XFAIL and xfail:
         return Case(id=case_id, verdict=Verdict.SKIP, reason=f"expected failure: {last or 'exit status 2'}")
     ended = f"exit status {facts.exit}" if facts.exit is not None else _signal_name(facts.signal)
     assertion = _ASSERTION.search(said)
@@ -275,7 +309,9 @@ def complete(
     for name, reason in away.items():
         if name not in found:
             cases.append(Case(id=f"{suite.name}/{name}", verdict=Verdict.NA, reason=reason))
-    unknown = tuple(sorted(set(found) - set(expected))) if suite.origin == "tree" else ()
+    # a suite of the user's without a word about its programs has not forgotten one
+    silent = suite.origin == "own" or not (suite.program or suite.expect)
+    unknown = () if silent else tuple(sorted(set(found) - set(expected)))
     return tuple(cases), unknown
 
 

@@ -74,13 +74,19 @@ def dropbear_key(key: Ed25519PrivateKey) -> bytes:
 
 
 def build_overlay(
-    dest: Path, *, host_key: bytes, authorized_key: str, files: Mapping[str, Path] | None = None
+    dest: Path,
+    *,
+    host_key: bytes,
+    authorized_key: str,
+    files: Mapping[str, Path] | None = None,
+    data: Mapping[str, Path] | None = None,
 ) -> Path:
     """Write the overlay archive to ``dest`` by atomic rename, readable by its owner only; return ``dest``.
 
     :param host_key: as of ``dropbear_key``.
     :param authorized_key: one line of OpenSSH's ``authorized_keys``.
-    :param files: host files by their absolute guest paths below ``/opt/orchestrate``; all get mode 0755.
+    :param files: programs of the host by their absolute guest paths below ``/opt/orchestrate``.
+    :param data: likewise, what is not to be executed.
     :raises UserError: a guest path leads elsewhere, or a host file cannot be read.
     :raises InfraError: the archive cannot be written.
     """
@@ -93,8 +99,9 @@ def build_overlay(
         cpio.regular(_AUTHORIZED_KEYS, authorized_key.strip().encode() + b"\n", 0o600),
         cpio.regular(HOST_KEY.lstrip("/"), host_key, 0o600),
     ]
-    for path, source in sorted((files or {}).items()):
-        entries.append(cpio.regular(guest_path(path), _content(source), 0o755))
+    for several, mode in ((files, 0o755), (data, 0o644)):
+        for path, source in sorted((several or {}).items()):
+            entries.append(cpio.regular(guest_path(path), _content(source), mode))
     try:
         content = cpio.archive(entries)
     except ValueError as error:

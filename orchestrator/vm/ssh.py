@@ -39,6 +39,10 @@ class Lost(InfraError):
     """The connection is gone, or the guest no longer answers."""
 
 
+class Silent(Lost):
+    """Nothing came back in time, and nobody closed the connection either."""
+
+
 class Trailer(msgspec.Struct, frozen=True):
     """What ``orc-exec`` says of the command it ran; times in ms, sizes in KiB."""
 
@@ -102,6 +106,8 @@ class Ssh:
             transport = None
             try:
                 connection = socket.create_connection(("127.0.0.1", port), timeout=left)
+                # a command is many small packets: without this each waits for the one before
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 transport = paramiko.Transport(connection)
                 transport.banner_timeout = transport.auth_timeout = transport.handshake_timeout = left
                 transport.connect(hostkey=host_key, username="root", pkey=user_key)
@@ -209,16 +215,36 @@ class Ssh:
                 if not self._transport.is_active():
                     raise Lost("the SSH connection was lost")
                 if time.monotonic() > until:
-                    raise Lost(f"the guest did not answer within {limit_s:.0f} s")
+                    raise Silent(f"the guest did not answer within {limit_s:.0f} s")
                 time.sleep(pause)
-                pause = min(pause * 1.5, 0.05)
+                pause = min(pause * 1.5, 0.02)
         except _TROUBLE as error:
-            raise Lost(gone() or f"the SSH connection was lost: {error}") from None
+            # paramiko says "Timeout opening channel." with an error of its own
+            silent = isinstance(error, TimeoutError) or "timeout" in str(error).lower()
+            kind = Silent if silent and not gone() else Lost
+            raise kind(gone() or f"the SSH connection was lost: {error}") from None
         finally:
             if channel is not None:
                 with contextlib.suppress(*_TROUBLE):
                     channel.close()
         return b"".join(streams[0]), b"".join(streams[1])
+
+    def shell(self, size: tuple[int, int] | None) -> paramiko.Channel:
+        """A login shell, for somebody to type at.
+
+        :param size: columns and lines of the terminal; without one the shell reads a script.
+        :raises Lost: as ``run``.
+        """
+        try:
+            channel = self._transport.open_session(timeout=30.0)
+            if size is None:
+                channel.exec_command("exec /bin/sh -l")
+            else:
+                channel.get_pty("xterm", *size)
+                channel.invoke_shell()
+        except _TROUBLE as error:
+            raise Lost(f"the guest gives no shell: {error}") from None
+        return channel
 
     def put(self, files: Mapping[str, Path], folder: str, *, limit_s: float = 60.0) -> None:
         """Copy host files to names below a guest folder, as one tar stream.

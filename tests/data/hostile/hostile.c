@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Programs that do to a guest what broken kernels do; the first argument says which. */
+#include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -16,6 +19,29 @@ static int put(const char *path, const char *text)
 	return close(fd);
 }
 
+/* Kills every process whose command is called so; the server's child for this session among them. */
+static int end(const char *name)
+{
+	struct dirent *entry;
+	DIR *proc = opendir("/proc");
+	char path[300], comm[64];
+
+	while (proc && (entry = readdir(proc))) {
+		FILE *file;
+
+		if (atoi(entry->d_name) < 2)
+			continue;
+		snprintf(path, sizeof(path), "/proc/%s/comm", entry->d_name);
+		file = fopen(path, "r");
+		if (!file)
+			continue;
+		if (fscanf(file, "%63s", comm) == 1 && !strcmp(comm, name))
+			kill(atoi(entry->d_name), SIGKILL);
+		fclose(file);
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "";
@@ -24,6 +50,8 @@ int main(int argc, char **argv)
 		return put("/proc/sysrq-trigger", "c");
 	if (!strcmp(what, "splat"))
 		return put("/dev/kmsg", "<4>WARNING: mm/mmap_lock.c:1 at lock_next_vma+0x1/0x2, CPU#0: hostile/1\n");
+	if (!strcmp(what, "sshd"))
+		return end("dropbear") || pause();
 	if (!strcmp(what, "hang"))
 		for (;;)
 			pause();

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What two legs say together, and what repeats say: pure functions over the cells of a run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import msgspec
+
+from orchestrator.analysis.stats import wilson_interval
+from orchestrator.results.model import AT_FAULT, CELL_CASES, CellResult, Verdict
+
+WITH, WITHOUT = "per-vma-lock", "mmap-lock"
+
+#: What a case that fails on these legs points at.
+SAYS = {
+    "with": "fails only with per-VMA locks: suspect the lock code",
+    "without": "fails only without per-VMA locks: suspect the fallback under mmap_lock",
+    "both": "fails with and without per-VMA locks: not about per-VMA locks",
+    "with, unjudged": "fails with per-VMA locks; without them it could not be judged",
+    "without, unjudged": "fails without per-VMA locks; with them it could not be judged",
+}
+
+
+class PairFinding(msgspec.Struct, frozen=True, kw_only=True):
+    """A case that fails on at least one leg of a pair. ``legs`` is a key of ``SAYS``."""
+
+    label: str
+    arch: str
+    case: str
+    legs: str
+    says: str
+
+
+class Rate(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a case failed in fresh boots of one kernel, with Wilson's 95 % interval.
+
+    Boots in which the case was not judged (ERROR, INCONCLUSIVE, SKIP, NA) are not counted.
+    """
+
+    label: str
+    arch: str
+    variant: str
+    case: str
+    failures: int
+    boots: int
+    low: float
+    high: float
+
+
+def pairs(cells: Iterable[CellResult]) -> tuple[PairFinding, ...]:
+    """What fails, and on which legs, for each kernel label and arch of which both legs took part."""
+    seen: dict[tuple[str, str], dict[str, dict[str, set[Verdict]]]] = {}
+    for cell in cells:
+        if any(case.id == "config" and case.verdict is Verdict.NA for case in cell.cases):
+            # there is no such leg
+            continue
+        legs = seen.setdefault((cell.label, cell.arch), {WITH: {}, WITHOUT: {}})
+        for case in cell.all_cases():
+            if cell.variant in legs:
+                legs[cell.variant].setdefault(case.id, set()).add(case.verdict)
+    found = []
+    for (label, arch), legs in seen.items():
+        if not all(legs.values()):
+            continue
+        for case_id in dict.fromkeys((*legs[WITH], *legs[WITHOUT])):
+            verdicts = {leg: legs[leg].get(case_id, set()) for leg in legs}
+            if name := _legs(verdicts):
+                found.append(PairFinding(label=label, arch=arch, case=case_id, legs=name, says=SAYS[name]))
+    return tuple(found)
+
+
+def _legs(verdicts: dict[str, set[Verdict]]) -> str:
+    failing = [leg for leg in (WITH, WITHOUT) if verdicts[leg] & AT_FAULT]
+    if not failing:
+        return ""
+    if len(failing) == 2:
+        return "both"
+    name, other = ("with", WITHOUT) if failing == [WITH] else ("without", WITH)
+    # only what ran to a verdict there and was good says that the other leg is sound
+    return name if Verdict.PASS in verdicts[other] else f"{name}, unjudged"
+
+
+def rates(cells: Iterable[CellResult]) -> tuple[Rate, ...]:
+    """The failure rate of each case over the fresh boots of its kernel; nothing where there was one boot."""
+    counts: dict[tuple[str, str, str, str], list[int]] = defaultdict(lambda: [0, 0])
+    for cell in cells:
+        if not cell.boot:
+            continue
+        if any(suite.kind != "functional" for suite in cell.suites):
+            continue
+        for case in cell.all_cases():
+            if case.verdict in AT_FAULT or case.verdict is Verdict.PASS:
+                count = counts[cell.label, cell.arch, cell.variant, case.id]
+                count[0] += case.verdict in AT_FAULT
+                count[1] += 1
+    found = []
+    for (label, arch, variant, case_id), (failures, boots) in counts.items():
+        if case_id in CELL_CASES and not failures:
+            continue
+        low, high = wilson_interval(failures, boots)
+        found.append(
+            Rate(
+                label=label,
+                arch=arch,
+                variant=variant,
+                case=case_id,
+                failures=failures,
+                boots=boots,
+                low=low,
+                high=high,
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The guests of a cell, one after the other: booted, or one that came up once and is restored.
+
+Each functional program gets a guest of its own, so that a crash costs only the program that caused it.
+"""
+
+from __future__ import annotations
+
+import time
+
+from orchestrator.cell_boot import boot, console_log
+from orchestrator.cell_state import Cell
+from orchestrator.errors import InfraError, Interrupted, KernelError, OrchestrateError
+from orchestrator.evidence.watch import ConsoleWatch
+from orchestrator.kernel.model import Kernel
+from orchestrator.suites.runner import burned
+from orchestrator.vm import snapshot
+from orchestrator.vm.machine import Guest
+from orchestrator.vm.qemu import GuestSpec
+from orchestrator.vm.ssh import Lost
+
+_HOW = "further guests"
+
+
+class Guests:
+    """Guests of one kernel. ``one_each``: each program wants its own; else one is used until it is lost."""
+
+    def __init__(self, cell: Cell, kernel: Kernel, spec: GuestSpec, *, one_each: bool) -> None:
+        self.one_each = one_each
+        self._cell, self._kernel, self._spec = cell, kernel, spec
+        self._saved: snapshot.Saved | None = None
+        self._restore = one_each
+
+    def next(self, left: int) -> Guest | None:
+        """The next guest, which has proven what it is; ``None`` where a case says why there is none.
+
+        :param left: how many programs are still to be run.
+        :raises Interrupted: the run is cancelled.
+        """
+        if self._saved is not None and (guest := self._restored(self._saved)):
+            return guest
+        guest = boot(self._cell, self._kernel, self._spec)
+        if guest is not None and left > 1 and self._restore and self._saved is None:
+            return self._keep(guest)
+        return guest
+
+    def close(self) -> None:
+        """Forget the saved guest."""
+        if self._saved is not None:
+            self._saved.close()
+            self._saved = None
+
+    def _restored(self, saved: snapshot.Saved) -> Guest | None:
+        if self._cell.context.cancelled():
+            raise Interrupted("interrupted")
+        self._cell.say("restore", "restoring the guest that came up")
+        since = time.monotonic()
+        self._cell.watch = ConsoleWatch()
+        try:
+            guest = snapshot.restore(saved, log=console_log(self._cell), sink=self._cell.watch.feed)
+        except (InfraError, KernelError) as error:
+            if isinstance(error, KernelError) and (crash := burned("boot", self._cell.watch)):
+                self._cell.put(crash)
+            self._give_up(error)
+            return None
+        took = time.monotonic() - since
+        self._cell.properties["restored guests"] = str(
+            int(self._cell.properties.get("restored guests", "0")) + 1
+        )
+        self._cell.properties["last restore (s)"] = f"{took:.2f}"
+        return guest
+
+    def _keep(self, guest: Guest) -> Guest | None:
+        """Save a guest for those after it, once a restored one was shown to behave."""
+        cell = self._cell
+        key = snapshot.key(
+            self._spec, guest.accel, kernel=self._kernel.key, image=cell.properties["guest image"]
+        )
+        trust = snapshot.trusted(cell.context.store, key)
+        if trust is not None and not trust.good:
+            self._boot_each(trust.reason)
+            return guest
+        try:
+            cell.say("save", "saving the guest that came up")
+            self._saved = snapshot.save(guest)
+        except InfraError as error:
+            self._boot_each(error.message)
+            if isinstance(error, Lost) or guest.poll() is not None:
+                guest.close()
+                return boot(cell, self._kernel, self._spec)
+            return guest
+        if trust is None:
+            trust = self._try(self._saved, key)
+            if trust is None or not trust.good:
+                self._boot_each(trust.reason if trust else "a restored guest went away")
+                self.close()
+                return guest
+        cell.properties[_HOW] = f"restored: {trust.reason}"
+        return guest
+
+    def _try(self, saved: snapshot.Saved, key: str) -> snapshot.Trust | None:
+        """Whether a restored guest behaves; ``None`` where the trial itself came to nothing."""
+        cell, watch = self._cell, self._cell.watch
+        cell.say("save", "trying a restored guest")
+        try:
+            guest = snapshot.restore(saved, log=console_log(cell))
+            try:
+                return snapshot.remember(cell.context.store, key, snapshot.behaves(guest, saved))
+            finally:
+                guest.close()
+        except (InfraError, KernelError) as error:
+            self._give_up(error)
+            return None
+        finally:
+            cell.watch = watch
+
+    def _give_up(self, error: OrchestrateError) -> None:
+        if self._cell.context.cancelled():
+            raise Interrupted("interrupted") from None
+        self._boot_each(error.message)
+        self.close()
+
+    def _boot_each(self, reason: str) -> None:
+        self._restore = False
+        self._cell.properties[_HOW] = f"booted: {reason}"
+        self._cell.say("save", f"not restored but booted: {reason}")

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A kernel image that somebody else built: what its own header says of it."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from pathlib import Path
+
+import msgspec
+
+from orchestrator.errors import UserError
+from orchestrator.kernel.model import Kernel
+from orchestrator.store import file_digest
+
+# Documentation/arch/x86/boot.rst and Documentation/arch/arm64/booting.rst
+_X86_MAGIC, _X86_AT, _X86_VERSION_AT = b"HdrS", 0x202, 0x20E
+_ARM64_MAGIC, _ARM64_AT = b"ARM\x64", 0x38
+_BANNER = re.compile(rb"Linux version (\S+) ")
+_LIMIT = 512 << 20
+
+
+class Prebuilt(msgspec.Struct, frozen=True, kw_only=True):
+    """``arch`` is a name of ours; ``release`` what the image says, or empty."""
+
+    path: Path
+    arch: str
+    release: str
+    digest: str
+
+    def kernel(self) -> Kernel:
+        """The image as a kernel of which nothing but the image is known."""
+        return Kernel(
+            key=self.digest[:32],
+            folder=self.path.parent,
+            image=self.path,
+            vmlinux=None,
+            config=None,
+            release=self.release,
+            build_id="",
+            toolchain="",
+            cpu_s=0.0,
+            cached=True,
+        )
+
+
+def inspect(name: str) -> Prebuilt:
+    """What a kernel image is.
+
+    :raises UserError: there is none, or it is none that QEMU boots.
+    """
+    path = Path(name).expanduser().absolute()
+    try:
+        if path.stat().st_size > _LIMIT:
+            raise UserError(f"--kernel {name}: larger than {_LIMIT >> 20} MiB, so no kernel image")
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"--kernel {name}: {error.strerror}", remedy="Name a bzImage or an Image.") from error
+    digest = file_digest(path)
+    if content[_X86_AT : _X86_AT + 4] == _X86_MAGIC:
+        at = int.from_bytes(content[_X86_VERSION_AT : _X86_VERSION_AT + 2], "little") + 0x200
+        release = content[at : at + 256].split(b" ")[0].split(b"\0")[0]
+        return Prebuilt(path=path, arch="x86_64", release=release.decode("ascii", "replace"), digest=digest)
+    if content[:2] == b"\x1f\x8b":
+        try:
+            content = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(content, _LIMIT)
+        except (zlib.error, gzip.BadGzipFile) as error:
+            raise UserError(f"--kernel {name}: a damaged gzip file: {error}") from error
+    if content[_ARM64_AT : _ARM64_AT + 4] == _ARM64_MAGIC:
+        banner = _BANNER.search(content)
+        release = banner[1] if banner else b""
+        return Prebuilt(path=path, arch="arm64", release=release.decode("ascii", "replace"), digest=digest)
+    what = "an ELF file (vmlinux?)" if content[:4] == b"\x7fELF" else "no image of x86_64 or arm64"
+    raise UserError(
+        f"--kernel {name}: {what}",
+        remedy="Name arch/x86/boot/bzImage, arch/arm64/boot/Image or Image.gz of the build.",
+    )

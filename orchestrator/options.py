@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The options that verbs share, and the choices that they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from orchestrator import completion
+from orchestrator.errors import UserError
+
+if TYPE_CHECKING:
+    from orchestrator.plan import Choices, Source
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+#: Repeats under ``--until-fail`` where ``--times`` says nothing.
+UNTIL_FAIL_TIMES = 1000
+
+KERNEL = (
+    click.option(
+        "--source",
+        "sources",
+        shell_complete=completion.sources,
+        multiple=True,
+        metavar="[NAME=]SPEC",
+        help="Kernel: a directory, DIR@REV, a tarball or its URL, debian:SUITE, or vX.Y[.Z]; may be "
+        "repeated. Default: the tree you are in, else Debian's newest.",
+    ),
+    click.option(
+        "--patch",
+        "patches",
+        shell_complete=completion.files,
+        multiple=True,
+        metavar="[NAME=]FILE",
+        help="An mbox, a patch or a directory of them, on top of the first --source or that of the name.",
+    ),
+    click.option(
+        "--sha256",
+        "digests",
+        multiple=True,
+        metavar="[NAME=]HEX",
+        help="The digest that the archive must have.",
+    ),
+    click.option(
+        "--arch",
+        "arches",
+        shell_complete=completion.arches,
+        multiple=True,
+        metavar="NAME",
+        help="x86_64, arm64 or all; may be repeated. Default: this host's.",
+    ),
+    click.option(
+        "--variant",
+        "variants",
+        shell_complete=completion.variants,
+        multiple=True,
+        metavar="NAME",
+        help="per-vma-lock, mmap-lock; may be repeated. Default: both.",
+    ),
+    click.option(
+        "--kconfig",
+        shell_complete=completion.files,
+        multiple=True,
+        metavar="FILE|CONFIG_X=y",
+        help="A further kconfig fragment; may be repeated.",
+    ),
+    click.option(
+        "--config",
+        default="",
+        metavar="FILE",
+        shell_complete=completion.files,
+        help="A .config as the base, in place of ours.",
+    ),
+    click.option("--toolchain", default="gcc", show_default=True, metavar="NAME", help="gcc, gcc-N or llvm."),
+    click.option(
+        "-j",
+        "--jobs",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Compile jobs. Default: one a CPU.",
+    ),
+)
+
+PREBUILT = (
+    click.option(
+        "--kernel",
+        "kernels",
+        shell_complete=completion.files,
+        multiple=True,
+        metavar="[NAME=]IMAGE",
+        help="A kernel that is built already (bzImage, Image); its variant is read from the guest.",
+    ),
+)
+
+GUEST = (
+    click.option(
+        "--accel",
+        default="auto",
+        show_default=True,
+        type=click.Choice(["auto", "kvm", "tcg"]),
+        help="KVM where it works, or one by force.",
+    ),
+    click.option(
+        "--smp", default=2, show_default=True, metavar="N", type=click.IntRange(1, 64), help="Virtual CPUs."
+    ),
+    click.option(
+        "--mem", default=512, show_default=True, metavar="MIB", type=click.IntRange(256), help="Guest memory."
+    ),
+    click.option("--cmdline", default="", metavar="WORDS", help="Further kernel parameters."),
+    click.option(
+        "--put",
+        shell_complete=completion.files,
+        multiple=True,
+        metavar="FILE",
+        help="A file or folder for --cmd, in its working directory and PATH; may be repeated.",
+    ),
+)
+
+TESTS = (
+    click.option(
+        "--suite",
+        "suites",
+        shell_complete=completion.suites,
+        multiple=True,
+        metavar="NAME|DIR",
+        help="A suite (see `orchestrate list`), or the folder of one of your own; may be repeated. "
+        "Default: maps, map-latency.",
+    ),
+    click.option(
+        "--cmd",
+        "commands",
+        multiple=True,
+        metavar="COMMAND",
+        help="A shell command to run in every guest, good if it ends with 0; may be repeated. Alone it "
+        "takes the place of the default suites.",
+    ),
+    click.option(
+        "--selftests-from",
+        shell_complete=completion.sources,
+        default="",
+        metavar="SPEC",
+        help="Take the kernel's selftests from this source instead of the kernel's own tree.",
+    ),
+    click.option(
+        "--times",
+        metavar="N",
+        type=click.IntRange(1),
+        help="Fresh boots of each functional cell; reports failure rates.",
+    ),
+    click.option(
+        "--until-fail",
+        is_flag=True,
+        help=f"End a kernel's repeats at the first failure (up to --times, else {UNTIL_FAIL_TIMES}).",
+    ),
+    click.option(
+        "--vsyscall", default="", metavar="MODE", help="x86_64: boot with vsyscall=MODE, or `all` of them."
+    ),
+    click.option(
+        "--boots",
+        metavar="N",
+        type=click.IntRange(1),
+        help="Boots a variant for benchmarks. Default: the suite's.",
+    ),
+)
+
+
+def options(*groups: Sequence[Callable[[_F], _F]]) -> Callable[[_F], _F]:
+    """A decorator that adds groups of options in their order."""
+
+    def add(function: _F) -> _F:
+        for group in reversed(groups):
+            for option in reversed(group):
+                function = option(function)
+        return function
+
+    return add
+
+
+def choices(given: dict[str, Any], *, tests: bool = False) -> Choices:
+    """What the options of a verb come to.
+
+    :param tests: whether the verb runs suites, by default those of the catalogue.
+    :raises UserError: a name that does not exist, before a kernel is fetched for it.
+    """
+    from orchestrator import arch, prepare
+    from orchestrator.kernel import kconfig
+    from orchestrator.plan import Choices
+    from orchestrator.suites import catalog
+
+    asked = given["arches"] or (arch.host().name,)
+    arches = arch.names() if "all" in asked else tuple(dict.fromkeys(asked))
+    commands = given.get("commands", ())
+    chosen: tuple[str, ...] = ()
+    if tests:
+        chosen = given["suites"] or (() if commands else catalog.DEFAULT)
+    for name in arches:
+        arch.load(name)
+        for variant in given["variants"]:
+            kconfig.own_fragments(name, variant)
+    found = Choices(
+        arches=arches,
+        variants=tuple(dict.fromkeys(given["variants"])) or kconfig.variants(),
+        sources=sources(given),
+        suites=tuple(dict.fromkeys(str(s.folder) if s.user else s.name for s in map(catalog.load, chosen))),
+        commands=tuple(commands),
+        put=tuple(str(Path(path).expanduser().absolute()) for path in given.get("put", ())),
+        selftests_from=given.get("selftests_from", ""),
+        times=given.get("times") or (UNTIL_FAIL_TIMES if given.get("until_fail") else 1),
+        until_fail=given.get("until_fail", False),
+        vsyscall=given.get("vsyscall", ""),
+        boots=given.get("boots") or 0,
+        smp=given.get("smp", 2),
+        mem_mib=given.get("mem", 512),
+        cmdline=tuple(given.get("cmdline", "").split()),
+        accel=given.get("accel", "auto"),
+        toolchain=given["toolchain"],
+        kconfig=tuple(given["kconfig"]),
+        config=given["config"],
+        jobs=given["jobs"] or 0,
+    )
+    prepare.suites(found)
+    return found
+
+
+def sources(given: dict[str, Any]) -> tuple[Source, ...]:
+    """The kernels that ``--source``, ``--patch``, ``--sha256`` and ``--kernel`` name together.
+
+    :raises UserError: a label that no --source has.
+    """
+    from orchestrator import prepare
+    from orchestrator.plan import Source
+
+    found = [Source(label=label, spec=spec) for label, spec in map(prepare.split_label, given["sources"])]
+    images = [Source(label=n, image=path) for n, path in map(prepare.split_label, given.get("kernels", ()))]
+    if not found and not images:
+        found = [Source(spec=_here())]
+    for option, words in (("--patch", given["patches"]), ("--sha256", given["digests"])):
+        for word in words:
+            label, value = prepare.split_label(word)
+            number = next((n for n, s in enumerate(found) if s.label == label), None) if label else 0
+            if number is None or not found:
+                known = ", ".join(s.label for s in found if s.label) or "none has a name"
+                raise UserError(
+                    f"{option} {word}: there is no --source called {label!r}",
+                    remedy=f"Name the source: --source {label or 'NAME'}=SPEC ({known}).",
+                )
+            old = found[number]
+            found[number] = Source(
+                label=old.label,
+                spec=old.spec,
+                sha256=value if option == "--sha256" else old.sha256,
+                patches=(*old.patches, value) if option == "--patch" else old.patches,
+            )
+    return (*found, *images)
+
+
+def _here() -> str:
+    here = Path.cwd()
+    return str(here) if (here / "scripts/kconfig").is_dir() and (here / "Kbuild").is_file() else ""

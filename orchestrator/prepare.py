@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From what the user chose to a plan and to what its cells share: all that can be wrong beforehand."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from orchestrator import arch as arches
+from orchestrator import source as sources
+from orchestrator.arch import Arch
+from orchestrator.cell_state import Context, Target
+from orchestrator.errors import UserError
+from orchestrator.kernel import kconfig, prebuilt, toolchain
+from orchestrator.plan import Choices, Kernel, Plan, Source, make
+from orchestrator.source import patches
+from orchestrator.source.classify import classify
+from orchestrator.source.model import Tree
+from orchestrator.store import Store
+from orchestrator.suites import build as suite_build
+from orchestrator.suites import catalog
+from orchestrator.suites.catalog import Suite
+from orchestrator.vm import accel, image, overlay, qemu
+
+Say = Callable[[str], None]
+
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,47}")
+
+
+def split_label(word: str) -> tuple[str, str]:
+    """``name=SPEC`` as label and spec; the label is empty where there is none.
+
+    What exists as a file, or has a slash, a colon or an @ before its first ``=``, is a spec as it stands.
+
+    :raises UserError: a label that cannot be part of a file name.
+    """
+    label, equals, rest = word.partition("=")
+    if not equals or any(c in label for c in "/:@~") or Path(word).exists():
+        return "", word
+    if not _LABEL.fullmatch(label):
+        raise UserError(
+            f"{word!r}: {label!r} cannot be a label",
+            remedy="A label is made of letters, digits and . _ + - and begins with a letter or digit.",
+        )
+    return label, rest
+
+
+def targets(choices: Choices, store: Store, say: Say) -> tuple[Target, ...]:
+    """Make the sources real, each under a label of its own.
+
+    :raises UserError: a source, patch or image that cannot be used, or two of one label.
+    :raises InfraError: network, mirror, disk or a missing program.
+    """
+    found = [_target(source, store, say) for source in choices.sources]
+    labels = [target.label for target in found]
+    for number, target in enumerate(found):
+        if labels.count(target.label) > 1:
+            if target.source.label:
+                raise UserError(
+                    f"two kernels are called {target.label!r}", remedy="Give each its own: NAME=SPEC."
+                )
+            named = f"{target.label}-{target.digest[:8]}"
+            found[number] = msgspec.structs.replace(target, label=named)
+    if len({target.label for target in found}) < len(found):
+        raise UserError(
+            f"the same kernel is named twice: {', '.join(sorted(labels))}", remedy="Name it once."
+        )
+    return tuple(found)
+
+
+def _target(source: Source, store: Store, say: Say) -> Target:
+    if source.image:
+        image = prebuilt.inspect(source.image)
+        label = source.label or _as_label(image.release or image.path.name)
+        return Target(label=label, prebuilt=image, source=source)
+    tree = _tree(source, store, say)
+    label = source.label or _as_label(tree.version + ("-patched" if source.patches else ""))
+    # what was found by default is found again by its name
+    source = msgspec.structs.replace(source, spec=tree_spec(source, tree))
+    return Target(label=label, tree=tree, tree_class=classify(tree.path), source=source)
+
+
+def _tree(source: Source, store: Store, say: Say) -> Tree:
+    if source.spec:
+        tree = sources.resolve(source.spec, cache=store.root, sha256=source.sha256 or None, say=say)
+    else:
+        tree = sources.default_source(cache=store.root, say=say)
+    if source.patches:
+        tree = patches.apply(tree, [Path(p) for p in source.patches], cache=store.root, say=say)
+    return tree
+
+
+def tree_spec(source: Source, tree: Tree) -> str:
+    """The spec by which a tree is found again."""
+    return source.spec or tree.spec
+
+
+def _as_label(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.")[:48] or "kernel"
+
+
+def suites(choices: Choices) -> tuple[Suite, ...]:
+    """The suites of a run, the user's commands last.
+
+    :raises UserError: one that does not exist, cannot be read, or has another's name.
+    """
+    found = [catalog.load(spec) for spec in choices.suites]
+    if choices.commands:
+        found.append(catalog.command(choices.commands, [Path(p) for p in choices.put]))
+    elif choices.put:
+        raise UserError("--put is for --cmd, and there is none", remedy="Give the command with --cmd.")
+    names = [suite.name for suite in found]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"two suites are called {twice.pop()!r}", remedy="Rename one in its suite.toml.")
+    return tuple(found)
+
+
+def plan(choices: Choices, found: Sequence[Target], chosen: Sequence[Suite]) -> Plan:
+    """Lay the run out.
+
+    :raises UserError: choices that do not fit together.
+    """
+    kernels = []
+    for target in found:
+        names = choices.arches
+        if target.prebuilt is not None:
+            names = (target.prebuilt.arch,)
+            from_tree = [suite.name for suite in chosen if suite.origin == "tree"]
+            if from_tree and not choices.selftests_from:
+                raise UserError(
+                    f"suite {from_tree[0]!r} is built from a kernel tree, and --kernel names none",
+                    remedy="Give the tree with --selftests-from, or other suites with --suite or --cmd.",
+                )
+        kernels.append(
+            Kernel(label=target.label, arches=names, describe=target.describe, digest=target.digest)
+        )
+    modes = {name: arches.load(name).vsyscall_modes for name in arches.names()}
+    return make(choices, kernels=kernels, suites=chosen, vsyscall_modes=modes)
+
+
+def context(
+    choices: Choices,
+    found: Sequence[Target],
+    chosen: Sequence[Suite],
+    store: Store,
+    root: Path,
+    *,
+    cancelled: Callable[[], bool] = lambda: False,
+    say: Say = lambda _: None,
+) -> Context:
+    """What all cells of a run share, read and checked once.
+
+    :param root: the run directory.
+    :raises UserError: a fragment, base or tree that cannot be used, or KVM that cannot be forced.
+    :raises InfraError: a compiler or QEMU is not installed.
+    """
+    fragments = tuple(kconfig.user_fragment(spec) for spec in choices.kconfig)
+    base = _base(choices.config) if choices.config else ""
+    selftests = None
+    if choices.selftests_from:
+        selftests = sources.resolve(choices.selftests_from, cache=store.root, say=say)
+    built = any(target.tree is not None for target in found)
+    for name in {a for t in found for a in ((t.prebuilt.arch,) if t.prebuilt else choices.arches)}:
+        arch = arches.load(name)
+        if built:
+            kconfig.check_user_fragments(fragments, name)
+            toolchain.find(choices.toolchain, arch)
+        if chosen:
+            # better now than after a build of some minutes
+            qemu.program(arch)
+            accel.choose(arch, choices.accel, store.root)
+            _try_suites(chosen, arch, store, say)
+    return Context(
+        targets={target.label: target for target in found},
+        suites={suite.name: suite for suite in chosen},
+        selftests=selftests,
+        choices=choices,
+        store=store,
+        keys=overlay.make_keys(),
+        root=root,
+        fragments=fragments,
+        base=base,
+        cancelled=cancelled,
+    )
+
+
+def _try_suites(chosen: Sequence[Suite], arch: Arch, store: Store, say: Say) -> None:
+    """Make what the user's own suites need, so that a mistake in them shows now."""
+    if extra := catalog.packages(chosen):
+        image.build_image(arch.name, cache=store.root, say=say, extra=extra)
+    for suite in chosen:
+        if suite.user and suite.origin == "own":
+            suite_build.build(suite, tree=None, arch=arch, store=store, log=Path(os.devnull))
+
+
+def _base(name: str) -> str:
+    try:
+        return Path(name).expanduser().read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise UserError(f"--config {name}: {reason}") from error

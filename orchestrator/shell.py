@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A shell in a guest: the way of a cell up to the proof, then the user's hands."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import termios
+import tty
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import paramiko
+
+from orchestrator import cell as cells
+from orchestrator import prepare
+from orchestrator.cell_boot import boot
+from orchestrator.cell_state import WITH, Cell, Moot
+from orchestrator.cell_suites import guest_spec, programs
+from orchestrator.errors import InfraError, KernelError, UserError
+from orchestrator.plan import CellPlan, Choices
+from orchestrator.results.model import Blame, Verdict
+from orchestrator.store import Store
+from orchestrator.suites import build as suite_build
+from orchestrator.suites import catalog
+from orchestrator.suites.catalog import Suite
+from orchestrator.vm.machine import Guest
+
+Say = Callable[[str], None]
+
+
+def open_shell(choices: Choices, store: Store, say: Say) -> int:
+    """Boot one kernel, have it prove what it is, and connect the terminal with a shell in it.
+
+    Where standard input is no terminal, it is what the shell reads.
+
+    :return: the shell's exit status.
+    :raises UserError: more than one kernel was named, or none that there is.
+    :raises KernelError: it does not build or come up; InfraError: the host's fault.
+    """
+    if len(choices.variants) > 1:
+        choices = msgspec.structs.replace(choices, variants=(WITH,))
+    found = prepare.targets(choices, store, say)
+    suites = (catalog.command(["true"], [Path(p) for p in choices.put]),) if choices.put else ()
+    plan = prepare.plan(choices, found, suites)
+    if len(plan.cells) != 1:
+        raise UserError("a shell is for one kernel", remedy="Name one --source and one --arch.")
+    with tempfile.TemporaryDirectory(prefix="orc-shell-") as root:
+        shared = prepare.context(choices, found, suites, store, Path(root), say=say)
+        with _guest(suites, Cell(shared, plan.cells[0], lambda _, text: say(text))) as guest:
+            if suites:
+                say(f"what was put is in {suite_build.guest_folder(suites[0])}")
+            return interact(guest)
+
+
+@contextlib.contextmanager
+def _guest(suites: Sequence[Suite], cell: Cell) -> Iterator[Guest]:
+    cell.folder.mkdir(parents=True)
+    guest = None
+    try:
+        kernel = cells.make_kernel(cell)
+        if kernel is not None:
+            spec = guest_spec(cell, kernel, suites, programs(cell, suites))
+            try:
+                guest = boot(cell, kernel, spec)
+            except Moot:
+                # a prebuilt kernel is what it is
+                cell.plan = _other(cell.plan, cell.context.variants_read[cell.plan.label])
+                guest = boot(cell, kernel, spec)
+    except Moot as error:
+        raise UserError(error.message) from None
+    if guest is None:
+        bad = next(case for case in cell.cases if case.verdict is not Verdict.PASS)
+        kind = KernelError if bad.blame is Blame.KERNEL else InfraError
+        raise kind(f"{bad.id}: {bad.reason}", remedy=bad.detail)
+    try:
+        yield guest
+    finally:
+        guest.close()
+
+
+def _other(plan: CellPlan, variant: str) -> CellPlan:
+    return msgspec.structs.replace(plan, variant=variant)
+
+
+def interact(guest: Guest) -> int:
+    """Connect standard input and output with a shell in the guest until it ends.
+
+    :return: its exit status; 1 where the guest died under it, which is said.
+    """
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    channel = guest.ssh.shell(_size() if terminal else None)
+    with _raw() if terminal else contextlib.nullcontext():
+        if terminal:
+            signal.signal(signal.SIGWINCH, lambda *_: channel.resize_pty(*_size()))
+        try:
+            _pump(channel, guest)
+        finally:
+            if terminal:
+                signal.signal(signal.SIGWINCH, signal.SIG_DFL)
+    if channel.exit_status_ready():
+        return max(0, channel.recv_exit_status())
+    print(f"orchestrate: {guest.death() or 'the connection was lost'}", file=sys.stderr)
+    return 1
+
+
+def _pump(channel: paramiko.Channel, guest: Guest) -> None:
+    reading = [channel.fileno(), sys.stdin.fileno()]
+    while True:
+        ready, _, _ = select.select(reading, [], [], 0.2)
+        if sys.stdin.fileno() in ready:
+            typed = os.read(sys.stdin.fileno(), 4096)
+            if typed:
+                channel.sendall(typed)
+            else:
+                reading.remove(sys.stdin.fileno())
+                channel.shutdown_write()
+        moved = False
+        for available, receive, out in (
+            (channel.recv_ready, channel.recv, 1),
+            (channel.recv_stderr_ready, channel.recv_stderr, 2),
+        ):
+            while available():
+                moved = True
+                os.write(out, receive(65536))
+        if moved:
+            continue
+        if channel.exit_status_ready() or channel.closed or guest.death():
+            return
+
+
+def _size() -> tuple[int, int]:
+    size = shutil.get_terminal_size()
+    return size.columns, size.lines
+
+
+@contextlib.contextmanager
+def _raw() -> Iterator[None]:
+    before = termios.tcgetattr(sys.stdin)
+    try:
+        tty.setraw(sys.stdin)
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Prebuilt images by their own headers; a booted one, see test_guests.py."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import UserError
+from orchestrator.kernel.prebuilt import inspect
+
+
+def bzimage(release: str = "6.1.0-13-amd64") -> bytes:
+    """Boot sector and header of an x86 image, protocol 2.x: the version string is named by a pointer."""
+    head = bytearray(0x2000)
+    head[0x1FE:0x200] = b"\x55\xaa"
+    head[0x202:0x206] = b"HdrS"
+    head[0x20E:0x210] = (0x1000 - 0x200).to_bytes(2, "little")
+    text = f"{release} (debian-kernel@lists) #1 SMP".encode() + b"\0"
+    head[0x1000 : 0x1000 + len(text)] = text
+    return bytes(head)
+
+
+def arm64_image(release: str = "7.2.12") -> bytes:
+    head = bytearray(0x1000)
+    head[0x38:0x3C] = b"ARM\x64"
+    return bytes(head) + f"Linux version {release} (a@b) #1".encode() + b"\0"
+
+
+@pytest.mark.parametrize(
+    ("content", "arch", "release"),
+    [
+        (bzimage(), "x86_64", "6.1.0-13-amd64"),
+        (arm64_image(), "arm64", "7.2.12"),
+        (gzip.compress(arm64_image(), mtime=0), "arm64", "7.2.12"),
+    ],
+    ids=["bzImage", "Image", "Image.gz"],
+)
+def test_an_image_says_what_it_is(tmp_path: Path, content: bytes, arch: str, release: str) -> None:
+    path = tmp_path / "my kernel"
+    path.write_bytes(content)
+    found = inspect(str(path))
+    assert (found.arch, found.release, found.path) == (arch, release, path)
+    kernel = found.kernel()
+    assert (kernel.image, kernel.config, kernel.vmlinux, kernel.build_id) == (path, None, None, "")
+
+
+def test_a_changed_image_is_another_one(tmp_path: Path) -> None:
+    path = tmp_path / "bzImage"
+    path.write_bytes(bzimage())
+    before = inspect(str(path)).digest
+    path.write_bytes(bzimage() + b"\0")
+    assert inspect(str(path)).digest != before
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "no image of x86_64 or arm64"),
+        (b"\x7fELF" + bytes(100), "an ELF file"),
+        (b"\x1f\x8b not gzip", "a damaged gzip file"),
+        (gzip.compress(b"something else"), "no image of"),
+        (b"MZ" + bytes(4096), "no image of"),
+    ],
+    ids=["empty", "ELF", "torn", "gzip of anything", "PE"],
+)
+def test_what_is_no_image(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=says):
+        inspect(str(path))
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No such file"):
+        inspect(str(tmp_path / "bzImage"))
+    with pytest.raises(UserError, match="directory"):
+        inspect(str(tmp_path))

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What can be wrong before a run starts: labels, several kernels, choices that do not fit together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.linux import make_linux
+from test_prebuilt import arm64_image, bzimage
+
+from orchestrator import options, prepare
+from orchestrator.cell_state import WITH, WITHOUT, Context, Target, moot
+from orchestrator.errors import UserError
+from orchestrator.plan import Choices, Source
+from orchestrator.store import Store
+from orchestrator.suites import catalog
+from orchestrator.vm.overlay import make_keys
+
+BOTH = (WITH, WITHOUT)
+
+
+@pytest.mark.parametrize(
+    ("word", "label", "spec"),
+    [
+        ("~/linux", "", "~/linux"),
+        ("base=~/linux@v6.16", "base", "~/linux@v6.16"),
+        ("v6.18", "", "v6.18"),
+        ("old=v6.12", "old", "v6.12"),
+        ("debian:x/y=z", "", "debian:x/y=z"),
+        ("./a=b", "", "./a=b"),
+        ("https://host/x?a=b", "", "https://host/x?a=b"),
+        ("n=x=y", "n", "x=y"),
+        ("n=", "n", ""),
+    ],
+)
+def test_labels(word: str, label: str, spec: str) -> None:
+    assert prepare.split_label(word) == (label, spec)
+
+
+def test_what_exists_has_no_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b").mkdir()
+    assert prepare.split_label("a=b") == ("", "a=b")
+
+
+@pytest.mark.parametrize("word", ["=x", "a b=x", "-a=x", "ü=x", "a" * 60 + "=x"])
+def test_a_label_must_do_as_a_file_name(word: str) -> None:
+    with pytest.raises(UserError, match="cannot be a label"):
+        prepare.split_label(word)
+
+
+def given(**more: Any) -> dict[str, Any]:
+    return {"sources": (), "patches": (), "digests": (), **more}
+
+
+def test_a_patch_is_for_the_first_source_or_for_the_one_that_is_named() -> None:
+    found = options.sources(
+        given(sources=("a=x", "b=y"), patches=("1.mbox", "b=2.mbox", "b=3.mbox"), digests=("b=12",))
+    )
+    assert found == (
+        Source(label="a", spec="x", patches=("1.mbox",)),
+        Source(label="b", spec="y", patches=("2.mbox", "3.mbox"), sha256="12"),
+    )
+
+
+def test_a_label_that_no_source_has() -> None:
+    with pytest.raises(UserError, match="no --source called 'c'"):
+        options.sources(given(sources=("a=x",), patches=("c=1.mbox",)))
+
+
+def test_a_patch_without_a_source_is_for_the_default_one() -> None:
+    (found,) = options.sources(given(patches=("1.mbox",)))
+    assert (found.spec, found.patches) == ("", ("1.mbox",))
+
+
+def test_a_patch_needs_a_source_and_not_an_image() -> None:
+    with pytest.raises(UserError, match="no --source"):
+        options.sources(given(kernels=("bzImage",), patches=("1.mbox",)))
+
+
+class Place:
+    def __init__(self, top: Path) -> None:
+        self.top, self.store = top, Store(top / "cache")
+
+    def tree(self, name: str, **more: Any) -> str:
+        return str(make_linux(self.top / name, **more).path)
+
+    def image(self, name: str, content: bytes) -> str:
+        (self.top / name).write_bytes(content)
+        return str(self.top / name)
+
+    def targets(self, *sources: Source) -> tuple[Target, ...]:
+        choices = Choices(arches=("x86_64",), variants=BOTH, sources=sources)
+        return prepare.targets(choices, self.store, print)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_a_kernel_is_called_by_its_version_unless_it_is_given_a_label(place: Place) -> None:
+    tree = place.tree("a")
+    (plain,) = place.targets(Source(spec=tree))
+    (named,) = place.targets(Source(spec=tree, label="mine"))
+    assert plain.label == plain.version
+    assert named.label == "mine"
+
+
+def test_two_of_one_version_are_told_apart(place: Place) -> None:
+    first, second = place.tree("a"), place.tree("b")
+    (Path(second) / "README").write_text("another one")
+    labels = [t.label for t in place.targets(Source(spec=first), Source(spec=second))]
+    assert len(set(labels)) == 2
+    with pytest.raises(UserError, match="two kernels are called 'x'"):
+        place.targets(Source(spec=first, label="x"), Source(spec=second, label="x"))
+    with pytest.raises(UserError, match="same kernel is named twice"):
+        place.targets(Source(spec=first), Source(spec=first))
+
+
+def test_an_image_is_for_its_own_arch(place: Place) -> None:
+    (target,) = place.targets(Source(image=place.image("Image", arm64_image("7.2-x"))))
+    choices = Choices(arches=("x86_64",), variants=BOTH, commands=("true",))
+    the_plan = prepare.plan(choices, [target], prepare.suites(choices))
+    assert {(c.label, c.arch, c.variant) for c in the_plan.cells} == {("7.2-x", "arm64", v) for v in BOTH}
+
+
+def test_an_image_has_no_selftests(place: Place) -> None:
+    (target,) = place.targets(Source(image=place.image("bzImage", bzimage())))
+    choices = Choices(arches=("x86_64",), variants=BOTH, suites=("maps",))
+    with pytest.raises(UserError, match="'maps' is built from a kernel tree") as caught:
+        prepare.plan(choices, [target], prepare.suites(choices))
+    assert "--selftests-from" in caught.value.remedy
+
+
+def test_the_variant_of_an_image_is_known_once_it_ran(place: Place) -> None:
+    (target,) = place.targets(Source(image=place.image("bzImage", bzimage())))
+    shared = Context(
+        targets={target.label: target},
+        suites={},
+        choices=Choices(arches=("x86_64",), variants=BOTH),
+        store=place.store,
+        keys=make_keys(),
+        root=place.top,
+    )
+    assert [moot(shared, target, v) for v in BOTH] == ["", ""]
+    shared.variants_read[target.label] = WITHOUT
+    assert moot(shared, target, WITHOUT) == ""
+    assert "lacks per-VMA locks" in moot(shared, target, WITH)
+
+
+def test_put_is_for_commands(place: Place) -> None:
+    choices = Choices(arches=("x86_64",), variants=BOTH, suites=("maps",), put=("/etc/passwd",))
+    with pytest.raises(UserError, match="--put is for --cmd"):
+        prepare.suites(choices)
+
+
+def test_two_suites_of_one_name(place: Place) -> None:
+    for name in ("one", "two"):
+        folder = place.top / name
+        folder.mkdir()
+        (folder / "suite.toml").write_text(
+            'name = "mine"\ndescription = "d"\n[[program]]\nname = "p"\nscript = "p.sh"\n'
+        )
+        (folder / "p.sh").write_text("#!/bin/sh\n")
+        (folder / "p.sh").chmod(0o755)
+    both = (str(place.top / "one"), str(place.top / "two"))
+    with pytest.raises(UserError, match="two suites are called 'mine'"):
+        prepare.suites(Choices(arches=("x86_64",), variants=BOTH, suites=both))
+
+
+def test_the_users_base_must_be_text(place: Place) -> None:
+    (target,) = place.targets(Source(spec=place.tree("a")))
+    for config in (str(place.top / "nosuch"), str(place.top)):
+        choices = Choices(arches=("x86_64",), variants=BOTH, config=config)
+        with pytest.raises(UserError, match="--config"):
+            prepare.context(choices, [target], (), place.store, place.top)
+
+
+def test_default_suites_are_there() -> None:
+    choices = Choices(arches=("x86_64",), variants=BOTH, suites=catalog.DEFAULT, commands=("true",))
+    assert [s.name for s in prepare.suites(choices)] == [*catalog.DEFAULT, catalog.COMMAND]

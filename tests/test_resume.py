@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Killed anywhere, resumed, and nothing repeated: the tool as a process, with real guests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from orchestrator.outcome import RunResult
+from orchestrator.results.model import Verdict
+
+pytestmark = pytest.mark.guest
+
+SOURCE = "debian:trixie-backports/linux-source-7.2"
+ORCHESTRATE = [sys.executable, "-m", "orchestrator.cli"]
+RUN = ["run", "--source", SOURCE, "--arch", "x86_64", "--cmd", "true", "--cmd", "uname -r", "--accel", "tcg"]
+
+#: What the second cell says when it is killed: each phase of a cell's way.
+PHASES = (
+    pytest.param("configuring", marks=pytest.mark.long),
+    pytest.param("starting QEMU", marks=pytest.mark.long),
+    "waiting for the kernel's banner",
+    pytest.param("is starting", marks=pytest.mark.long),
+    pytest.param("asking the guest what it is", marks=pytest.mark.long),
+    pytest.param("saving the guest", marks=pytest.mark.long),
+    pytest.param("run: cmd/cmd-1", marks=pytest.mark.long),
+    "restoring the guest",
+    pytest.param("run: cmd/cmd-2", marks=pytest.mark.long),
+    pytest.param("a last look", marks=pytest.mark.long),
+)
+
+
+def _kill_at(words: list[str], out: Path, mark: str, *, second: bool) -> list[psutil.Process]:
+    """Start a run, kill -9 it when it says ``mark`` (of its second cell); its descendants at that moment."""
+    running = subprocess.Popen(
+        [*ORCHESTRATE, *words, "--out", str(out)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert running.stdout is not None
+    for line in running.stdout:
+        if mark in line and (not second or "mmap-lock:" in line):
+            break
+    else:
+        raise AssertionError(f"it ended without saying {mark!r}")
+    children = psutil.Process(running.pid).children(recursive=True)
+    running.kill()
+    running.wait(10)
+    return children
+
+
+def _resume(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*ORCHESTRATE, "run", "--resume", "last", "--out", str(out), *words],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+def _result(out: Path) -> RunResult:
+    (folder,) = (path for path in out.iterdir() if path.is_dir())
+    return msgspec.json.decode((folder / "results.json").read_bytes(), type=RunResult)
+
+
+@pytest.mark.parametrize("mark", PHASES)
+def test_killed_in_any_phase_and_resumed(tmp_path: Path, mark: str) -> None:
+    children = _kill_at(RUN, tmp_path, mark, second=True)
+    # design rule 5: no orphan after 10 s
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    (folder,) = tmp_path.iterdir()
+    (first,) = folder.glob("cells/*per-vma-lock/result.json")
+    before = first.stat()
+    assert not list(folder.glob("cells/*mmap-lock/result.json"))
+
+    done = _resume(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 cells, 1 of them done" in done.stdout
+    # the first cell was neither repeated nor written again
+    assert "per-vma-lock: boot" not in done.stdout
+    assert (first.stat().st_mtime_ns, first.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    result = _result(tmp_path)
+    assert [c.variant for c in result.cells] == ["per-vma-lock", "mmap-lock"]
+    assert {c.verdict for cell in result.cells for c in cell.all_cases()} == {Verdict.PASS}
+    assert not result.interrupted
+    # nothing is left to do, and that is quickly seen
+    again = _resume(tmp_path)
+    assert again.returncode == 0
+    assert "2 cells, 2 of them done" in again.stdout
+    assert "starting QEMU" not in again.stdout
+
+
+def test_interrupted_with_ctrl_c_and_resumed(tmp_path: Path) -> None:
+    running = subprocess.Popen(
+        [*ORCHESTRATE, *RUN, "--out", str(tmp_path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert running.stdout is not None
+    for line in running.stdout:
+        if "run: cmd/cmd-1" in line:
+            break
+    running.send_signal(signal.SIGINT)
+    rest = running.stdout.read()
+    assert running.wait(30) == 130
+    assert "orchestrate run --resume" in rest
+    done = _resume(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_run_that_is_under_way_is_not_resumed_beside(tmp_path: Path) -> None:
+    running = subprocess.Popen(
+        [*ORCHESTRATE, *RUN, "--out", str(tmp_path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert running.stdout is not None
+    for line in running.stdout:
+        if "starting QEMU" in line:
+            break
+    beside = _resume(tmp_path)
+    assert beside.returncode == 2
+    assert "is being carried out by another process" in beside.stderr
+    running.stdout.read()
+    assert running.wait(60) == 0
+
+
+@pytest.mark.long
+def test_killed_while_it_builds_and_resumed(tmp_path: Path) -> None:
+    """With a cache of its own, but the other's sources and compiled objects: it must not take minutes."""
+    from orchestrator.store import default_cache
+
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for shared in ("sources", "downloads", "apt", "debs", "images", "ccache", "programs"):
+        if (default_cache() / shared).exists():
+            (cache / shared).symlink_to(default_cache() / shared)
+    out = tmp_path / "runs"
+    environment = {**os.environ, "ORCHESTRATE_CACHE": str(cache)}
+    words = [*RUN, "--variant", "mmap-lock"]
+    running = subprocess.Popen(
+        [*ORCHESTRATE, *words, "--out", str(out)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    assert running.stdout is not None
+    for line in running.stdout:
+        if "building" in line:
+            break
+    time.sleep(3)
+    children = psutil.Process(running.pid).children(recursive=True)
+    assert any(child.name() == "make" for child in children)
+    running.kill()
+    running.wait(10)
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    assert not list((cache / "kernels").glob("[!.]*"))
+    done = subprocess.run(
+        [*ORCHESTRATE, "run", "--resume", "last", "--out", str(out)],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = out.iterdir()
+    assert json.loads((folder / "results.json").read_bytes())["interrupted"] is False
