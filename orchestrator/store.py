@@ -23,7 +23,7 @@ import msgspec
 import platformdirs
 from filelock import FileLock, Timeout
 
-from orchestrator.errors import InfraError
+from orchestrator.errors import InfraError, UserError
 
 _MANIFEST = "manifest.json"
 #: What the disk alone is to blame for; a maker's other errors are its own.
@@ -36,9 +36,23 @@ class _File(msgspec.Struct, frozen=True):
 
 
 def default_cache() -> Path:
-    """Where caches live: ``$ORCHESTRATE_CACHE``, else the user's cache folder."""
+    """Where caches live: ``$ORCHESTRATE_CACHE``, else the user's cache folder.
+
+    :raises UserError: kernels cannot be built below that path.
+    """
     chosen = os.environ.get("ORCHESTRATE_CACHE")
-    return Path(chosen).absolute() if chosen else platformdirs.user_cache_path("orchestrate")
+    cache = Path(chosen).absolute() if chosen else platformdirs.user_cache_path("orchestrate")
+    if not can_hold_builds(cache):
+        raise UserError(
+            f"the cache {str(cache)!r}: the kernel's makefiles refuse a path with spaces or colons",
+            remedy="Name another place with ORCHESTRATE_CACHE.",
+        )
+    return cache
+
+
+def can_hold_builds(path: Path) -> bool:
+    """Whether make can work there: it takes neither spaces nor colons in the paths of trees and objects."""
+    return not any(c == ":" or c.isspace() for c in str(path))
 
 
 def digest_of(*parts: object) -> str:

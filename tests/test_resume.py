@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -17,6 +18,7 @@ import pytest
 
 from orchestrator.outcome import RunResult
 from orchestrator.results.model import Verdict
+from orchestrator.store import default_cache
 
 pytestmark = pytest.mark.guest
 
@@ -39,34 +41,40 @@ PHASES = (
 )
 
 
-def _kill_at(words: list[str], out: Path, mark: str, *, second: bool) -> list[psutil.Process]:
-    """Start a run, kill -9 it when it says ``mark`` (of its second cell); its descendants at that moment."""
+def _begin(words: list[str], out: Path, mark: str, **more: Any) -> subprocess.Popen[str]:
+    """Start a run and wait until it says ``mark``."""
     running = subprocess.Popen(
         [*ORCHESTRATE, *words, "--out", str(out)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        **more,
     )
     assert running.stdout is not None
     for line in running.stdout:
-        if mark in line and (not second or "mmap-lock:" in line):
-            break
-    else:
-        raise AssertionError(f"it ended without saying {mark!r}")
+        if re.search(mark, line):
+            return running
+    raise AssertionError(f"it ended without saying {mark!r}")
+
+
+def _kill(running: subprocess.Popen[str]) -> None:
+    """kill -9; nothing that it had started outlives it by more than 10 s (design rule 5)."""
     children = psutil.Process(running.pid).children(recursive=True)
     running.kill()
     running.wait(10)
-    return children
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
 
 
-def _resume(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def _resume(out: Path, **more: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*ORCHESTRATE, "run", "--resume", "last", "--out", str(out), *words],
+        [*ORCHESTRATE, "run", "--resume", "last", "--out", str(out)],
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
         check=False,
+        **more,
     )
 
 
@@ -77,10 +85,7 @@ def _result(out: Path) -> RunResult:
 
 @pytest.mark.parametrize("mark", PHASES)
 def test_killed_in_any_phase_and_resumed(tmp_path: Path, mark: str) -> None:
-    children = _kill_at(RUN, tmp_path, mark, second=True)
-    # design rule 5: no orphan after 10 s
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert not alive
+    _kill(_begin(RUN, tmp_path, f"mmap-lock: .*{mark}"))
     (folder,) = tmp_path.iterdir()
     (first,) = folder.glob("cells/*per-vma-lock/result.json")
     before = first.stat()
@@ -104,18 +109,9 @@ def test_killed_in_any_phase_and_resumed(tmp_path: Path, mark: str) -> None:
 
 
 def test_interrupted_with_ctrl_c_and_resumed(tmp_path: Path) -> None:
-    running = subprocess.Popen(
-        [*ORCHESTRATE, *RUN, "--out", str(tmp_path)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert running.stdout is not None
-    for line in running.stdout:
-        if "run: cmd/cmd-1" in line:
-            break
+    running = _begin(RUN, tmp_path, "run: cmd/cmd-1")
     running.send_signal(signal.SIGINT)
+    assert running.stdout is not None
     rest = running.stdout.read()
     assert running.wait(30) == 130
     assert "orchestrate run --resume" in rest
@@ -124,20 +120,11 @@ def test_interrupted_with_ctrl_c_and_resumed(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_under_way_is_not_resumed_beside(tmp_path: Path) -> None:
-    running = subprocess.Popen(
-        [*ORCHESTRATE, *RUN, "--out", str(tmp_path)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert running.stdout is not None
-    for line in running.stdout:
-        if "starting QEMU" in line:
-            break
+    running = _begin(RUN, tmp_path, "starting QEMU")
     beside = _resume(tmp_path)
     assert beside.returncode == 2
     assert "is being carried out by another process" in beside.stderr
+    assert running.stdout is not None
     running.stdout.read()
     assert running.wait(60) == 0
 
@@ -145,8 +132,6 @@ def test_a_run_that_is_under_way_is_not_resumed_beside(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_killed_while_it_builds_and_resumed(tmp_path: Path) -> None:
     """With a cache of its own, but the other's sources and compiled objects: it must not take minutes."""
-    from orchestrator.store import default_cache
-
     cache = tmp_path / "cache"
     cache.mkdir()
     for shared in ("sources", "downloads", "apt", "debs", "images", "ccache", "programs"):
@@ -154,35 +139,11 @@ def test_killed_while_it_builds_and_resumed(tmp_path: Path) -> None:
             (cache / shared).symlink_to(default_cache() / shared)
     out = tmp_path / "runs"
     environment = {**os.environ, "ORCHESTRATE_CACHE": str(cache)}
-    words = [*RUN, "--variant", "mmap-lock"]
-    running = subprocess.Popen(
-        [*ORCHESTRATE, *words, "--out", str(out)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-    )
-    assert running.stdout is not None
-    for line in running.stdout:
-        if "building" in line:
-            break
+    running = _begin([*RUN, "--variant", "mmap-lock"], out, "building", env=environment)
     time.sleep(3)
-    children = psutil.Process(running.pid).children(recursive=True)
-    assert any(child.name() == "make" for child in children)
-    running.kill()
-    running.wait(10)
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert not alive
+    assert any(child.name() == "make" for child in psutil.Process(running.pid).children(recursive=True))
+    _kill(running)
     assert not list((cache / "kernels").glob("[!.]*"))
-    done = subprocess.run(
-        [*ORCHESTRATE, "run", "--resume", "last", "--out", str(out)],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        env=environment,
-        check=False,
-    )
+    done = _resume(out, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    (folder,) = out.iterdir()
-    assert json.loads((folder / "results.json").read_bytes())["interrupted"] is False
+    assert not _result(out).interrupted

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from orchestrator.errors import InfraError, UserError
 from orchestrator.source import archive, clone, debian, identity
 from orchestrator.source.model import Say, Tree, quiet
+from orchestrator.store import can_hold_builds
 
 FORMS = "a directory, DIR@REV of git, a tarball, an http(s) or file URL of one, debian:SUITE, or vX.Y[.Z]"
 
@@ -33,7 +34,7 @@ def resolve(spec: str, *, cache: Path, sha256: str | None = None, say: Say = qui
     except OSError as error:
         raise InfraError(
             f"{spec}: {error.filename or cache}: {error.strerror or error}",
-            remedy=f"see to the source and to the cache directory {cache}: space, permissions",
+            remedy=f"see to the source, and to the cache {cache} (ORCHESTRATE_CACHE): space, permissions",
         ) from error
 
 
@@ -103,6 +104,11 @@ def _from_directory(path: Path, spec: str, *, cache: Path, sha256: str | None, s
     path = path.resolve()
     identity.check_tree(path, str(path))
     identity.check_clean(path, str(path))
+    if not can_hold_builds(path):
+        raise UserError(
+            f"{path}: the kernel's makefiles refuse a path with spaces or colons",
+            remedy="move it, or name a revision of it (DIR@REV): that is built from a private clone",
+        )
     version = identity.makefile_version(path)
     git = identity.git_state(path)
     if git is not None:
