@@ -16,7 +16,7 @@ PACKAGES := qemu-system-x86 qemu-system-arm gcc make libc6-dev \
 	python3 python3-venv ca-certificates
 
 .DEFAULT_GOAL := help
-.PHONY: help deps venv run build list lint check test test-long bench lock clean
+.PHONY: help deps venv run build list lint check test test-long bench picture lock clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -64,6 +64,9 @@ test-long: test ## repeats, broken kernels, trees of other ages: hours
 
 bench: deps $(STAMP) ## speed of the tool itself, medians, side by side; alone on the machine
 	$(BIN)/python tests/bench.py $(ARGS)
+
+picture: deps $(STAMP) ## draw docs/terminal.svg anew; ARGS='run --suite maps'
+	$(BIN)/python tests/picture.py $(ARGS)
 
 lock: $(STAMP) ## renew the lock file
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \

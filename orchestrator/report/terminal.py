@@ -16,7 +16,7 @@ from rich.text import Text
 from orchestrator.estimate import Cost, cpus
 from orchestrator.outcome import RunResult, SuiteComparison, rate_text
 from orchestrator.plan import Plan
-from orchestrator.results.model import Case, CellResult, Verdict
+from orchestrator.results.model import Case, CellResult, Verdict, worst
 
 _T = TypeVar("_T")
 
@@ -131,9 +131,8 @@ def _table(cells: Iterable[CellResult]) -> Table:
 
 def _row(table: Table, kernel: tuple[str, str, str], suite: str, boots: str, cases: Iterable[Case]) -> None:
     counts = Counter(case.verdict for case in cases)
-    bad = next((v for v in _BAD if counts[v]), None)
     # a suite of which some cases passed and the rest were skipped with reason is green
-    verdict = bad or (Verdict.PASS if counts[Verdict.PASS] else next(iter(counts), Verdict.INCONCLUSIVE))
+    verdict = worst(counts)
     table.add_row(
         *kernel,
         suite,
