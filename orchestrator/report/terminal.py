@@ -86,10 +86,14 @@ def planned(out: Console, plan: Plan, cost: Cost) -> None:
     out.print(table)
     out.print()
     jobs = cpus(plan.choices.jobs)
+    unknown = sum(kernel.state == "build" and kernel.cpu_s is None for kernel in cost.kernels)
+    builds = f"{cost.build_s(jobs) / 60:.0f} minutes on {jobs} CPUs" + (
+        f" and {unknown} not known" if unknown else ""
+    )
+    unknown = sum(seconds is None for seconds in cost.cells.values())
+    guests = f"{cost.guests_s() / 60:.1f} minutes" + (f" and {unknown} cells not known" if unknown else "")
     out.print(
-        f"{len(plan.cells)} cells; builds about {cost.build_s(jobs) / 60:.0f} minutes on {jobs} CPUs, "
-        f"guests about {cost.guests_s() / 60:.1f} minutes, as far as is known; nothing was run",
-        soft_wrap=True,
+        f"{len(plan.cells)} cells. Builds: {builds}. Guests: {guests}. Nothing was run.", soft_wrap=True
     )
 
 
