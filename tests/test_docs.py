@@ -289,7 +289,7 @@ def test_links_resolve(page: Path) -> None:
 
 
 def test_every_document_is_linked_from_the_readme() -> None:
-    linked = set(re.findall(r"\]\((docs/[^)#]+)\)", README.read_text(encoding="utf-8")))
+    linked = set(re.findall(r"\]\((docs/[^)#]+\.md)\)", README.read_text(encoding="utf-8")))
     assert linked == {ids(page) for page in DOCS}
 
 
