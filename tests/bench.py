@@ -11,9 +11,14 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import msgspec
 
 from orchestrator import arch as arches
 from orchestrator import source
@@ -21,6 +26,7 @@ from orchestrator.evidence import host
 from orchestrator.kernel import build as kernels
 from orchestrator.kernel import toolchain
 from orchestrator.kernel.model import KernelSpec
+from orchestrator.results.model import CellResult
 from orchestrator.source.classify import classify
 from orchestrator.source.model import Tree
 from orchestrator.store import Store, default_cache
@@ -64,6 +70,44 @@ def main() -> None:
     for name in arches.names():
         ratio = _median(restores[name], "fresh") / _median(boots[name], "command")
         print(f"{name:<10}restore / boot, first command answered: {ratio:.2f}")
+    for words in (["--help"], ["list"]):
+        took = [_process(words) for _ in range(options.boots)]
+        print(f"orchestrate {words[0]:<9} median {statistics.median(took):.2f} s, max {max(took):.2f} s")
+    _warm_run(options.source)
+
+
+def _process(words: Sequence[str]) -> float:
+    """Seconds of a process of the command."""
+    since = time.monotonic()
+    subprocess.run([sys.executable, "-m", "orchestrator.cli", *words], stdout=subprocess.PIPE, check=True)
+    return time.monotonic() - since
+
+
+def _warm_run(spec: str) -> None:
+    """What a cell of a warm run takes beside the guest programs themselves; twice, the first to warm up."""
+    for _ in range(2):
+        with tempfile.TemporaryDirectory() as out:
+            words = [
+                "run",
+                "--source",
+                spec,
+                "--arch",
+                "all",
+                "--suite",
+                "maps",
+                "--accel",
+                "tcg",
+                "--out",
+                out,
+            ]
+            wall = _process(words)
+            cells = [
+                msgspec.json.decode(path.read_bytes(), type=CellResult)
+                for path in Path(out).glob("*/cells/*/result.json")
+            ]
+    beside = [cell.duration_s - sum(suite.duration_s for suite in cell.suites) for cell in cells]
+    each = ", ".join(f"{cell.arch} {cell.variant} {s:.1f}" for cell, s in zip(cells, beside, strict=True))
+    print(f"warm run of maps, {len(cells)} cells, {wall:.0f} s; of a cell beside its programs: {each} s")
 
 
 def _table(title: str, columns: Sequence[str], times: dict[str, Times]) -> None:
