@@ -79,9 +79,7 @@ def _target(source: Source, store: Store, say: Say) -> Target:
         return Target(label=label, prebuilt=image, source=source)
     tree = _tree(source, store, say)
     label = source.label or _as_label(tree.version + ("-patched" if source.patches else ""))
-    # what was found by default is found again by its name
-    source = msgspec.structs.replace(source, spec=tree_spec(source, tree))
-    return Target(label=label, tree=tree, tree_class=classify(tree.path), source=source)
+    return Target(label=label, tree=tree, tree_class=classify(tree.path), source=_pinned(source, tree))
 
 
 def _tree(source: Source, store: Store, say: Say) -> Tree:
@@ -94,9 +92,13 @@ def _tree(source: Source, store: Store, say: Say) -> Tree:
     return tree
 
 
-def tree_spec(source: Source, tree: Tree) -> str:
-    """The spec by which a tree is found again."""
-    return source.spec or tree.spec
+def _pinned(source: Source, tree: Tree) -> Source:
+    """The source as it is found again, whatever its branch or its suite has become meanwhile."""
+    # a version is fetched from elsewhere, perhaps packed in another way
+    digest = tree.archive_sha256 if tree.kind != "version" else ""
+    return msgspec.structs.replace(
+        source, spec=tree.base_spec or source.spec or tree.spec, sha256=source.sha256 or digest
+    )
 
 
 def _as_label(text: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.plan import CellPlan, Choices, Source
+from orchestrator.source import clone
 from orchestrator.suites import catalog
 from orchestrator.suites.catalog import Suite
 
@@ -61,8 +62,8 @@ def _absolute_spec(spec: str) -> str:
     """A source's spec, a directory's with its revision, independent of the working directory."""
     if Path(spec).expanduser().exists():
         return _absolute(spec)
-    folder, at, revision = spec.rpartition("@")
-    return f"{_absolute(folder)}@{revision}" if at and Path(folder).expanduser().is_dir() else spec
+    split = clone.split(spec)
+    return f"{_absolute(str(split[0]))}@{split[1]}" if split else spec
 
 
 def _absolute(word: str) -> str:

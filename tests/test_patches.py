@@ -22,11 +22,17 @@ KINDS = ["git directory", "revision", "tarball", "directory"]
 LONG = "".join(f"int line{n};\n" for n in range(1, 61))
 
 
+def _add(tree: Path) -> None:
+    (tree / "mm/long.c").write_text(LONG)
+    (tree / "scripts/keep.sh").write_text("#!/bin/sh\n")
+    (tree / "scripts/keep.sh").chmod(0o755)
+
+
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
     """A repository whose second commit, v7.2, has a file long enough for several hunks."""
     path = make_git_tree(tmp_path / "linux")
-    (path / "mm/long.c").write_text(LONG)
+    _add(path)
     git(path, "add", "-A")
     git(path, "commit", "-q", "-m", "long")
     git(path, "tag", "v7.2")
@@ -40,7 +46,12 @@ def work(tmp_path: Path, repo: Path) -> Path:
     git(tmp_path, "clone", "-q", str(repo), str(path))
     (path / "mm/memory.c").write_text("int memory;\n/* one */\n")
     git(path, "commit", "-q", "-a", "-m", "mm: one")
+    # Needs the first; the third needs neither.
+    (path / "mm/memory.c").write_text("int memory;\n/* one */\n/* two */\n")
     (path / "mm/new.c").write_text("int two;\n")
+    (path / "scripts/keep.sh").write_text("#!/bin/sh\n:\n")
+    (path / "scripts/new.sh").write_text("#!/bin/sh\n")
+    (path / "scripts/new.sh").chmod(0o755)
     (path / "mm/mmap_lock.c").unlink()
     (path / "scripts/run.sh").chmod(0o644)
     git(path, "mv", "fs/proc/task_mmu.c", "fs/proc/task.c")
@@ -71,7 +82,7 @@ def _base(kind: str, repo: Path, tmp_path: Path) -> Tree:
         plain = tmp_path / "plain"
         if not plain.exists():
             make_tree(plain)
-            (plain / "mm/long.c").write_text(LONG)
+            _add(plain)
         spec = str(plain if kind == "directory" else make_tarball(tmp_path / "linux.tar", plain))
     return resolve(spec, cache=tmp_path / "cache")
 
@@ -238,7 +249,7 @@ def _as_thread(work: Path, tmp_path: Path) -> Path:
     start = mail[1].partition("\n")[0]
     reply = f"{start}\nFrom: R <r@x>\nSubject: Re: [PATCH 1/3] mm: one\n\n{quoted}\nNo.\n\n"
     path = tmp_path / "t.mbox"
-    path.write_text("".join([mail[0], mail[3], mail[1], reply, mail[2]]))
+    path.write_text("".join([mail[0], mail[2], mail[1], reply, mail[3]]))
     return path
 
 
@@ -319,10 +330,12 @@ def test_a_file_that_is_not_there(tmp_path: Path, repo: Path, work: Path, kind: 
 
 
 @pytest.mark.parametrize("kind", ["revision", "tarball"])
-def test_what_is_in_the_tree_already(tmp_path: Path, repo: Path, series: Path, kind: str) -> None:
-    tree = _apply(_base(kind, repo, tmp_path), tmp_path, series)
-    with pytest.raises(UserError, match="patch 1 of 3") as caught:
-        _apply(tree, tmp_path, series)
+def test_what_is_in_the_tree_already(tmp_path: Path, repo: Path, work: Path, kind: str) -> None:
+    path = tmp_path / "3.patch"
+    path.write_text(_diff_of(_mbox(work), "mm: three"))
+    tree = _apply(_base(kind, repo, tmp_path), tmp_path, path)
+    with pytest.raises(UserError, match="patch 1 of 1") as caught:
+        _apply(tree, tmp_path, path)
     assert caught.value.remedy == "it is in this tree already: leave it out"
 
 
