@@ -11,7 +11,7 @@ import time
 
 from orchestrator.cell_state import Cell, Context, Moot, Say, kernel_spec, moot
 from orchestrator.cell_suites import moot_suite, run_suites
-from orchestrator.errors import Interrupted, OrchestrateError, UserError
+from orchestrator.errors import Interrupted, KernelError, OrchestrateError, UserError
 from orchestrator.events import now
 from orchestrator.kernel import build as kernels
 from orchestrator.kernel.model import Kernel
@@ -75,12 +75,15 @@ def _build(cell: Cell) -> Kernel | None:
     assert tree is not None
     assert cell.target.tree_class is not None
     since = time.monotonic()
+    which = (cell.plan.label, cell.plan.arch, cell.plan.variant)
     cell.properties |= {
         **({"commit": tree.commit} if tree.commit else {}),
         **({"dirty": tree.dirty} if tree.dirty else {}),
         "per-VMA locks in this tree": cell.target.tree_class.value,
     }
     try:
+        if which in context.broken:
+            raise context.broken[which]
         spec = kernel_spec(context, cell.plan.label, cell.plan.arch, cell.plan.variant)
         cell.say("config", "configuring")
         kernels.configure(spec, context.store)
@@ -102,6 +105,8 @@ def _build(cell: Cell) -> Kernel | None:
     except OrchestrateError as error:
         if context.cancelled():
             raise Interrupted("interrupted") from None
+        if isinstance(error, KernelError):
+            context.broken[which] = error
         cell.case("build" if cell.cases else "config", error, since=since)
         cell.say("build", error.message)
         return None

@@ -175,18 +175,9 @@ def _read_variant(cell: Cell, guest: Guest, found: proof.Proof) -> None:
 def shut_down(cell: Cell, guest: Guest, *, crashed: bool, after: str) -> None:
     """The last look: taint, late splats, and whether the guest goes down when told to.
 
-    Of several guests of a cell the first that does not count stands.
-
     :param crashed: a splat has already been found, which explains the taint.
     :param after: the program that ran last in this guest.
     """
-    earlier = next((c for c in cell.cases if c.id == "shutdown" and c.verdict is not Verdict.PASS), None)
-    _look_back(cell, guest, crashed=crashed, after=after)
-    if earlier is not None:
-        cell.put(earlier)
-
-
-def _look_back(cell: Cell, guest: Guest, *, crashed: bool, after: str) -> None:
     since = time.monotonic()
     cell.say("shutdown", "a last look")
     try:

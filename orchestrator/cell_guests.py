@@ -41,7 +41,11 @@ class Guests:
             return guest
         guest = boot(self._cell, self._kernel, self._spec)
         if guest is not None and left > 1 and self._restore and self._saved is None:
-            return self._keep(guest)
+            try:
+                return self._keep(guest)
+            except BaseException:
+                guest.close()
+                raise
         return guest
 
     def close(self) -> None:
@@ -59,8 +63,10 @@ class Guests:
         try:
             guest = snapshot.restore(saved, log=console_log(self._cell), sink=self._cell.watch.feed)
         except (InfraError, KernelError) as error:
-            if isinstance(error, KernelError) and (crash := burned("boot", self._cell.watch)):
-                self._cell.put(crash)
+            if isinstance(error, KernelError):
+                # it had come up before: whatever it burned now is the kernel's
+                crash = burned("boot", self._cell.watch)
+                self._cell.put(crash) if crash else self._cell.case("boot", error, since=since)
             self._give_up(error)
             return None
         took = time.monotonic() - since

@@ -16,7 +16,7 @@ from orchestrator.kernel import kconfig, toolchain
 from orchestrator.kernel.model import Kernel, KernelSpec
 from orchestrator.kernel.prebuilt import Prebuilt
 from orchestrator.plan import CellPlan, Choices, Source
-from orchestrator.results.model import Blame, Case, SuiteResult, Verdict
+from orchestrator.results.model import GRAVITY, Blame, Case, SuiteResult, Verdict
 from orchestrator.source.classify import TreeClass
 from orchestrator.source.model import Tree
 from orchestrator.store import Store
@@ -75,6 +75,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What all cells of a run share.
 
     ``selftests`` is the tree that the kernel's own tests are taken from, where it is not the kernel's.
+    ``broken`` has the kernels that do not build, by label, arch and variant: repeats need not find out again.
     ``variants_read`` holds by label what a prebuilt kernel was found to be when it first ran.
     ``swap_kernel`` is a test's hand: it has another image booted than was built.
     """
@@ -90,6 +91,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     base: str = ""
     cancelled: Callable[[], bool] = lambda: False
     variants_read: dict[str, str] = msgspec.field(default_factory=dict)
+    broken: dict[tuple[str, str, str], KernelError] = msgspec.field(default_factory=dict)
     swap_kernel: Callable[[Kernel], Path] = lambda kernel: kernel.image
 
 
@@ -112,7 +114,10 @@ class Cell:
         self.watch = ConsoleWatch()
 
     def put(self, case: Case) -> None:
-        """Record a case in place of one with the same id: the last guest's word counts."""
+        """Record a case; of several guests' words about the same thing the gravest stands."""
+        old = next((c for c in self.cases if c.id == case.id), None)
+        if old is not None and GRAVITY.index(old.verdict) < GRAVITY.index(case.verdict):
+            return
         self.cases = [c for c in self.cases if c.id != case.id] + [case]
 
     def case(

@@ -22,6 +22,10 @@ Exit codes: 0 all good · 1 the kernel or a test is at fault · 2 wrong usage ·
 3 infrastructure · 4 inconclusive, or nothing passed · 130 interrupted"""
 
 
+#: Whether exit codes are for ``git bisect run``, once that is known.
+_bisecting: list[bool] = []
+
+
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     epilog=_EXIT_CODES,
@@ -64,6 +68,7 @@ def run(context: click.Context, /, **given: Any) -> None:
     from orchestrator.report import terminal as report
     from orchestrator.store import Store, default_cache
 
+    _bisecting.append(given["bisect_exit"])
     console = report.console()
     store = Store(default_cache())
     engine = LocalEngine()
@@ -72,21 +77,26 @@ def run(context: click.Context, /, **given: Any) -> None:
         console.print(text, soft_wrap=True, markup=False)
 
     _say_options_file(context, say)
-    if given["resume"]:
+    resuming = given["resume"] is not None
+    if resuming:
         _alone(context, "resume", "out", "junit", "bisect_exit")
         directory = runs.RunDirectory.existing(Path(given["out"]), given["resume"])
         choices = directory.plan().choices
     else:
         directory = runs.RunDirectory.fresh(Path(given["out"]))
         choices = choices_of(given, tests=True)
-    found, suites = prepare.targets(choices, store, say), prepare.suites(choices)
-    the_plan = prepare.plan(choices, found, suites)
-    if given["resume"]:
-        the_plan = directory.plan()
-        runs.check_unchanged(the_plan, found)
+    with _unjudged(given["bisect_exit"] and any(source.patches for source in choices.sources)):
+        # a series that does not apply to this commit says nothing of it
+        found = prepare.targets(choices, store, say)
+    suites = prepare.suites(choices)
     shared = prepare.context(
         choices, found, suites, store, directory.path, cancelled=engine.cancelled, say=say
     )
+    if resuming:
+        the_plan = directory.plan()
+        runs.check_unchanged(the_plan, found, prepare.inputs(shared))
+    else:
+        the_plan = prepare.plan(prepare.pinned(choices, found), found, suites, prepare.inputs(shared))
     if given["dry_run"]:
         from orchestrator import estimate
 
@@ -94,21 +104,17 @@ def run(context: click.Context, /, **given: Any) -> None:
         return
     directory.create()
     with directory.held():
-        done = directory.done(the_plan) if given["resume"] else {}
+        done = directory.done(the_plan) if resuming else {}
         with Events(console, directory.path / "events.ndjson") as events, _interrupts(engine.cancel):
             kept = f", {len(done)} of them done" if done else ""
             what = "; ".join(f"{k.label}: {k.describe}" for k in the_plan.kernels)
             events.emit("", "", f"{what}: {len(the_plan.cells)} cells{kept}, results in {directory.path}")
             junit = Path(given["junit"]) if given["junit"] else None
-            try:
+            # what was asked for and cannot be had of this commit is no fault of the next one
+            with _unjudged(given["bisect_exit"]):
                 result = runs.carry_out(
                     the_plan, shared, directory, engine, events, junit_path=junit, done=done
                 )
-            except UserError as error:
-                if not given["bisect_exit"]:
-                    raise
-                # what was asked for cannot be had of this commit: that is no fault of the next one
-                raise Inconclusive(error.message, remedy=error.remedy) from None
     report.closing(console, result, directory.path)
     sys.exit(result.exit_code(bisect=given["bisect_exit"]))
 
@@ -209,6 +215,17 @@ def completion_(shell: str) -> None:
     click.echo(completion.script(shell, cli), nl=False)
 
 
+@contextlib.contextmanager
+def _unjudged(bisecting: bool) -> Iterator[None]:
+    """While bisecting, what cannot be as asked for is something that cannot be judged."""
+    try:
+        yield
+    except UserError as error:
+        if not bisecting:
+            raise
+        raise Inconclusive(error.message, remedy=error.remedy) from None
+
+
 def _say_options_file(context: click.Context, say: Callable[[str], None]) -> None:
     if used := context.meta.get(config.META):
         say(f"options from {used}")
@@ -288,7 +305,8 @@ def _code(code: int) -> int:
 
     To ``git bisect run`` 1 to 127 but 125 mean "bad", which a wrong option is not.
     """
-    if "--bisect-exit" not in sys.argv[1:]:
+    # said in an orchestrate.toml, or on a command line that could not be parsed
+    if not any(_bisecting) and "--bisect-exit" not in sys.argv[1:]:
         return code
     from orchestrator.results.model import CANNOT_JUDGE, STOP_BISECT
 

@@ -186,9 +186,12 @@ def choices(given: dict[str, Any], *, tests: bool = False) -> Choices:
     :param tests: whether the verb runs suites, by default those of the catalogue.
     :raises UserError: a name that does not exist, before a kernel is fetched for it.
     """
+    import msgspec
+
     from orchestrator import arch, prepare
     from orchestrator.kernel import kconfig
     from orchestrator.plan import Choices
+    from orchestrator.store import absolute
     from orchestrator.suites import catalog
 
     asked = given["arches"] or (arch.host().name,)
@@ -207,8 +210,8 @@ def choices(given: dict[str, Any], *, tests: bool = False) -> Choices:
         sources=sources(given),
         suites=tuple(dict.fromkeys(str(s.folder) if s.user else s.name for s in map(catalog.load, chosen))),
         commands=tuple(commands),
-        put=tuple(str(Path(path).expanduser().absolute()) for path in given.get("put", ())),
-        selftests_from=given.get("selftests_from", ""),
+        put=tuple(str(absolute(Path(path))) for path in given.get("put", ())),
+        selftests_from=_spec(given.get("selftests_from", "")),
         times=given.get("times") or (UNTIL_FAIL_TIMES if given.get("until_fail") else 1),
         until_fail=given.get("until_fail", False),
         vsyscall=given.get("vsyscall", ""),
@@ -218,11 +221,19 @@ def choices(given: dict[str, Any], *, tests: bool = False) -> Choices:
         cmdline=tuple(given.get("cmdline", "").split()),
         accel=given.get("accel", "auto"),
         toolchain=given["toolchain"],
-        kconfig=tuple(given["kconfig"]),
-        config=given["config"],
+        kconfig=tuple(
+            word if word.startswith(("CONFIG_", "# CONFIG_")) else str(absolute(Path(word)))
+            for word in given["kconfig"]
+        ),
+        config=str(absolute(Path(given["config"]))) if given["config"] else "",
         jobs=given["jobs"] or 0,
     )
-    prepare.suites(found)
+    try:
+        msgspec.json.encode(found)
+    except UnicodeEncodeError as error:
+        raise UserError(f"{error.object!r} is not UTF-8", remedy="Rename that file or folder.") from None
+    if tests:
+        prepare.suites(found)
     return found
 
 
@@ -233,9 +244,12 @@ def sources(given: dict[str, Any]) -> tuple[Source, ...]:
     """
     from orchestrator import prepare
     from orchestrator.plan import Source
+    from orchestrator.store import absolute
 
-    found = [Source(label=label, spec=spec) for label, spec in map(prepare.split_label, given["sources"])]
-    images = [Source(label=n, image=path) for n, path in map(prepare.split_label, given.get("kernels", ()))]
+    labelled = map(prepare.split_label, given["sources"])
+    found = [Source(label=label, spec=_spec(spec)) for label, spec in labelled]
+    labelled = map(prepare.split_label, given.get("kernels", ()))
+    images = [Source(label=label, image=str(absolute(Path(path)))) for label, path in labelled]
     if not found and not images:
         found = [Source(spec=_here())]
     for option, words in (("--patch", given["patches"]), ("--sha256", given["digests"])):
@@ -253,9 +267,20 @@ def sources(given: dict[str, Any]) -> tuple[Source, ...]:
                 label=old.label,
                 spec=old.spec,
                 sha256=value if option == "--sha256" else old.sha256,
-                patches=(*old.patches, value) if option == "--patch" else old.patches,
+                patches=(*old.patches, str(absolute(Path(value)))) if option == "--patch" else old.patches,
             )
     return (*found, *images)
+
+
+def _spec(spec: str) -> str:
+    """A source's spec, independent of the working directory."""
+    from orchestrator.source import clone
+    from orchestrator.store import absolute
+
+    if spec and absolute(Path(spec)).exists():
+        return str(absolute(Path(spec)))
+    split = clone.split(spec)
+    return f"{absolute(Path(split[0]))}@{split[1]}" if split else spec
 
 
 def _here() -> str:

@@ -86,12 +86,16 @@ class Kernel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The cells of a run, in the order in which they start; with ``choices`` all that a resume needs."""
+    """The cells of a run, in the order in which they start; with ``choices`` all that a resume needs.
+
+    ``inputs`` are digests of what it reads besides its kernels.
+    """
 
     version: int = PLAN_VERSION
     choices: Choices
     kernels: tuple[Kernel, ...]
     cells: tuple[CellPlan, ...]
+    inputs: dict[str, str] = {}
 
 
 def make(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,7 +20,7 @@ from orchestrator.plan import Choices, Kernel, Plan, Source, make
 from orchestrator.source import patches
 from orchestrator.source.classify import classify
 from orchestrator.source.model import Tree
-from orchestrator.store import Store
+from orchestrator.store import Store, absolute, digest_of, file_digest
 from orchestrator.suites import build as suite_build
 from orchestrator.suites import catalog
 from orchestrator.suites.catalog import Suite
@@ -39,7 +39,7 @@ def split_label(word: str) -> tuple[str, str]:
     :raises UserError: a label that cannot be part of a file name.
     """
     label, equals, rest = word.partition("=")
-    if not equals or any(c in label for c in "/:@~") or Path(word).exists():
+    if not equals or any(c in label for c in "/:@~") or _exists(word):
         return "", word
     if not _LABEL.fullmatch(label):
         raise UserError(
@@ -47,6 +47,13 @@ def split_label(word: str) -> tuple[str, str]:
             remedy="A label is made of letters, digits and . _ + - and begins with a letter or digit.",
         )
     return label, rest
+
+
+def _exists(word: str) -> bool:
+    try:
+        return Path(word).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def targets(choices: Choices, store: Store, say: Say) -> tuple[Target, ...]:
@@ -74,7 +81,7 @@ def targets(choices: Choices, store: Store, say: Say) -> tuple[Target, ...]:
 
 def _target(source: Source, store: Store, say: Say) -> Target:
     if source.image:
-        image = prebuilt.inspect(source.image)
+        image = prebuilt.keep(prebuilt.inspect(source.image), store)
         label = source.label or _as_label(image.release or image.path.name)
         return Target(label=label, prebuilt=image, source=source)
     tree = _tree(source, store, say)
@@ -121,9 +128,20 @@ def suites(choices: Choices) -> tuple[Suite, ...]:
     return tuple(found)
 
 
-def plan(choices: Choices, found: Sequence[Target], chosen: Sequence[Suite]) -> Plan:
+def pinned(choices: Choices, found: Sequence[Target]) -> Choices:
+    """The choices with each source as it is found again, wherever and whenever the run is resumed."""
+    return msgspec.structs.replace(choices, sources=tuple(target.source for target in found))
+
+
+def plan(
+    choices: Choices,
+    found: Sequence[Target],
+    chosen: Sequence[Suite],
+    inputs: Mapping[str, str] | None = None,
+) -> Plan:
     """Lay the run out.
 
+    :param inputs: see ``inputs``.
     :raises UserError: choices that do not fit together.
     """
     kernels = []
@@ -141,7 +159,8 @@ def plan(choices: Choices, found: Sequence[Target], chosen: Sequence[Suite]) -> 
             Kernel(label=target.label, arches=names, describe=target.describe, digest=target.digest)
         )
     modes = {name: arches.load(name).vsyscall_modes for name in arches.names()}
-    return make(choices, kernels=kernels, suites=chosen, vsyscall_modes=modes)
+    made = make(choices, kernels=kernels, suites=chosen, vsyscall_modes=modes)
+    return msgspec.structs.replace(made, inputs=dict(inputs or {}))
 
 
 def context(
@@ -190,6 +209,18 @@ def context(
     )
 
 
+def inputs(shared: Context) -> dict[str, str]:
+    """Digests of what a run reads besides its kernels, by what the user calls it."""
+    found = {"--kconfig": digest_of([fragment.text for fragment in shared.fragments])}
+    found["--config"] = digest_of(shared.base)
+    found["--selftests-from"] = shared.selftests.digest if shared.selftests is not None else ""
+    for suite in shared.suites.values():
+        if suite.user:
+            files = suite_build.files_of(suite)
+            found[f"suite {suite.name!r}"] = digest_of({n: file_digest(p) for n, p in files.items()})
+    return found
+
+
 def _try_suites(chosen: Sequence[Suite], arch: Arch, store: Store, say: Say) -> None:
     """Make what the user's own suites need, so that a mistake in them shows now."""
     if extra := catalog.packages(chosen):
@@ -201,7 +232,7 @@ def _try_suites(chosen: Sequence[Suite], arch: Arch, store: Store, say: Say) -> 
 
 def _base(name: str) -> str:
     try:
-        return Path(name).expanduser().read_text()
+        return absolute(Path(name)).read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise UserError(f"--config {name}: {reason}") from error

@@ -35,6 +35,7 @@ from orchestrator.reproduce import reproduce
 from orchestrator.results import junit
 from orchestrator.results.model import AT_FAULT, SCHEMA_VERSION, CellResult
 from orchestrator.source.classify import maps_uses_vma_locks
+from orchestrator.store import absolute
 
 #: What ``--resume`` takes for the newest run.
 LAST = "last"
@@ -63,7 +64,7 @@ class RunDirectory:
         begun = sorted(path.parent for path in runs.glob("*/plan.json"))
         if name == LAST and begun:
             return cls(begun[-1])
-        for path in (runs / name, Path(name).expanduser()):
+        for path in (runs / name, absolute(Path(name))):
             if name and (path / "plan.json").is_file():
                 return cls(path)
         known = ", ".join(path.name for path in reversed(begun[-5:]))
@@ -154,11 +155,18 @@ class _Version(msgspec.Struct):
     version: int
 
 
-def check_unchanged(plan: Plan, found: Sequence[Target]) -> None:
-    """Demand that the kernels of a resumed run are what they were.
+def check_unchanged(plan: Plan, found: Sequence[Target], inputs: Mapping[str, str]) -> None:
+    """Demand that all that a resumed run is made of is what it was.
 
-    :raises UserError: one is not.
+    :param inputs: digests of what it reads besides its kernels.
+    :raises UserError: something is not.
     """
+    for name in (*plan.inputs, *inputs):
+        if plan.inputs.get(name) != inputs.get(name):
+            raise UserError(
+                f"{name} is not what it was when the run began",
+                remedy="Bring it back to that state, or begin a new run.",
+            )
     now_there = {target.label: target for target in found}
     for kernel in plan.kernels:
         target = now_there.get(kernel.label)
@@ -208,7 +216,8 @@ def carry_out(
 
     def wanted() -> Iterator[CellPlan]:
         for cell in the_plan.cells:
-            if cell.id not in found and not (shared.choices.until_fail and _has_failed(cell, found)):
+            over = shared.choices.until_fail and _has_failed(cell, the_plan, shared, found)
+            if cell.id not in found and not over:
                 yield cell
 
     for cell, ended in engine.carry_out(wanted(), work):
@@ -222,14 +231,16 @@ def carry_out(
     return _write(directory, result, the_plan, found, junit_path, interrupted=engine.cancelled())
 
 
-def _has_failed(cell: CellPlan, found: Mapping[str, CellResult]) -> bool:
-    """Whether an earlier repeat of the same kernel has shown what is waited for."""
-    same = (cell.label, cell.arch, cell.variant)
-    return bool(cell.boot) and any(
+def _has_failed(cell: CellPlan, the_plan: Plan, shared: Context, found: Mapping[str, CellResult]) -> bool:
+    """Whether an earlier repeat of the very same has shown what is waited for."""
+    if not cell.boot or any(shared.suites[name].kind == "benchmark" for name in cell.suites):
+        return False
+    same = msgspec.structs.replace(cell, id="", boot=0)
+    return any(
         case.verdict in AT_FAULT
-        for ended in found.values()
-        if ended.boot and (ended.label, ended.arch, ended.variant) == same
-        for case in ended.all_cases()
+        for other in the_plan.cells
+        if other.id in found and msgspec.structs.replace(other, id="", boot=0) == same
+        for case in found[other.id].all_cases()
     )
 
 

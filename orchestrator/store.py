@@ -50,6 +50,17 @@ def default_cache() -> Path:
     return cache
 
 
+def absolute(path: Path) -> Path:
+    """A path of the user's that holds in any working directory; ``~`` is the home folder.
+
+    :raises UserError: there is no such home folder.
+    """
+    try:
+        return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  (links stay as they are)
+    except RuntimeError:
+        raise UserError(f"{path}: whose home folder this is cannot be told") from None
+
+
 def can_hold_builds(path: Path) -> bool:
     """Whether make can work there: it takes neither spaces nor colons in the paths of trees and objects."""
     return not any(c == ":" or c.isspace() for c in str(path))

@@ -74,11 +74,16 @@ def _commit(tree: Path) -> None:
         (["--suite", "./nosuch"], "no such folder"),
         (["--patch", "nosuch=x.mbox"], "no --source called 'nosuch'"),
         (["--source", "a b=x"], "cannot be a label"),
-        (["--kernel", "nosuch"], "--kernel nosuch: No such file"),
+        (["--kernel", "nosuch"], "nosuch: No such file"),
+        (["--kernel", "~nosuchuser/bzImage"], "whose home folder"),
+        (["--cmd", "true", "--put", "~nosuchuser/x"], "whose home folder"),
+        (["--config", "~nosuchuser/x"], "whose home folder"),
         (["--put", "/etc/passwd"], "--put is for --cmd"),
         (["--cmd", " "], "the command is empty"),
         (["--selftests-from", "nosuch", "--suite", "maps"], "nosuch"),
         (["--resume", "nosuch"], "there is no run 'nosuch'"),
+        (["--resume", ""], "there is no run ''"),
+        (["--resume", "~nosuchuser/x"], "whose home folder"),
     ],
     ids=" ".join,
 )
@@ -210,7 +215,7 @@ def test_cache_in_a_path_that_make_refuses(call: Call, linux: Path, tmp_path: Pa
 def test_odd_places(call: Call, tmp_path: Path) -> None:
     """Locale C, a path that is not ASCII, no terminal."""
     tree = make_linux(tmp_path / "линукс-ü").path
-    env = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    env = {"LC_ALL": "C", "LANG": "C"}
     done = call("build", "--configure-only", "--source", tree, "--arch", "x86_64", env=env)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 2
@@ -228,6 +233,28 @@ def test_home_that_cannot_be_written(call: Call, linux: Path) -> None:
 @pytest.mark.parametrize("words", [["--nosuch"], ["--arch", "vax"], ["--source", "nosuch"]])
 def test_wrong_usage_stops_git_bisect(call: Call, words: list[str]) -> None:
     assert call("run", "--bisect-exit", *words).returncode >= 128
+
+
+def test_git_bisect_that_an_options_file_asks_for(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "orchestrate.toml").write_text("[run]\nbisect-exit = true\n")
+    assert call("run", "--source", "nosuch").returncode >= 128
+
+
+def test_a_series_that_does_not_apply_is_skipped_by_git_bisect(
+    call: Call, linux: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "x.patch").write_text(
+        "--- a/Makefile\n+++ b/Makefile\n@@ -1,1 +1,1 @@\n-nosuch line\n+another\n"
+    )
+    words = ["--source", linux, "--patch", "x.patch", "--suite", "maps"]
+    assert call("run", "--bisect-exit", *words).returncode == 125
+    refused(call("run", *words), 2, "x.patch", "Makefile")
+
+
+def test_name_that_is_not_utf8(call: Call, tmp_path: Path) -> None:
+    odd = os.fsdecode(bytes(tmp_path) + b"/caf\xff")
+    Path(odd).write_bytes(b"")
+    refused(call("run", "--cmd", "true", "--put", odd), 2, "is not UTF-8")
 
 
 def test_what_cannot_be_judged_is_skipped_by_git_bisect(call: Call, linux: Path) -> None:

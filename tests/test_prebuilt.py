@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,20 @@ def test_an_image_says_what_it_is(tmp_path: Path, content: bytes, arch: str, rel
     assert (found.arch, found.release, found.path) == (arch, release, path)
     kernel = found.kernel()
     assert (kernel.image, kernel.config, kernel.vmlinux, kernel.build_id) == (path, None, None, "")
+
+
+@pytest.mark.parametrize("release", ["6.1\ntouch x", "$(reboot)", "\x1b[31m6.1", "", "6.1" + "0" * 300])
+def test_a_release_is_a_release_or_nothing(tmp_path: Path, release: str) -> None:
+    path = tmp_path / "bzImage"
+    path.write_bytes(bzimage(release))
+    assert re.fullmatch(r"([0-9][A-Za-z0-9._+~-]{0,63})?", inspect(str(path)).release)
+
+
+def test_an_image_that_names_no_version(tmp_path: Path) -> None:
+    content = bytearray(bzimage())
+    content[0x20E:0x210] = b"\0\0"
+    (tmp_path / "bzImage").write_bytes(content)
+    assert inspect(str(tmp_path / "bzImage")).release == ""
 
 
 def test_a_changed_image_is_another_one(tmp_path: Path) -> None:

@@ -55,13 +55,18 @@ def given(**more: Any) -> dict[str, Any]:
     return {"sources": (), "patches": (), "digests": (), **more}
 
 
-def test_a_patch_is_for_the_first_source_or_for_the_one_that_is_named() -> None:
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_patch_is_for_the_first_source_or_for_the_one_that_is_named(tmp_path: Path) -> None:
     found = options.sources(
         given(sources=("a=x", "b=y"), patches=("1.mbox", "b=2.mbox", "b=3.mbox"), digests=("b=12",))
     )
     assert found == (
-        Source(label="a", spec="x", patches=("1.mbox",)),
-        Source(label="b", spec="y", patches=("2.mbox", "3.mbox"), sha256="12"),
+        Source(label="a", spec="x", patches=(f"{tmp_path}/1.mbox",)),
+        Source(label="b", spec="y", patches=(f"{tmp_path}/2.mbox", f"{tmp_path}/3.mbox"), sha256="12"),
     )
 
 
@@ -70,9 +75,9 @@ def test_a_label_that_no_source_has() -> None:
         options.sources(given(sources=("a=x",), patches=("c=1.mbox",)))
 
 
-def test_a_patch_without_a_source_is_for_the_default_one() -> None:
+def test_a_patch_without_a_source_is_for_the_default_one(tmp_path: Path) -> None:
     (found,) = options.sources(given(patches=("1.mbox",)))
-    assert (found.spec, found.patches) == ("", ("1.mbox",))
+    assert (found.spec, found.patches) == ("", (f"{tmp_path}/1.mbox",))
 
 
 def test_a_patch_needs_a_source_and_not_an_image() -> None:
@@ -149,6 +154,59 @@ def test_the_variant_of_an_image_is_known_once_it_ran(place: Place) -> None:
     shared.variants_read[target.label] = WITHOUT
     assert moot(shared, target, WITHOUT) == ""
     assert "lacks per-VMA locks" in moot(shared, target, WITH)
+
+
+def test_an_image_is_booted_as_it_was_when_it_was_looked_at(place: Place) -> None:
+    path = Path(place.image("bzImage", bzimage()))
+    (target,) = place.targets(Source(image=str(path)))
+    path.write_bytes(bzimage("9.9.9") + b"built anew meanwhile")
+    assert target.prebuilt is not None
+    assert target.prebuilt.kernel().image.read_bytes() == bzimage()
+
+
+def test_what_a_resumed_run_reads_must_be_what_it_was(place: Place) -> None:
+    suite = place.top / "mine"
+    suite.mkdir()
+    toml = 'name = "mine"\ndescription = "d"\nfiles = ["data"]\n[[program]]\nname = "p"\n'
+    files = {
+        "suite.toml": toml,
+        "p.c": '#include "p.h"\nint main(void) { return 0; }\n',
+        "p.h": "",
+        "data": "1",
+    }
+    for name, text in files.items():
+        (suite / name).write_text(text)
+    fragment = place.top / "f.config"
+    fragment.write_text("CONFIG_SMP=y\n")
+    base = place.top / "base"
+    base.write_text("CONFIG_SMP=y\n")
+    targets = place.targets(Source(spec=place.tree("a")))
+
+    def inputs() -> dict[str, str]:
+        choices = Choices(
+            arches=("x86_64",),
+            variants=BOTH,
+            suites=(str(suite),),
+            kconfig=(str(fragment),),
+            config=str(base),
+        )
+        suites = prepare.suites(choices)
+        return prepare.inputs(prepare.context(choices, targets, suites, place.store, place.top))
+
+    before = inputs()
+    assert inputs() == before
+    seen = {tuple(before.items())}
+    for path in (suite / "suite.toml", suite / "p.c", suite / "p.h", suite / "data", fragment, base):
+        path.write_text(
+            path.read_text() + "\n# another word\n".replace("#", "//" if path.suffix[1:] in "ch" else "#")
+        )
+        seen.add(tuple(inputs().items()))
+    assert len(seen) == 7, "each of the six changes shows"
+
+
+def test_nobodys_home_is_wrong_usage(place: Place) -> None:
+    with pytest.raises(UserError, match="whose home folder"):
+        place.targets(Source(image="~nosuchuser/bzImage"))
 
 
 def test_put_is_for_commands(place: Place) -> None:

@@ -280,11 +280,18 @@ def test_a_plan_of_a_newer_version_is_not_touched(scene: Scene) -> None:
 
 def test_a_source_that_has_changed_stops_a_resume(scene: Scene) -> None:
     the_plan = scene.plan({})
-    run.check_unchanged(the_plan, [scene.target()])
+    run.check_unchanged(the_plan, [scene.target()], {})
     tree = msgspec.structs.replace(scene.tree, digest="other", describe="7.2.1 (dirty)")
     for found in ([], [msgspec.structs.replace(scene.target(), tree=tree)]):
         with pytest.raises(UserError, match="when the run began"):
-            run.check_unchanged(the_plan, found)
+            run.check_unchanged(the_plan, found, {})
+    for then, now in (
+        ({"suite 'x'": "1"}, {}),
+        ({}, {"suite 'x'": "1"}),
+        ({"--config": "1"}, {"--config": "2"}),
+    ):
+        with pytest.raises(UserError, match="is not what it was when the run began"):
+            run.check_unchanged(msgspec.structs.replace(the_plan, inputs=then), [scene.target()], now)
 
 
 def test_two_processes_in_one_run(scene: Scene) -> None:
@@ -360,6 +367,59 @@ def test_what_the_pair_says(
         assert f'name="pair: maps/x" value="{pair.says}"' in document
 
 
+def _program(variant: str, boot: int, *, crashed: bool) -> CellResult:
+    """A KTAP program: its cases where it is good, itself where it crashed."""
+    bad, good = (
+        (Case(id="maps/race", verdict=Verdict.CRASH),),
+        (
+            Case(id="maps/race/one", verdict=Verdict.PASS),
+            Case(id="maps/race/two", verdict=Verdict.PASS),
+        ),
+    )
+    made = _result(f"{variant}-{boot}", variant, Verdict.PASS)
+    suite = SuiteResult(suite="maps", cases=bad if crashed else good)
+    return msgspec.structs.replace(made, boot=boot, suites=(suite,))
+
+
+def test_a_program_that_crashes_now_and_then_has_its_true_rate() -> None:
+    cells = [_program("per-vma-lock", boot, crashed=boot in (7, 90)) for boot in range(1, 201)]
+    rates = {rate.case: (rate.failures, rate.boots) for rate in outcome.rates(cells)}
+    assert rates["maps/race"] == (2, 200)
+    assert rates["maps/race/one"] == (0, 198)
+
+
+def test_a_program_that_crashes_on_one_leg_and_is_good_on_the_other() -> None:
+    cells = [_program("per-vma-lock", 0, crashed=True), _program("mmap-lock", 0, crashed=False)]
+    assert [(p.case, p.legs) for p in outcome.pairs(cells)] == [("maps/race", "with")]
+
+
+def test_a_prebuilt_kernel_is_no_pair_with_itself() -> None:
+    cells = [
+        msgspec.structs.replace(
+            _result(v, v, Verdict.INCONCLUSIVE),
+            properties={"build": "prebuilt"},
+            cases=(Case(id="boot", verdict=Verdict.FAIL),),
+        )
+        for v in ("per-vma-lock", "mmap-lock")
+    ]
+    assert outcome.pairs(cells) == ()
+
+
+def test_until_fail_leaves_other_boots_alone(scene: Scene) -> None:
+    """A failure under vsyscall=none says nothing of vsyscall=xonly, nor of a benchmark."""
+    cells = _boots("per-vma-lock", Verdict.FAIL, Verdict.PASS)
+    the_plan = scene.plan(cells, until_fail=True)
+    other = msgspec.structs.replace(the_plan.cells[1], vsyscall="xonly")
+    the_plan = msgspec.structs.replace(the_plan, cells=(the_plan.cells[0], other))
+    context = cell.Context(
+        targets={}, suites={"maps": catalog.load("maps")}, choices=the_plan.choices,
+        store=Store(scene.tmp_path), keys=make_keys(), root=scene.tmp_path,
+    )  # fmt: skip
+    found = {the_plan.cells[0].id: cells[the_plan.cells[0].id]}
+    assert not run._has_failed(other, the_plan, context, found)
+    assert run._has_failed(the_plan.cells[0], the_plan, context, found)
+
+
 def test_one_leg_alone_says_nothing_of_a_pair(scene: Scene) -> None:
     assert scene.carry_out(_boots("per-vma-lock", Verdict.FAIL)).pairs == ()
 
@@ -375,6 +435,9 @@ def test_one_leg_alone_says_nothing_of_a_pair(scene: Scene) -> None:
         (Verdict.PASS, Verdict.SKIP, 125),
         (Verdict.FAIL, Verdict.INCONCLUSIVE, 125),
         (Verdict.ERROR, Verdict.INCONCLUSIVE, 125),
+        # a leg that this tree cannot have is no failure to build
+        (Verdict.NA, Verdict.PASS, 0),
+        (Verdict.NA, Verdict.FAIL, 1),
     ],
 )
 def test_exit_code_for_git_bisect(scene: Scene, own: Verdict, suite: Verdict, code: int) -> None:

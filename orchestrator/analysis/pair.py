@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from orchestrator.analysis.stats import wilson_interval
-from orchestrator.results.model import AT_FAULT, CELL_CASES, CellResult, Verdict
+from orchestrator.results.model import AT_FAULT, CELL_CASES, Case, CellResult, Verdict
 
 WITH, WITHOUT = "per-vma-lock", "mmap-lock"
 
@@ -56,6 +56,9 @@ def pairs(cells: Iterable[CellResult]) -> tuple[PairFinding, ...]:
         if any(case.id == "config" and case.verdict is Verdict.NA for case in cell.cases):
             # there is no such leg
             continue
+        if cell.properties.get("build") == "prebuilt":
+            # one kernel under two names, until it has run
+            continue
         legs = seen.setdefault((cell.label, cell.arch), {WITH: {}, WITHOUT: {}})
         for case in cell.all_cases():
             if cell.variant in legs:
@@ -65,10 +68,19 @@ def pairs(cells: Iterable[CellResult]) -> tuple[PairFinding, ...]:
         if not all(legs.values()):
             continue
         for case_id in dict.fromkeys((*legs[WITH], *legs[WITHOUT])):
-            verdicts = {leg: legs[leg].get(case_id, set()) for leg in legs}
+            verdicts = {leg: _judged(legs[leg], case_id) for leg in legs}
             if name := _legs(verdicts):
                 found.append(PairFinding(label=label, arch=arch, case=case_id, legs=name, says=SAYS[name]))
     return tuple(found)
+
+
+def _judged(cases: dict[str, set[Verdict]], case_id: str) -> set[Verdict]:
+    """What a leg says of a case; of a program that crashed on the other leg alone, what its own cases say."""
+    if case_id in cases:
+        return cases[case_id]
+    below = {v for name, each in cases.items() if name.startswith(f"{case_id}/") for v in each}
+    # what fails below speaks for itself, under its own id
+    return below if below <= {Verdict.PASS, Verdict.SKIP, Verdict.NA} else set()
 
 
 def _legs(verdicts: dict[str, set[Verdict]]) -> str:
@@ -82,15 +94,28 @@ def _legs(verdicts: dict[str, set[Verdict]]) -> str:
     return name if Verdict.PASS in verdicts[other] else f"{name}, unjudged"
 
 
+def _above(case_id: str) -> Iterator[str]:
+    while "/" in case_id:
+        case_id = case_id.rpartition("/")[0]
+        yield case_id
+
+
 def rates(cells: Iterable[CellResult]) -> tuple[Rate, ...]:
     """The failure rate of each case over the fresh boots of its kernel; nothing where there was one boot."""
     counts: dict[tuple[str, str, str, str], list[int]] = defaultdict(lambda: [0, 0])
+    cells = list(cells)
+    # a program that crashed or hung is a case of its own only then; in good boots its cases stand for it
+    failed = {case.id for cell in cells for case in cell.all_cases() if case.verdict in AT_FAULT}
     for cell in cells:
         if not cell.boot:
             continue
         if any(suite.kind != "functional" for suite in cell.suites):
             continue
-        for case in cell.all_cases():
+        there = cell.all_cases()
+        ids = {case.id for case in there}
+        passed = [case.id for case in there if case.verdict is Verdict.PASS]
+        above = {up for name in passed for up in _above(name) if up in failed and up not in ids}
+        for case in (*there, *(Case(id=up, verdict=Verdict.PASS) for up in sorted(above))):
             if case.verdict in AT_FAULT or case.verdict is Verdict.PASS:
                 count = counts[cell.label, cell.arch, cell.variant, case.id]
                 count[0] += case.verdict in AT_FAULT

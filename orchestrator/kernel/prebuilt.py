@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import shutil
 import zlib
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import msgspec
 
 from orchestrator.errors import UserError
 from orchestrator.kernel.model import Kernel
-from orchestrator.store import file_digest
+from orchestrator.store import Store, absolute, digest_of, file_digest
 
 # Documentation/arch/x86/boot.rst and Documentation/arch/arm64/booting.rst
 _X86_MAGIC, _X86_AT, _X86_VERSION_AT = b"HdrS", 0x202, 0x20E
 _ARM64_MAGIC, _ARM64_AT = b"ARM\x64", 0x38
-_BANNER = re.compile(rb"Linux version (\S+) ")
+_RELEASE = rb"[0-9][A-Za-z0-9._+~-]{0,63}"
+_BANNER = re.compile(rb"Linux version (" + _RELEASE + rb") ")
 _LIMIT = 512 << 20
 
 
@@ -45,12 +47,27 @@ class Prebuilt(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+def keep(image: Prebuilt, store: Store) -> Prebuilt:
+    """The image as a copy in the store: the user's file may be another one before the last boot.
+
+    :raises UserError: it changed while it was copied.
+    """
+
+    def make(fresh: Path) -> None:
+        shutil.copyfile(image.path, fresh / image.path.name)
+        if file_digest(fresh / image.path.name) != image.digest:
+            raise UserError(f"{image.path}: it changed while it was copied", remedy="Try again.")
+
+    folder = store.entry("prebuilt", digest_of("prebuilt", image.digest, image.path.name), make)
+    return msgspec.structs.replace(image, path=folder / image.path.name)
+
+
 def inspect(name: str) -> Prebuilt:
     """What a kernel image is.
 
     :raises UserError: there is none, or it is none that QEMU boots.
     """
-    path = Path(name).expanduser().absolute()
+    path = absolute(Path(name))
     try:
         if path.stat().st_size > _LIMIT:
             raise UserError(f"--kernel {name}: larger than {_LIMIT >> 20} MiB, so no kernel image")
@@ -59,9 +76,10 @@ def inspect(name: str) -> Prebuilt:
         raise UserError(f"--kernel {name}: {error.strerror}", remedy="Name a bzImage or an Image.") from error
     digest = file_digest(path)
     if content[_X86_AT : _X86_AT + 4] == _X86_MAGIC:
-        at = int.from_bytes(content[_X86_VERSION_AT : _X86_VERSION_AT + 2], "little") + 0x200
-        release = content[at : at + 256].split(b" ")[0].split(b"\0")[0]
-        return Prebuilt(path=path, arch="x86_64", release=release.decode("ascii", "replace"), digest=digest)
+        # 0 means that there is none; what stands there is whatever somebody put there
+        at = int.from_bytes(content[_X86_VERSION_AT : _X86_VERSION_AT + 2], "little")
+        named = re.compile(_RELEASE).match(content, at + 0x200) if at else None
+        return Prebuilt(path=path, arch="x86_64", release=named[0].decode() if named else "", digest=digest)
     if content[:2] == b"\x1f\x8b":
         try:
             content = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(content, _LIMIT)
@@ -69,8 +87,8 @@ def inspect(name: str) -> Prebuilt:
             raise UserError(f"--kernel {name}: a damaged gzip file: {error}") from error
     if content[_ARM64_AT : _ARM64_AT + 4] == _ARM64_MAGIC:
         banner = _BANNER.search(content)
-        release = banner[1] if banner else b""
-        return Prebuilt(path=path, arch="arm64", release=release.decode("ascii", "replace"), digest=digest)
+        release = banner[1].decode() if banner else ""
+        return Prebuilt(path=path, arch="arm64", release=release, digest=digest)
     what = "an ELF file (vmlinux?)" if content[:4] == b"\x7fELF" else "no image of x86_64 or arm64"
     raise UserError(
         f"--kernel {name}: {what}",

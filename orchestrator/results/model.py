@@ -147,7 +147,8 @@ def bisect_exit_code(cases: Iterable[Case], *, interrupted: bool = False) -> int
     if interrupted:
         return 130
     cases = list(cases)
-    if any(case.id in ("config", "build") and case.verdict is not Verdict.PASS for case in cases):
+    good = (Verdict.PASS, Verdict.NA)
+    if any(case.id in ("config", "build") and case.verdict not in good for case in cases):
         return CANNOT_JUDGE
     code = exit_code(cases)
     return code if code in (0, 1) else CANNOT_JUDGE

@@ -88,6 +88,16 @@ def environment(suite: Suite, program: Program) -> dict[str, str]:
     return path | program.env
 
 
+def files_of(suite: Suite) -> dict[str, Path]:
+    """The files on the host that a suite of the user's is made of, by a name of their own."""
+    files = suite.files_beside()
+    if suite.commands:
+        return files
+    words = {word for p in suite.program for word in ((p.script,) if p.script else suite.sources_of(p))}
+    headers = {str(path.relative_to(suite.folder)) for path in suite.folder.rglob("*.h")}
+    return files | {word: suite.folder / word for word in sorted({"suite.toml"} | words | headers)}
+
+
 def _programs(
     suite: Suite, tree: Tree | None, arch: Arch, store: Store, log: Path, pinned: bool
 ) -> dict[str, Path]:

@@ -17,7 +17,7 @@ import msgspec
 
 from orchestrator import data
 from orchestrator.errors import UserError
-from orchestrator.suites import folder as folders
+from orchestrator.store import absolute
 from orchestrator.suites.check import SEE, check
 from orchestrator.suites.descriptor import FILE, Build, Descriptor, Expectation, Program, Suite
 
@@ -62,7 +62,7 @@ def load(word: str) -> Suite:
     :raises UserError: there is none, or it cannot be used; the message names file and field.
     """
     ours = data.suites()
-    path = folders.absolute(Path(word))
+    path = absolute(Path(word))
     if path.name == FILE:
         path = path.parent
     if "/" in word or word.startswith((".", "~")) or (word not in ours and (path / FILE).is_file()):
@@ -125,7 +125,7 @@ def command(commands: Sequence[str], put: Sequence[Path] = (), *, timeout_s: flo
         ),
         user=True,
         commands=tuple(commands),
-        put=tuple(folders.absolute(path) for path in put),
+        put=tuple(absolute(path) for path in put),
     )
     suite.files_beside()
     return suite

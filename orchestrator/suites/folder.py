@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from orchestrator.errors import UserError
+from orchestrator.store import absolute
 
 #: Bounds on what one suite brings along: the guest has it all in memory, twice while it boots.
 LIMIT_MIB = 64
@@ -72,17 +73,6 @@ def files_to_put(paths: Sequence[Path]) -> dict[str, Path]:
             )
         taken[path.name] = path
     return _gather((found for name, path in taken.items() for found in _below(path, name, "--put")), "--put")
-
-
-def absolute(path: Path) -> Path:
-    """A path of the user's that holds in any working directory; ``~`` is the home folder.
-
-    :raises UserError: there is no such home folder.
-    """
-    try:
-        return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  (links stay as they are)
-    except RuntimeError:
-        raise UserError(f"{path}: whose home folder this is cannot be told") from None
 
 
 def _below(path: Path, name: str, what: str) -> Iterator[tuple[str, Path]]:
