@@ -76,7 +76,7 @@ def summary(outcome: CellResult) -> str:
         for case in suite.cases:
             counts[case.verdict.value] = counts.get(case.verdict.value, 0) + 1
         words.append(f"{suite.suite}: " + (", ".join(f"{n} {v}" for v, n in counts.items()) or "nothing ran"))
-    return "; ".join(words) or "built"
+    return "; ".join(words) or ("ended early" if outcome.interrupted else "built")
 
 
 def compare(cells: Sequence[CellResult]) -> tuple[SuiteComparison, ...]:
