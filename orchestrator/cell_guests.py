@@ -83,9 +83,6 @@ class Guests:
             self._spec, guest.accel, kernel=self._kernel.key, image=cell.properties["guest image"]
         )
         trust = snapshot.trusted(cell.context.store, key)
-        if trust is not None and not trust.good:
-            self._boot_each(trust.reason)
-            return guest
         try:
             cell.say("save", "saving the guest that came up")
             self._saved = snapshot.save(guest)

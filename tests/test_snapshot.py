@@ -69,10 +69,11 @@ def test_what_was_found_is_remembered(store: Store) -> None:
     assert snapshot.trusted(store, "one") is None
     assert snapshot.remember(store, "one", "").good
     assert not snapshot.remember(store, "two", "its clock is off").good
-    kept, bad = snapshot.trusted(store, "one"), snapshot.trusted(store, "two")
+    kept = snapshot.trusted(store, "one")
+    # the host may have been at fault: it is tried again
+    assert snapshot.trusted(store, "two") is None
     assert kept
     assert kept.good
-    assert bad == snapshot.Trust(good=False, reason="its clock is off")
     assert snapshot.trusted(store, "three") is None
 
 
