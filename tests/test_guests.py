@@ -278,8 +278,9 @@ def test_crash_splat_and_hang_have_their_verdicts(bench: Bench, arch_name: str) 
     assert (server.verdict, server.blame) == (Verdict.ERROR, Blame.INFRA)
     assert "SSH server" in server.reason
     assert cases["hostile/after"].verdict is Verdict.PASS
-    # each had a guest of its own, of which only the first was booted
-    assert result.properties["restored guests"] == "5"
+    # each had a guest of its own, restored or, where that does not work, booted
+    assert len(list(bench.root.glob("cells/cell/console*.log"))) >= len(cases) - len(result.cases)
+    assert result.properties["further guests"].startswith(("restored: ", "booted: "))
     assert time.monotonic() - started < 300
     assert not _our_qemus()
 
