@@ -12,7 +12,7 @@ CROSS_amd64 := gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 CROSS_arm64 := gcc-x86-64-linux-gnu libc6-dev-amd64-cross
 # what a bare Debian 12 or 13 lacks: QEMU, the compilers, the kernel's build tools, Python's venv
 PACKAGES := qemu-system-x86 qemu-system-arm gcc make libc6-dev \
-	$(CROSS_$(shell dpkg --print-architecture 2>/dev/null)) bc bison flex libelf-dev libssl-dev perl rsync xz-utils ccache cpio git \
+	$(CROSS_$(shell dpkg --print-architecture 2>/dev/null)) bc bison flex libelf-dev libssl-dev perl rsync xz-utils ccache git \
 	python3 python3-venv ca-certificates
 
 .DEFAULT_GOAL := help
@@ -28,18 +28,19 @@ deps: ## install what the host lacks (Debian, asks for root)
 	done; \
 	[ -n "$$missing" ] || exit 0; echo "installing:$$missing"; \
 	root=; [ "$$(id -u)" = 0 ] || root=sudo; \
-	$$root apt-get update -qq && \
+	echo 'some minutes, in which nothing is printed'; $$root apt-get update -qq && \
 	$$root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null
 
-venv: $(STAMP) ## the Python environment, from the hashed lock file
+venv: $(STAMP) ## what the host lacks, and the Python environment
 
 $(STAMP): requirements.lock pyproject.toml | deps
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
+	@echo 'now: . $(VENV)/bin/activate'
 
-run: deps $(STAMP) ## the main job on this host's architecture; ARGS='--arch arm64' for more
+run: deps $(STAMP) ## the main job; ARGS='--arch arm64' for more
 	$(BIN)/orchestrate run $(ARGS)
 
 build: deps $(STAMP) ## build the kernels only
@@ -56,7 +57,7 @@ lint: $(STAMP) ## ruff and mypy
 check: deps $(STAMP) lint ## fast tests, a minute
 	$(BIN)/pytest -q -n auto -m 'not guest and not long'
 
-test: check ## everything that lands a change: real kernels and guests, both architectures
+test: check ## all that lands a change: real kernels and guests
 	$(BIN)/pytest -q -m 'guest and not long'
 
 test-long: test ## repeats, broken kernels, trees of other ages: hours

@@ -142,11 +142,14 @@ def _proven(cell: Cell, guest: Guest, kernel: Kernel, since: float, log: Path) -
         cell.say("proof", case.reason)
         guest.close()
         return None
+    # of a prebuilt kernel the rest was recorded, there is nothing to compare it with
+    recorded = ("build-id", "config.gz") if cell.target.prebuilt is not None else ()
+    shown = [name for name in found.properties if name not in recorded]
     dirty = " (dirty)" if cell.target.tree is not None and cell.target.tree.dirty else ""
     cell.say(
         "testing",
         f"Linux {guest.release}{dirty} | {cell.plan.arch} | {cell.plan.variant}, shown by "
-        f"{', '.join(found.properties)} | {guest.accel} | {guest.spec.smp} vCPUs",
+        f"{', '.join(shown)} | {guest.accel} | {guest.spec.smp} vCPUs",
     )
     return guest
 

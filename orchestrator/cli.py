@@ -66,11 +66,13 @@ def run(context: click.Context, /, **given: Any) -> None:
     from orchestrator.engine.local import LocalEngine
     from orchestrator.events import Events
     from orchestrator.report import terminal as report
-    from orchestrator.store import Store, default_cache
+    from orchestrator.results import junit
+    from orchestrator.store import open_store
 
     _bisecting.append(given["bisect_exit"])
+    junit_path = Path(given["junit"]) if given["junit"] else None
     console = report.console()
-    store = Store(default_cache())
+    store = open_store()
     engine = LocalEngine()
 
     def say(text: str) -> None:
@@ -85,6 +87,9 @@ def run(context: click.Context, /, **given: Any) -> None:
     else:
         directory = runs.RunDirectory.fresh(Path(given["out"]))
         choices = choices_of(given, tests=True)
+    if junit_path is not None:
+        junit.try_path(junit_path)
+    directory.try_folder()
     with _unjudged(given["bisect_exit"] and any(source.patches for source in choices.sources)):
         # a series that does not apply to this commit says nothing of it
         found = prepare.targets(choices, store, say)
@@ -100,20 +105,22 @@ def run(context: click.Context, /, **given: Any) -> None:
     if given["dry_run"]:
         from orchestrator import estimate
 
-        report.planned(console, the_plan, estimate.cost(the_plan, shared, Path(given["out"])))
+        report.planned(console, the_plan, estimate.cost(the_plan, shared, Path(given["out"]), say))
         return
     directory.create()
     with directory.held():
         done = directory.done(the_plan) if resuming else {}
         with Events(console, directory.path / "events.ndjson") as events, _interrupts(engine.cancel):
             kept = f", {len(done)} of them done" if done else ""
-            what = "; ".join(f"{k.label}: {k.describe}" for k in the_plan.kernels)
+            what = "; ".join(
+                k.describe if k.describe.startswith(k.label) else f"{k.label}: {k.describe}"
+                for k in the_plan.kernels
+            )
             events.emit("", "", f"{what}: {len(the_plan.cells)} cells{kept}, results in {directory.path}")
-            junit = Path(given["junit"]) if given["junit"] else None
             # what was asked for and cannot be had of this commit is no fault of the next one
             with _unjudged(given["bisect_exit"]):
                 result = runs.carry_out(
-                    the_plan, shared, directory, engine, events, junit_path=junit, done=done
+                    the_plan, shared, directory, engine, events, junit_path=junit_path, done=done
                 )
     report.closing(console, result, directory.path)
     sys.exit(result.exit_code(bisect=given["bisect_exit"]))
@@ -130,9 +137,9 @@ def build(context: click.Context, /, **given: Any) -> None:
     from orchestrator import prepare
     from orchestrator import run as runs
     from orchestrator.report import terminal as report
-    from orchestrator.store import Store, default_cache
+    from orchestrator.store import open_store
 
-    store = Store(default_cache())
+    store = open_store()
     progress = report.console(stderr=True)
 
     def say(text: str) -> None:
@@ -158,7 +165,7 @@ def shell(context: click.Context, /, **given: Any) -> None:
     It ends with the shell; nothing of it is kept. The kernel has proven what it is before."""
     from orchestrator import shell as shells
     from orchestrator.report import terminal as report
-    from orchestrator.store import Store, default_cache
+    from orchestrator.store import open_store
 
     progress = report.console(stderr=True)
 
@@ -166,7 +173,7 @@ def shell(context: click.Context, /, **given: Any) -> None:
         progress.print(text, soft_wrap=True, markup=False)
 
     _say_options_file(context, say)
-    sys.exit(shells.open_shell(choices_of(given), Store(default_cache()), say))
+    sys.exit(shells.open_shell(choices_of(given), open_store(), say))
 
 
 @cli.command(name="list")
@@ -185,7 +192,7 @@ def list_() -> None:
         click.echo(f"  {name:<14}{suite.description}{default}")
 
 
-@cli.command(epilog=_EXIT_CODES)
+@cli.command(epilog=_EXIT_CODES, short_help="What this host lacks, and the command that mends it.")
 @click.option(
     "--arch",
     "arches",
@@ -267,6 +274,8 @@ def main() -> None:
     """Run a verb; what goes wrong is a line or two and an exit code, never a traceback."""
     # a batch system's way of saying Ctrl-C; guests and builds go down and results are kept likewise
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGINT))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         cli(standalone_mode=False)

@@ -7,6 +7,7 @@ import contextlib
 import os
 import statistics
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -45,17 +46,15 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
         """Wall-clock seconds of the builds whose cost is known, with that many CPUs at work."""
         return sum(k.cpu_s or 0.0 for k in self.kernels if k.state == "build") / max(1, cpus)
 
-    def guests_s(self) -> float:
-        """Seconds of the cells whose duration is known."""
-        return sum(s for s in self.cells.values() if s)
 
-
-def cost(plan: Plan, shared: Context, runs: Path) -> Cost:
+def cost(plan: Plan, shared: Context, runs: Path, say: Callable[[str], None] = lambda _: None) -> Cost:
     """What the plan would cost. Kernels are configured for it, not built; nothing is booted.
 
     :param runs: the folder of earlier runs.
     :raises UserError: a kernel cannot be what was asked for.
     """
+    # configuring takes its time, where it was not done before
+    say("looking which kernels are there")
     wanted = dict.fromkeys((cell.label, cell.arch, cell.variant) for cell in plan.cells)
     earlier = _earlier(runs)
     return Cost(

@@ -116,7 +116,7 @@ GUEST = (
         shell_complete=completion.files,
         multiple=True,
         metavar="FILE",
-        help="A file or folder for --cmd, in its working directory and PATH; may be repeated.",
+        help="A file or folder for --cmd (or the shell), in its working directory and PATH; may be repeated.",
     ),
 )
 
@@ -232,8 +232,7 @@ def choices(given: dict[str, Any], *, tests: bool = False) -> Choices:
         msgspec.json.encode(found)
     except UnicodeEncodeError as error:
         raise UserError(f"{error.object!r} is not UTF-8", remedy="Rename that file or folder.") from None
-    if tests:
-        prepare.suites(found)
+    prepare.check(found, prepare.suites(found) if tests else ())
     return found
 
 
@@ -250,6 +249,13 @@ def sources(given: dict[str, Any]) -> tuple[Source, ...]:
     found = [Source(label=label, spec=_spec(spec)) for label, spec in labelled]
     labelled = map(prepare.split_label, given.get("kernels", ()))
     images = [Source(label=label, image=str(absolute(Path(path)))) for label, path in labelled]
+    if images and not found:
+        for option in ("kconfig", "config", "toolchain"):
+            if given.get(option) not in ((), "", "gcc", None):
+                raise UserError(
+                    f"--{option} is for kernels that are built, --kernel is built already",
+                    remedy=f"Leave --{option} out, or name a --source.",
+                )
     if not found and not images:
         found = [Source(spec=_here())]
     for option, words in (("--patch", given["patches"]), ("--sha256", given["digests"])):

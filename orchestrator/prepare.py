@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,7 +16,7 @@ from orchestrator import arch as arches
 from orchestrator import source as sources
 from orchestrator.arch import Arch
 from orchestrator.cell_state import Context, Target
-from orchestrator.errors import UserError
+from orchestrator.errors import InfraError, UserError
 from orchestrator.kernel import kconfig, prebuilt, toolchain
 from orchestrator.plan import Choices, Kernel, Plan, Source, make
 from orchestrator.source import patches
@@ -27,6 +29,9 @@ from orchestrator.suites.catalog import Suite
 from orchestrator.vm import accel, image, overlay, qemu
 
 Say = Callable[[str], None]
+
+#: What the kernel's makefiles call, besides the compiler.
+_BUILD_TOOLS = ("make", "bc", "bison", "flex")
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,47}")
 
@@ -54,6 +59,51 @@ def _exists(word: str) -> bool:
         return Path(word).exists()
     except (OSError, ValueError):
         return False
+
+
+def check(choices: Choices, chosen: Sequence[Suite]) -> None:
+    """Find the mistakes that can be found before a source is fetched.
+
+    :raises UserError: a fragment or base that cannot be used, a machine too small, an unknown mode, no patch.
+    :raises InfraError: programs of the host are missing; all are named at once.
+    """
+    for spec in choices.kconfig:
+        kconfig.user_fragment(spec)
+    if choices.config:
+        _base(choices.config)
+    for patch in (patch for source in choices.sources for patch in source.patches):
+        if not Path(patch).exists():
+            raise UserError(f"--patch {patch}: there is no such file or folder")
+    built = any(not source.image for source in choices.sources)
+    make(
+        choices,
+        kernels=[Kernel(label="kernel", arches=choices.arches)] if built else (),
+        suites=chosen,
+        vsyscall_modes={name: arches.load(name).vsyscall_modes for name in arches.names()},
+    )
+    missing: list[InfraError] = []
+    for arch in map(arches.load, choices.arches) if built else ():
+        with _gathered(missing):
+            toolchain.find(choices.toolchain, arch)
+        with _gathered(missing):
+            qemu.program(arch) if chosen else None
+    tools = [name for name in _BUILD_TOOLS if built and shutil.which(name) is None]
+    if len(missing) == 1 and not tools:
+        raise missing[0]
+    if missing or tools:
+        said = [error.message.removesuffix(" is not installed") for error in missing]
+        raise InfraError(
+            f"not installed: {', '.join(dict.fromkeys(said + tools))}",
+            remedy="`orchestrate doctor` prints the one command that installs what is missing.",
+        )
+
+
+@contextlib.contextmanager
+def _gathered(missing: list[InfraError]) -> Iterator[None]:
+    try:
+        yield
+    except InfraError as error:
+        missing.append(error)
 
 
 def targets(choices: Choices, store: Store, say: Say) -> tuple[Target, ...]:

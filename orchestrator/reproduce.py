@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from orchestrator.plan import CellPlan, Choices, Source
 from orchestrator.suites import catalog
@@ -44,7 +46,11 @@ def reproduce(
         argv += ["--kconfig", fragment]
     # what stands in an orchestrate.toml where it is run is not the cell's
     command = f'env ORCHESTRATE_CONFIG=/dev/null {shlex.join(argv)} "$@"'
-    return f"#!/bin/sh\n# {one_line(f'{plan.id}: {describe}')}\nexec {command}\n"
+    here = shlex.quote(str(Path(sys.executable).parent))
+    return (
+        f"#!/bin/sh\n# {one_line(f'{plan.id}: {describe}')}\n"
+        f"command -v orchestrate >/dev/null || PATH={here}:$PATH\nexec {command}\n"
+    )
 
 
 def _source(source: Source) -> list[str]:

@@ -16,6 +16,7 @@ import datetime
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -72,6 +73,15 @@ class RunDirectory:
             f"there is no run {name!r} in {runs}",
             remedy=f"The newest are: {known}." if known else "Name the folder of the runs with --out.",
         )
+
+    def try_folder(self) -> None:
+        """Find out now whether the run can be kept there; nothing is left behind.
+
+        :raises UserError: it cannot.
+        """
+        there = next(parent for parent in self.path.parents if parent.exists())
+        with self._writable(), tempfile.NamedTemporaryFile(dir=there):
+            pass
 
     def create(self) -> None:
         """Make the folder.
@@ -271,11 +281,9 @@ def _write(
     told = outcome.told(result)
     junit.write(directory.path / "junit.xml", told, run_id=result.id)
     if junit_path is not None:
-        try:
+        with contextlib.suppress(OSError):
             junit_path.parent.mkdir(parents=True, exist_ok=True)
-            junit.write(junit_path, told, run_id=result.id)
-        except OSError as error:
-            raise UserError(f"--junit {junit_path}: {error.strerror}") from error
+        junit.write(junit_path, told, run_id=result.id)
     return result
 
 

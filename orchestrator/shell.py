@@ -34,6 +34,9 @@ from orchestrator.vm.machine import Guest
 
 Say = Callable[[str], None]
 
+#: Lines of the console of a guest that died.
+_TAIL = 20
+
 
 def open_shell(choices: Choices, store: Store, say: Say) -> int:
     """Boot one kernel, have it prove what it is, and connect the terminal with a shell in it.
@@ -54,9 +57,7 @@ def open_shell(choices: Choices, store: Store, say: Say) -> int:
     with tempfile.TemporaryDirectory(prefix="orc-shell-") as root:
         shared = prepare.context(choices, found, suites, store, Path(root), say=say)
         with _guest(suites, Cell(shared, plan.cells[0], lambda _, text: say(text))) as guest:
-            if suites:
-                say(f"what was put is in {suite_build.guest_folder(suites[0])}")
-            return interact(guest)
+            return interact(guest, suite_build.guest_folder(suites[0]) if suites else "")
 
 
 @contextlib.contextmanager
@@ -89,13 +90,14 @@ def _other(plan: CellPlan, variant: str) -> CellPlan:
     return msgspec.structs.replace(plan, variant=variant)
 
 
-def interact(guest: Guest) -> int:
+def interact(guest: Guest, folder: str = "") -> int:
     """Connect standard input and output with a shell in the guest until it ends.
 
+    :param folder: of the guest, in which it starts and where it looks for programs first.
     :return: its exit status; 1 where the guest died under it, which is said.
     """
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    channel = guest.ssh.shell(_size() if terminal else None)
+    channel = guest.ssh.shell(_size() if terminal else None, folder)
     with _raw() if terminal else contextlib.nullcontext():
         if terminal:
             signal.signal(signal.SIGWINCH, lambda *_: channel.resize_pty(*_size()))
@@ -104,9 +106,13 @@ def interact(guest: Guest) -> int:
         finally:
             if terminal:
                 signal.signal(signal.SIGWINCH, signal.SIG_DFL)
-    if channel.exit_status_ready():
-        return max(0, channel.recv_exit_status())
-    print(f"orchestrate: {guest.death() or 'the connection was lost'}", file=sys.stderr)
+    # a channel that is closed without a status has one as well, of -1
+    status = channel.recv_exit_status() if channel.exit_status_ready() else -1
+    if status >= 0:
+        return status
+    print(f"orchestrate: {guest.ending() or 'the connection was lost'}", file=sys.stderr)
+    for line in guest.console.tail(_TAIL) if guest.panicked else ():
+        print(f"    {line}", file=sys.stderr)
     return 1
 
 

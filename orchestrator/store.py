@@ -50,6 +50,19 @@ def default_cache() -> Path:
     return cache
 
 
+def open_store() -> Store:
+    """The store in the default place.
+
+    :raises InfraError: it cannot be written.
+    """
+    store = Store(default_cache())
+    with _disk_trouble(store.root):
+        store.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=store.root):
+            pass
+    return store
+
+
 def absolute(path: Path) -> Path:
     """A path of the user's that holds in any working directory; ``~`` is the home folder.
 

@@ -187,6 +187,32 @@ def test_read_only_results(linux: Path, tmp_path: Path, call: Call) -> None:
     refused(done, 2, f"cannot write results to {place}: Read-only file system", "--out")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--vsyscall", "foo", "--arch", "x86_64"],
+        ["--smp", "1"],
+        ["--kconfig", "nosuch.config"],
+        ["--config", "nosuch"],
+        ["--patch", "nosuch.mbox"],
+        ["--out", "/proc/nosuch"],
+        ["--junit", "/proc/nosuch/all.xml"],
+        ["--kernel", "nosuch", "--kconfig", "CONFIG_A=y"],
+    ],
+    ids=" ".join,
+)
+def test_mistakes_show_before_anything_is_fetched(call: Call, words: list[str]) -> None:
+    done = call("run", *words)
+    refused(done, 2)
+    assert done.stdout == ""
+
+
+def test_all_that_is_missing_is_named_at_once(call: Call, linux: Path, tmp_path: Path) -> None:
+    env = {"PATH": _path_without(tmp_path / "bin", "gcc", "flex", "qemu-system-x86_64")}
+    done = call("run", "--source", linux, "--arch", "x86_64", env=env)
+    refused(done, 3, "not installed: gcc, qemu-system-x86_64, flex", "orchestrate doctor")
+
+
 def test_a_run_of_a_newer_version(call: Call, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "20300101-000000-aaaa"
     folder.mkdir(parents=True)

@@ -76,7 +76,7 @@ def test_a_cells_description_cannot_break_out_of_its_comment() -> None:
     plan = CellPlan(id="c", label="x", arch="x86_64", variant="mmap-lock", suites=(), smp=2, mem_mib=512)
     choices = Choices(arches=("x86_64",), variants=("mmap-lock",))
     script = reproduce(plan, choices, Source(spec="v7.2"), {}, "7.2\ntouch owned\r\x1b[31m")
-    assert [line.partition(" ")[0] for line in script.splitlines()] == ["#!/bin/sh", "#", "exec"]
+    assert [line.partition(" ")[0] for line in script.splitlines()] == ["#!/bin/sh", "#", "command", "exec"]
 
 
 def test_of_several_guests_words_the_gravest_stands() -> None:

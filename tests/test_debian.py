@@ -171,7 +171,8 @@ def test_stable_is_asked_when_backports_have_nothing(tmp_path: Path, offer: Offe
     assert tree is not None
     assert tree.digest == good.sha256
     assert "passed over trixie-backports: no linux-source package" in said
-    assert "passed over forky-backports: no forky-backports here" in said
+    # a suite that the mirror does not have is nothing to tell
+    assert not any("forky-backports" in line for line in said)
     offer({"bookworm": Suite(tmp_path, [old])})
     assert newest_selectable(cache=tmp_path / "cache") is None
     offer({})

@@ -116,7 +116,7 @@ def test_the_boots_of_a_kernel_are_one_row(shown) -> None:  # type: ignore[no-un
     assert row(lines, "mmap-lock  maps")[3:] == ["maps", "200", "399", "1", "0", "FAIL"]
     said = "\n".join(lines)
     assert "maps/p: 1 of 200 boots failed: 0.5 %, 95 % interval 0.1 .. 2.8 %" in said
-    assert "1 cases never failed in 200 boots (95 %: the rate is below 1.9 %)" in said
+    assert "1 case never failed in 200 boots (95 %: the rate is below 1.9 %)" in said
 
 
 def test_what_the_pair_says(shown) -> None:  # type: ignore[no-untyped-def]
@@ -136,8 +136,26 @@ def test_hostile_text_is_shown_as_it_is(shown) -> None:  # type: ignore[no-untyp
     assert "results: '/runs [1]/[bold]x'" in text
 
 
-def test_an_interrupted_run_says_so(shown) -> None:  # type: ignore[no-untyped-def]
+def test_an_interrupted_run_says_so(shown, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/orchestrate")
     assert shown(result(interrupted=True))[-2:] == [
         "interrupted; what had ended before is kept",
         "go on:   orchestrate run --resume /runs/1",
     ]
+
+
+def test_the_command_is_named_as_it_can_be_called(shown, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """After `make run` nothing is in PATH."""
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    command = shown(result(interrupted=True))[-1].split()[2]
+    assert Path(command).is_absolute()
+    assert Path(command).name == "orchestrate"
+
+
+def test_logs_of_what_went_wrong_and_of_the_users_commands_are_named(shown) -> None:  # type: ignore[no-untyped-def]
+    bad = Case(id="maps/p", verdict=Verdict.FAIL, log="cells/c/suites/maps/p.log")
+    good = Case(id="cmd/cmd", verdict=Verdict.PASS, log="cells/c/suites/cmd/cmd.log")
+    suites = (SuiteResult(suite="maps", cases=(bad,)), SuiteResult(suite="cmd", cases=(good,)))
+    lines = shown(result(CellResult(cell="c", label="7.2", arch="arm64", variant="v", suites=suites)))
+    assert "    /runs/1/cells/c/suites/maps/p.log" in lines
+    assert "output:  /runs/1/cells/c/suites/cmd/cmd.log" in lines

@@ -83,7 +83,7 @@ def test_repeats_boot_anew_and_give_a_rate(tmp_path: Path) -> None:
         "--cmd", command, "--times", "3", "--out", out,
     )  # fmt: skip
     assert done.returncode == 0
-    assert "1 cases never failed in 3 boots (95 %: the rate is below 56.1 %)" in done.stdout
+    assert "1 case never failed in 3 boots (95 %: the rate is below 56.1 %)" in done.stdout
     (rate,) = _result(out).rates
     assert (rate.failures, rate.boots) == (0, 3)
     logs = [path.read_text() for path in out.glob("*/cells/*/suites/cmd/cmd.log")]
@@ -108,6 +108,19 @@ def test_a_shell_takes_a_script_and_gives_its_status() -> None:
     )  # fmt: skip
     assert done.returncode == 7
     assert done.stdout.split() == ["aarch64", "2"]
+
+
+def test_a_shell_whose_guest_dies_says_so(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    note.write_text("put\n")
+    done = _orchestrate(
+        "shell", "--source", SOURCE, "--arch", "x86_64", "--variant", "mmap-lock", "--put", note,
+        given="cat note; sleep 1; echo c >/proc/sysrq-trigger; sleep 9; echo alive\n",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout == "put\n"
+    assert "the guest panicked" in done.stderr
+    assert "sysrq triggered crash" in done.stderr
 
 
 def test_each_program_has_its_own_guest_and_a_panic_costs_only_itself(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import re
 import shutil
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -31,6 +31,9 @@ from orchestrator.store import Store, digest_of
 
 _CONFIG_LIMIT_S = 600.0
 _BUILD_LIMIT_S = 4 * 3600.0
+#: Seconds between two words about how far a build is.
+_PROGRESS_S = 30.0
+_OBJECT = re.compile(rb"^  (?:CC|AS)  ", re.M)
 _BASE_PACKAGES = "build-essential bc bison flex libelf-dev libssl-dev rsync xz-utils"
 
 _COMPILE_ERROR = re.compile(
@@ -67,6 +70,7 @@ class _Facts(msgspec.Struct, frozen=True):
     build_id: str
     toolchain: str
     cpu_s: float
+    objects: int = 0
 
 
 def configure(spec: KernelSpec, store: Store) -> Configured:
@@ -208,13 +212,16 @@ def is_built(spec: KernelSpec, store: Store) -> bool:
 
 def usual_cost_s(arch: Arch, store: Store) -> float | None:
     """What a kernel of that arch has cost here, in CPU seconds: the median; ``None`` if none was built."""
-    name = Path(arch.image).name
-    costs = []
-    for facts in (store.root / "kernels").glob("*/kernel.json"):
-        if (facts.parent / name).is_file():
-            with contextlib.suppress(OSError, msgspec.MsgspecError):
-                costs.append(msgspec.json.decode(facts.read_bytes(), type=_Facts).cpu_s)
+    costs = [facts.cpu_s for facts in _earlier(arch, store)]
     return statistics.median(costs) if costs else None
+
+
+def _earlier(arch: Arch, store: Store) -> Iterator[_Facts]:
+    """What is known of the kernels of an arch that were built here."""
+    for path in (store.root / "kernels").glob("*/kernel.json"):
+        if (path.parent / Path(arch.image).name).is_file():
+            with contextlib.suppress(OSError, msgspec.MsgspecError):
+                yield msgspec.json.decode(path.read_bytes(), type=_Facts)
 
 
 def _wrapped(spec: KernelSpec) -> bool:
@@ -263,7 +270,10 @@ def _build(
     objects.mkdir(parents=True)
     shutil.copyfile(configured.path, objects / ".config")
     build_log = fresh / "build.log"
-    say(f"building {spec.tree.version} {spec.arch.name} {spec.variant}")
+    what = f"building {spec.tree.version} {spec.arch.name} {spec.variant}"
+    usual = [facts.objects for facts in _earlier(spec.arch, store) if facts.objects]
+    of = f" of about {statistics.median_high(usual)}" if usual else ""
+    say(what)
     try:
         outcome, cpu_s = _tuxmake(
             spec,
@@ -274,6 +284,7 @@ def _build(
             _BUILD_LIMIT_S,
             wrap=place,
             cache=store.root / "ccache",
+            progress=lambda objects: say(f"{what}: {objects}{of} objects"),
         )
         image = objects / spec.arch.image
         if outcome.exit != 0 or not image.is_file():
@@ -297,6 +308,7 @@ def _build(
             build_id=build_id(fresh / "vmlinux"),
             toolchain=spec.toolchain.version,
             cpu_s=round(cpu_s, 1),
+            objects=_objects(build_log),
         )
         (fresh / "kernel.json").write_bytes(msgspec.json.encode(facts))
     finally:
@@ -313,6 +325,7 @@ def _tuxmake(
     *,
     wrap: Path,
     cache: Path | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[Outcome, float]:
     """Run tuxmake under the supervisor; its outcome and the CPU seconds of the whole tree."""
     require("make", remedy=f"Install the build tools: apt-get install {_BASE_PACKAGES}")
@@ -344,11 +357,19 @@ def _tuxmake(
         argv.append(f"KBUILD_KCONFIG={kconfig.write_wrapper(spec.tree.path, wrap)}")
     child = Supervised(argv, limit_s=limit_s, grace_s=1.0, output=log, env=env, cwd=spec.tree.path)
     try:
-        outcome = child.wait()
+        while (outcome := child.wait(_PROGRESS_S if progress else None)) is None:
+            if progress:
+                progress(_objects(log))
     finally:
         child.kill()
-    assert outcome is not None
     return outcome, child.cpu_s
+
+
+def _objects(log: Path) -> int:
+    """How many objects a build has made so far."""
+    with contextlib.suppress(OSError):
+        return len(_OBJECT.findall(log.read_bytes()))
+    return 0
 
 
 def _fail(spec: KernelSpec, what: str, outcome: Outcome, log: Path, kept: Path | None = None) -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,6 +19,7 @@ from orchestrator.estimate import Cost, cpus
 from orchestrator.outcome import RunResult, SuiteComparison, rate_text
 from orchestrator.plan import Plan
 from orchestrator.results.model import Case, CellResult, Verdict, worst
+from orchestrator.suites.catalog import COMMAND
 
 _T = TypeVar("_T")
 
@@ -42,6 +45,8 @@ def closing(out: Console, result: RunResult, folder: Path) -> None:
         blame = f", {case.blame.value}" if case.blame.value else ""
         line = Text(f"{case.verdict.value}{blame}  ", style="red")
         out.print(line + Text(f"{cell.cell}: {case.id}: {case.reason}", style=""), soft_wrap=True)
+        if case.log:
+            out.print(Text(f"    {folder / case.log}", style="dim"), soft_wrap=True)
     if len(bad) > 10:
         out.print(f"... and {len(bad) - 10} more")
     for pair in result.pairs[:10]:
@@ -53,15 +58,38 @@ def closing(out: Console, result: RunResult, folder: Path) -> None:
                     f"not in the manifest of {suite.suite}: {', '.join(suite.unknown_programs)}",
                     soft_wrap=True,
                 )
+    _outputs(out, result, folder)
     out.print(f"results: {shlex.quote(str(folder))}", soft_wrap=True)
-    if bad:
+    if bad and not result.interrupted:
         script = folder / "cells" / bad[0][0].cell / "reproduce.sh"
         out.print(f"again:   sh {shlex.quote(str(script))}", soft_wrap=True)
     if result.interrupted:
         out.print("interrupted; what had ended before is kept")
         default = folder.parent == Path("runs").absolute()
         name = result.id if default else shlex.quote(str(folder))
-        out.print(f"go on:   orchestrate run --resume {name}", soft_wrap=True)
+        out.print(f"go on:   {_command()} run --resume {name}", soft_wrap=True)
+
+
+def _command() -> str:
+    """How the user calls this program where he is."""
+    here = Path(sys.executable).with_name("orchestrate")
+    return "orchestrate" if shutil.which("orchestrate") else shlex.quote(str(here))
+
+
+def _outputs(out: Console, result: RunResult, folder: Path) -> None:
+    """Where the output of the user's own commands is: it is what they were run for."""
+    logs = [
+        folder / case.log
+        for cell in result.cells
+        for suite in cell.suites
+        if suite.suite == COMMAND
+        for case in suite.cases
+        if case.log and case.verdict not in _BAD
+    ]
+    for log in logs[:4]:
+        out.print(f"output:  {shlex.quote(str(log))}", soft_wrap=True)
+    if len(logs) > 4:
+        out.print(f"         ... and {len(logs) - 4} more")
 
 
 def planned(out: Console, plan: Plan, cost: Cost) -> None:
@@ -86,21 +114,26 @@ def planned(out: Console, plan: Plan, cost: Cost) -> None:
     out.print(table)
     out.print()
     jobs = cpus(plan.choices.jobs)
-    unknown = sum(kernel.state == "build" and kernel.cpu_s is None for kernel in cost.kernels)
-    builds = f"{cost.build_s(jobs) / 60:.0f} minutes on {jobs} CPUs" + (
-        f" and {unknown} not known" if unknown else ""
-    )
-    unknown = sum(seconds is None for seconds in cost.cells.values())
-    guests = f"{cost.guests_s() / 60:.1f} minutes" + (f" and {unknown} cells not known" if unknown else "")
-    out.print(
-        f"{len(plan.cells)} cells. Builds: {builds}. Guests: {guests}. Nothing was run.", soft_wrap=True
-    )
+    to_build = [kernel for kernel in cost.kernels if kernel.state == "build"]
+    costs = [kernel.cpu_s for kernel in to_build if kernel.cpu_s is not None]
+    spent = [seconds for seconds in cost.cells.values() if seconds is not None]
+    words = [f"{_count(len(plan.cells), 'cell')}, {_count(len(to_build), 'kernel')} to build."]
+    if costs:
+        minutes = cost.build_s(jobs) / 60
+        words.append(f"Builds: {minutes:.0f} min on {jobs} CPUs ({len(costs)} of {len(to_build)} known).")
+    if spent:
+        words.append(f"Guests: {sum(spent) / 60:.1f} min ({len(spent)} of {len(plan.cells)} known).")
+    out.print(" ".join([*words, "Nothing was run."]), soft_wrap=True)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _columns(*names: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in names:
-        numeric = name in ("boots", "pass", "fail", "skip")
+        numeric = name in ("boots", "pass", "bad", "skip")
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     return table
 
@@ -115,7 +148,7 @@ def _grouped(items: Iterable[_T], key: Callable[[_T], object]) -> list[list[_T]]
 
 def _table(cells: Iterable[CellResult]) -> Table:
     """One row for a suite of a kernel, over all boots of it; a cell that went wrong itself has its own."""
-    table = _columns("kernel", "arch", "variant", "suite", "boots", "pass", "fail", "skip", "verdict")
+    table = _columns("kernel", "arch", "variant", "suite", "boots", "pass", "bad", "skip", "verdict")
     for same in _grouped(cells, lambda c: (c.label, c.arch, c.variant)):
         kernel = (same[0].label, same[0].arch, same[0].variant)
         own = [case for cell in same for case in cell.cases if case.verdict in _BAD]
@@ -160,9 +193,10 @@ def _rates(out: Console, result: RunResult) -> None:
             out.print(f"{kernel}: {rate.case}: {rate_text(rate)}", soft_wrap=True)
     for same in _grouped(never, lambda r: (r.label, r.arch, r.variant, r.boots)):
         rate = same[0]
+        kernel = f"{rate.label} {rate.arch} {rate.variant}"
+        cases, boots = _count(len(same), "case"), _count(rate.boots, "boot")
         out.print(
-            f"{rate.label} {rate.arch} {rate.variant}: {len(same)} cases never failed in {rate.boots} boots "
-            f"(95 %: the rate is below {rate.high * 100:.1f} %)",
+            f"{kernel}: {cases} never failed in {boots} (95 %: the rate is below {rate.high * 100:.1f} %)",
             soft_wrap=True,
         )
 

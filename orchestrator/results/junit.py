@@ -8,16 +8,18 @@ text, cleans, drops, formats and counts again, and refuses to write what is not 
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from junit_xml import TestCase, TestSuite
 
-from orchestrator.errors import InfraError
+from orchestrator.errors import InfraError, UserError
 from orchestrator.results.model import Case, CellResult, Verdict
 from orchestrator.text import clean_str, one_line
 
@@ -71,6 +73,21 @@ def write(path: Path, cells: Sequence[CellResult], *, run_id: str) -> None:
             f"cannot write {path}: {error.strerror or error}",
             remedy="Make room or permissions there, or name another folder with --out.",
         ) from error
+
+
+def try_path(path: Path) -> None:
+    """Find out now whether a document can be written there.
+
+    :raises UserError: it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            pass
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except OSError as error:
+        raise UserError(f"--junit {path}: {error.strerror}", remedy="Name another file.") from error
 
 
 def render(cells: Sequence[CellResult], *, run_id: str) -> bytes:

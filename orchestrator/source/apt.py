@@ -222,7 +222,7 @@ class AptState:
             except InfraError as error:
                 if "does not have a Release file" in error.message and "404" in error.message:
                     raise NoSuite(
-                        f"the host's Debian mirror does not have all of {' '.join(self.suites)}",
+                        f"the host's Debian mirror has no suite {' '.join(self.suites)}",
                         remedy="check the suite's name, and which releases the mirror carries",
                     ) from error
                 raise

@@ -70,7 +70,8 @@ def newest_selectable(*, cache: Path, say: Say = quiet) -> Tree | None:
             try:
                 state = _state(suite, cache, quiet)
             except InfraError as error:
-                say(f"passed over {suite}: {_first_line(error)}")
+                if not isinstance(error, NoSuite):
+                    say(f"passed over {suite}: {_first_line(error)}")
                 continue
             answered = True
             newest = _on_offer(state)[:1]

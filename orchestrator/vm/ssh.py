@@ -229,19 +229,20 @@ class Ssh:
                     channel.close()
         return b"".join(streams[0]), b"".join(streams[1])
 
-    def shell(self, size: tuple[int, int] | None) -> paramiko.Channel:
+    def shell(self, size: tuple[int, int] | None, folder: str = "") -> paramiko.Channel:
         """A login shell, for somebody to type at.
 
         :param size: columns and lines of the terminal; without one the shell reads a script.
+        :param folder: in which it starts, and where it looks for programs first.
         :raises Lost: as ``run``.
         """
         try:
             channel = self._transport.open_session(timeout=30.0)
-            if size is None:
-                channel.exec_command("exec /bin/sh -l")
-            else:
+            if size is not None:
                 channel.get_pty("xterm", *size)
-                channel.invoke_shell()
+            place = shlex.quote(folder)
+            there = f"cd {place} && PATH={place}:$PATH " if folder else ""
+            channel.exec_command(f"{there}exec /bin/sh -l")
         except _TROUBLE as error:
             raise Lost(f"the guest gives no shell: {error}") from None
         return channel
