@@ -173,7 +173,7 @@ def shell(context: click.Context, /, **given: Any) -> None:
         progress.print(text, soft_wrap=True, markup=False)
 
     _say_options_file(context, say)
-    sys.exit(shells.open_shell(choices_of(given), open_store(), say))
+    sys.exit(shells.open_shell(choices_of(given), open_store(), say, named=bool(given["variants"])))
 
 
 @cli.command(name="list")

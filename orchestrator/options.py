@@ -189,7 +189,7 @@ def choices(given: dict[str, Any], *, tests: bool = False) -> Choices:
     import msgspec
 
     from orchestrator import arch, prepare
-    from orchestrator.kernel import kconfig
+    from orchestrator.kernel import kconfig, prebuilt
     from orchestrator.plan import Choices
     from orchestrator.store import absolute
     from orchestrator.suites import catalog
@@ -232,6 +232,12 @@ def choices(given: dict[str, Any], *, tests: bool = False) -> Choices:
         msgspec.json.encode(found)
     except UnicodeEncodeError as error:
         raise UserError(f"{error.object!r} is not UTF-8", remedy="Rename that file or folder.") from None
+    for image in (source.image for source in found.sources if source.image):
+        own = prebuilt.inspect(image).arch
+        if given["arches"] and own not in arches:
+            raise UserError(
+                f"--arch {' '.join(asked)}: {image} is a kernel of {own}", remedy="Leave --arch out."
+            )
     prepare.check(found, prepare.suites(found) if tests else ())
     return found
 

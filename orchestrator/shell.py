@@ -38,16 +38,19 @@ Say = Callable[[str], None]
 _TAIL = 20
 
 
-def open_shell(choices: Choices, store: Store, say: Say) -> int:
+def open_shell(choices: Choices, store: Store, say: Say, *, named: bool) -> int:
     """Boot one kernel, have it prove what it is, and connect the terminal with a shell in it.
 
     Where standard input is no terminal, it is what the shell reads.
 
+    :param named: whether the user named the variant; else it is what there is.
     :return: the shell's exit status.
     :raises UserError: more than one kernel was named, or none that there is.
     :raises KernelError: it does not build or come up; InfraError: the host's fault.
     """
-    if len(choices.variants) > 1:
+    if len(choices.variants) > 1 and named:
+        raise UserError("a shell is for one kernel", remedy="Name one --variant.")
+    if not named:
         choices = msgspec.structs.replace(choices, variants=(WITH,))
     found = prepare.targets(choices, store, say)
     suites = (catalog.command(["true"], [Path(p) for p in choices.put]),) if choices.put else ()
@@ -56,12 +59,12 @@ def open_shell(choices: Choices, store: Store, say: Say) -> int:
         raise UserError("a shell is for one kernel", remedy="Name one --source and one --arch.")
     with tempfile.TemporaryDirectory(prefix="orc-shell-") as root:
         shared = prepare.context(choices, found, suites, store, Path(root), say=say)
-        with _guest(suites, Cell(shared, plan.cells[0], lambda _, text: say(text))) as guest:
+        with _guest(suites, Cell(shared, plan.cells[0], lambda _, text: say(text)), named=named) as guest:
             return interact(guest, suite_build.guest_folder(suites[0]) if suites else "")
 
 
 @contextlib.contextmanager
-def _guest(suites: Sequence[Suite], cell: Cell) -> Iterator[Guest]:
+def _guest(suites: Sequence[Suite], cell: Cell, *, named: bool) -> Iterator[Guest]:
     cell.folder.mkdir(parents=True)
     guest = None
     try:
@@ -71,6 +74,8 @@ def _guest(suites: Sequence[Suite], cell: Cell) -> Iterator[Guest]:
             try:
                 guest = boot(cell, kernel, spec)
             except Moot:
+                if named:
+                    raise
                 # a prebuilt kernel is what it is
                 cell.plan = _other(cell.plan, cell.context.variants_read[cell.plan.label])
                 guest = boot(cell, kernel, spec)

@@ -209,6 +209,13 @@ def test_nobodys_home_is_wrong_usage(place: Place) -> None:
         place.targets(Source(image="~nosuchuser/bzImage"))
 
 
+def test_an_image_of_another_arch_than_was_named(place: Place) -> None:
+    words = dict.fromkeys(("variants", "kconfig", "put", "suites"), ())
+    named = given(kernels=(place.image("Image", arm64_image()),), arches=("x86_64",), **words)
+    with pytest.raises(UserError, match="is a kernel of arm64"):
+        options.choices({**named, "toolchain": "gcc", "config": "", "jobs": None})
+
+
 def test_put_is_for_commands(place: Place) -> None:
     choices = Choices(arches=("x86_64",), variants=BOTH, suites=("maps",), put=("/etc/passwd",))
     with pytest.raises(UserError, match="--put is for --cmd"):
