@@ -112,11 +112,12 @@ def run(context: click.Context, /, **given: Any) -> None:
         done = directory.done(the_plan) if resuming else {}
         with Events(console, directory.path / "events.ndjson") as events, _interrupts(engine.cancel):
             kept = f", {len(done)} of them done" if done else ""
+            count = f"{len(the_plan.cells)} cell" + ("s" if len(the_plan.cells) > 1 else "")
             what = "; ".join(
                 k.describe if k.describe.startswith(k.label) else f"{k.label}: {k.describe}"
                 for k in the_plan.kernels
             )
-            events.emit("", "", f"{what}: {len(the_plan.cells)} cells{kept}, results in {directory.path}")
+            events.emit("", "", f"{what}: {count}{kept}, results in {directory.path}")
             # what was asked for and cannot be had of this commit is no fault of the next one
             with _unjudged(given["bisect_exit"]):
                 result = runs.carry_out(
