@@ -35,7 +35,7 @@ from orchestrator.vm.machine import Guest
 Say = Callable[[str], None]
 
 #: Lines of the console of a guest that died.
-_TAIL = 20
+_TAIL = 60
 
 
 def open_shell(choices: Choices, store: Store, say: Say, *, named: bool) -> int:
