@@ -8,7 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator.cell_state import WITH, WITHOUT, Cell, Moot, another_variant
+from orchestrator.analysis.pair import WITH, WITHOUT
+from orchestrator.cell_state import Cell, Moot, another_variant
 from orchestrator.errors import InfraError, Interrupted, KernelError, OrchestrateError, UserError
 from orchestrator.evidence import health, proof
 from orchestrator.evidence.watch import ConsoleWatch

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from orchestrator import arch as arches
+from orchestrator.analysis.pair import WITH
 from orchestrator.errors import Inconclusive, KernelError, OrchestrateError
 from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.kernel import kconfig, toolchain
@@ -25,8 +26,6 @@ from orchestrator.vm import overlay
 
 #: Takes phase and text.
 Say = Callable[[str, str], None]
-#: The variant that has the feature, and the one that has not.
-WITH, WITHOUT = "per-vma-lock", "mmap-lock"
 
 
 class Moot(Exception):

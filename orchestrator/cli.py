@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,9 @@ from orchestrator import completion, config
 from orchestrator.errors import Inconclusive, OrchestrateError, UserError
 from orchestrator.options import GUEST, KERNEL, PREBUILT, TESTS, options
 from orchestrator.options import choices as choices_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _EXIT_CODES = """\b
 Exit codes: 0 all good · 1 the kernel or a test is at fault · 2 wrong usage ·
@@ -74,11 +77,7 @@ def run(context: click.Context, /, **given: Any) -> None:
     console = report.console()
     store = open_store()
     engine = LocalEngine()
-
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, markup=False)
-
-    _say_options_file(context, say)
+    say = _saying(console, context)
     resuming = given["resume"] is not None
     if resuming:
         _alone(context, "resume", "out", "junit", "bisect_exit")
@@ -141,12 +140,7 @@ def build(context: click.Context, /, **given: Any) -> None:
     from orchestrator.store import open_store
 
     store = open_store()
-    progress = report.console(stderr=True)
-
-    def say(text: str) -> None:
-        progress.print(text, soft_wrap=True, markup=False)
-
-    _say_options_file(context, say)
+    say = _saying(report.console(stderr=True), context)
     choices = choices_of(given)
     shared = prepare.context(choices, prepare.targets(choices, store, say), (), store, Path())
     codes = set()
@@ -168,12 +162,7 @@ def shell(context: click.Context, /, **given: Any) -> None:
     from orchestrator.report import terminal as report
     from orchestrator.store import open_store
 
-    progress = report.console(stderr=True)
-
-    def say(text: str) -> None:
-        progress.print(text, soft_wrap=True, markup=False)
-
-    _say_options_file(context, say)
+    say = _saying(report.console(stderr=True), context)
     sys.exit(shells.open_shell(choices_of(given), open_store(), say, named=bool(given["variants"])))
 
 
@@ -234,9 +223,15 @@ def _unjudged(bisecting: bool) -> Iterator[None]:
         raise Inconclusive(error.message, remedy=error.remedy) from None
 
 
-def _say_options_file(context: click.Context, say: Callable[[str], None]) -> None:
+def _saying(console: Console, context: click.Context) -> Callable[[str], None]:
+    """What prints a line of progress; the first one tells which file has given options."""
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False)
+
     if used := context.meta.get(config.META):
         say(f"options from {used}")
+    return say
 
 
 @contextlib.contextmanager

@@ -79,7 +79,7 @@ def check(choices: Choices, chosen: Sequence[Suite]) -> None:
         choices,
         kernels=[Kernel(label="kernel", arches=choices.arches)] if built else (),
         suites=chosen,
-        vsyscall_modes={name: arches.load(name).vsyscall_modes for name in arches.names()},
+        vsyscall_modes=_vsyscall_modes(),
     )
     missing: list[InfraError] = []
     for arch in map(arches.load, choices.arches) if built else ():
@@ -208,8 +208,7 @@ def plan(
         kernels.append(
             Kernel(label=target.label, arches=names, describe=target.describe, digest=target.digest)
         )
-    modes = {name: arches.load(name).vsyscall_modes for name in arches.names()}
-    made = make(choices, kernels=kernels, suites=chosen, vsyscall_modes=modes)
+    made = make(choices, kernels=kernels, suites=chosen, vsyscall_modes=_vsyscall_modes())
     return msgspec.structs.replace(made, inputs=dict(inputs or {}))
 
 
@@ -278,6 +277,10 @@ def _try_suites(chosen: Sequence[Suite], arch: Arch, store: Store, say: Say) -> 
     for suite in chosen:
         if suite.user and suite.origin == "own":
             suite_build.build(suite, tree=None, arch=arch, store=store, log=Path(os.devnull))
+
+
+def _vsyscall_modes() -> dict[str, tuple[str, ...]]:
+    return {name: arches.load(name).vsyscall_modes for name in arches.names()}
 
 
 def _base(name: str) -> str:

@@ -226,9 +226,9 @@ def carry_out(
 
     def wanted() -> Iterator[CellPlan]:
         for cell in the_plan.cells:
-            over = shared.choices.until_fail and _has_failed(cell, the_plan, shared, found)
-            if cell.id not in found and not over:
-                yield cell
+            if cell.id in found or (shared.choices.until_fail and _has_failed(cell, the_plan, shared, found)):
+                continue
+            yield cell
 
     for cell, ended in engine.carry_out(wanted(), work):
         found[cell.id] = ended
@@ -297,11 +297,8 @@ def _keep_artifacts(directory: RunDirectory, ended: CellResult) -> None:
         return
     place.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):
-        if ended.properties["build"] == "prebuilt":
-            # a link to what is the user's would change when he builds again
-            shutil.copyfile(image, place / image.name)
-            return
-        for source in (image, image.parent / "vmlinux", image.parent / "config"):
+        # of a prebuilt kernel the image is all there is
+        for source in filter(Path.is_file, (image, image.parent / "vmlinux", image.parent / "config")):
             try:
                 os.link(source, place / source.name)
             except OSError:

@@ -20,11 +20,12 @@ import paramiko
 
 from orchestrator import cell as cells
 from orchestrator import prepare
+from orchestrator.analysis.pair import WITH
 from orchestrator.cell_boot import boot
-from orchestrator.cell_state import WITH, Cell, Moot
+from orchestrator.cell_state import Cell, Moot
 from orchestrator.cell_suites import guest_spec, programs
 from orchestrator.errors import InfraError, KernelError, UserError
-from orchestrator.plan import CellPlan, Choices
+from orchestrator.plan import Choices
 from orchestrator.results.model import Blame, Verdict
 from orchestrator.store import Store
 from orchestrator.suites import build as suite_build
@@ -77,7 +78,8 @@ def _guest(suites: Sequence[Suite], cell: Cell, *, named: bool) -> Iterator[Gues
                 if named:
                     raise
                 # a prebuilt kernel is what it is
-                cell.plan = _other(cell.plan, cell.context.variants_read[cell.plan.label])
+                read = cell.context.variants_read[cell.plan.label]
+                cell.plan = msgspec.structs.replace(cell.plan, variant=read)
                 guest = boot(cell, kernel, spec)
     except Moot as error:
         raise UserError(error.message) from None
@@ -89,10 +91,6 @@ def _guest(suites: Sequence[Suite], cell: Cell, *, named: bool) -> Iterator[Gues
         yield guest
     finally:
         guest.close()
-
-
-def _other(plan: CellPlan, variant: str) -> CellPlan:
-    return msgspec.structs.replace(plan, variant=variant)
 
 
 def interact(guest: Guest, folder: str = "") -> int:

@@ -10,7 +10,7 @@ import pytest
 from fakes.linux import make_linux
 
 from orchestrator import estimate, prepare
-from orchestrator.cell_state import WITH, WITHOUT
+from orchestrator.analysis.pair import WITH, WITHOUT
 from orchestrator.kernel import build
 from orchestrator.plan import Choices, Plan, Source
 from orchestrator.report import terminal

@@ -11,7 +11,8 @@ from fakes.linux import make_linux
 from test_prebuilt import arm64_image, bzimage
 
 from orchestrator import options, prepare
-from orchestrator.cell_state import WITH, WITHOUT, Context, Target, moot
+from orchestrator.analysis.pair import WITH, WITHOUT
+from orchestrator.cell_state import Context, Target, moot
 from orchestrator.errors import UserError
 from orchestrator.plan import Choices, Source
 from orchestrator.store import Store

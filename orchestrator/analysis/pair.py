@@ -11,6 +11,7 @@ import msgspec
 from orchestrator.analysis.stats import wilson_interval
 from orchestrator.results.model import AT_FAULT, CELL_CASES, Case, CellResult, Verdict
 
+#: The variant that has the feature, and the one that has not.
 WITH, WITHOUT = "per-vma-lock", "mmap-lock"
 
 #: What a case that fails on these legs points at.

@@ -370,9 +370,10 @@ def key(spec: GuestSpec, accel: str, *, kernel: str, image: str) -> str:
 def trusted(store: Store, key: str) -> Trust | None:
     """What was found out about restored guests of this kind; ``None`` if nothing is remembered."""
     try:
-        return msgspec.json.decode(_memory(store, key).read_bytes(), type=Trust)
+        trust = msgspec.json.decode(_memory(store, key).read_bytes(), type=Trust)
     except (OSError, msgspec.DecodeError, msgspec.ValidationError):
         return None
+    return trust if trust.good else None
 
 
 def remember(store: Store, key: str, trouble: str) -> Trust:
