@@ -22,6 +22,7 @@ from orchestrator.source.classify import TreeClass
 from orchestrator.source.model import Tree
 from orchestrator.store import Store
 from orchestrator.suites.catalog import Suite
+from orchestrator.suites.known import Entry
 from orchestrator.vm import overlay
 
 #: Takes phase and text.
@@ -74,6 +75,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What all cells of a run share.
 
     ``selftests`` is the tree that the kernel's own tests are taken from, where it is not the kernel's.
+    ``known`` are the known failures that the user names, before those of the suites.
     ``broken`` has the kernels that do not build, by label, arch and variant: repeats need not find out again.
     ``variants_read`` holds by label what a prebuilt kernel was found to be when it first ran.
     ``swap_kernel`` is a test's hand: it has another image booted than was built.
@@ -88,6 +90,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     root: Path
     fragments: tuple[kconfig.Fragment, ...] = ()
     base: str = ""
+    known: tuple[Entry, ...] = ()
     cancelled: Callable[[], bool] = lambda: False
     variants_read: dict[str, str] = msgspec.field(default_factory=dict)
     broken: dict[tuple[str, str, str], KernelError] = msgspec.field(default_factory=dict)

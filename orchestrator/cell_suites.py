@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,12 @@ from orchestrator.cell_guests import Guests
 from orchestrator.cell_state import Cell
 from orchestrator.errors import Interrupted, OrchestrateError, UserError
 from orchestrator.evidence import host
+from orchestrator.kernel import flavor
 from orchestrator.kernel.model import Kernel
 from orchestrator.results.model import Blame, Case, SuiteResult, Verdict
 from orchestrator.source.model import Tree
 from orchestrator.suites import build as suite_build
-from orchestrator.suites import catalog, runner
+from orchestrator.suites import catalog, known, runner
 from orchestrator.suites.catalog import Suite
 from orchestrator.vm import image, overlay
 from orchestrator.vm.machine import Guest
@@ -170,7 +172,7 @@ class _Pass:
             if _wanted(cell, suite, name)
         ]
         self._found: dict[str, dict[str, tuple[Case, ...]]] = {suite.name: {} for suite in suites}
-        self._numbers: dict[str, dict[str, float]] = {suite.name: {} for suite in suites}
+        self._numbers = {suite.name: runner.Numbers() for suite in suites}
         self._took = dict.fromkeys(self._found, 0.0)
         self.disturbance = ""
 
@@ -207,13 +209,14 @@ class _Pass:
                 folder=self.cell.folder / "suites" / suite.name,
                 root=self.cell.context.root,
                 watch=self.cell.watch,
+                slower=flavor.slower(self.cell.context.choices.flavors),
             )
             self._took[suite.name] += time.monotonic() - at
             if self.cell.context.cancelled():
                 # its guest was taken away: the last program's verdict is the interrupt's, not its own
                 raise Interrupted("interrupted")
             self._found[suite.name][name] = done.cases
-            self._numbers[suite.name] |= done.metrics
+            self._numbers[suite.name] = self._numbers[suite.name].and_those(done.numbers)
             crashed = crashed or any(case.verdict is Verdict.CRASH for case in done.cases)
             if done.lost:
                 self.cell.say("lost", done.cases[-1].reason)
@@ -240,11 +243,21 @@ class _Pass:
         )
         why_not = "interrupted" if self.cell.context.cancelled() else _why_not(self.cell)
         cases, unknown = runner.complete(suite, expected, away, self._found[suite.name], why_not=why_not)
+        if not self.cell.context.choices.strict:
+            cases = known.judge(
+                cases,
+                (*self.cell.context.known, *known.load(suite.folder / known.FILE)),
+                release=self.cell.release,
+                variant=self.cell.plan.variant,
+                arch=self.cell.plan.arch,
+                today=datetime.datetime.now(datetime.UTC).date(),
+            )
         return SuiteResult(
             suite=suite.name,
             kind=suite.kind,
             cases=cases,
-            metrics=self._numbers[suite.name],
+            metrics=self._numbers[suite.name].metrics,
+            better=self._numbers[suite.name].better,
             unknown_programs=unknown,
             duration_s=round(self._took[suite.name], 3),
         )

@@ -170,16 +170,17 @@ def shell(context: click.Context, /, **given: Any) -> None:
 def list_() -> None:
     """Architectures, variants and suites there are."""
     from orchestrator import arch
-    from orchestrator.kernel import kconfig
+    from orchestrator.kernel import flavor, kconfig
     from orchestrator.suites import catalog
 
     click.echo("architectures:  " + "  ".join(arch.names()))
     click.echo("variants:       " + "  ".join(kconfig.variants()))
+    click.echo("flavors:        " + "  ".join(flavor.names()))
     click.echo("suites:")
     for name in catalog.names():
         suite = catalog.load(name)
         default = " (default)" if name in catalog.DEFAULT else ""
-        click.echo(f"  {name:<14}{suite.description}{default}")
+        click.echo(f"  {name:<17}{suite.description}{default}")
 
 
 @cli.command(epilog=_EXIT_CODES, short_help="What this host lacks, and the command that mends it.")

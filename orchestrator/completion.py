@@ -3,10 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
+
+from orchestrator.errors import UserError
 
 SHELLS = ("bash", "zsh", "fish")
 _PROGRAM = "orchestrate"
@@ -38,6 +44,21 @@ def script(shell: str, cli: click.Command) -> str:
     return complete.source_template % complete.source_vars()
 
 
+def users_shell() -> str:
+    """Which of the three ``$SHELL`` names.
+
+    :raises UserError: none of them.
+    """
+    path = os.environ.get("SHELL", "")
+    if (name := Path(path).name) in SHELLS:
+        return name
+    why = f"$SHELL is {path}" if path else "$SHELL is not set"
+    raise UserError(
+        f"which shell to complete in cannot be told: {why}",
+        remedy=f"Name one of {', '.join(SHELLS)}: orchestrate completion {SHELLS[0]}",
+    )
+
+
 def _one_of(names: Callable[[], Iterable[str]]) -> Complete:
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
         try:
@@ -45,8 +66,9 @@ def _one_of(names: Callable[[], Iterable[str]]) -> Complete:
         except Exception:
             # no error may end up in somebody's half-typed line
             return []
-        given = ctx.params.get(param.name or "") or ()
-        return [CompletionItem(n) for n in known if n.startswith(incomplete) and n not in given]
+        # of an option that is given once this is its default, which may be chosen
+        given = ctx.params.get(param.name or "") if param.multiple else ()
+        return [CompletionItem(n) for n in known if n.startswith(incomplete) and n not in (given or ())]
 
     return complete
 
@@ -63,10 +85,35 @@ def _variants() -> Iterable[str]:
     return sorted(data.variants(), reverse=True)
 
 
+def _flavors() -> Iterable[str]:
+    from orchestrator import data
+
+    return data.flavors()
+
+
 def _suites() -> Iterable[str]:
     from orchestrator import data
 
     return data.suites()
+
+
+def _toolchains() -> Iterable[str]:
+    """Both families, each with the versions that are on the PATH, cross compilers' included."""
+    versions: dict[str, set[int]] = {"gcc": set(), "clang": set()}
+    for folder in filter(None, os.environ.get("PATH", "").split(":")):
+        with contextlib.suppress(OSError):
+            for path in Path(folder).iterdir():
+                if match := re.fullmatch(r"(?:\w+-linux-gnu-)?(gcc|clang)-([0-9]{1,3})", path.name):
+                    versions[match[1]].add(int(match[2]))
+    for name, compiler in (("gcc", "gcc"), ("llvm", "clang")):
+        yield name
+        yield from (f"{name}-{number}" for number in sorted(versions[compiler], reverse=True))
+
+
+def _vsyscall() -> Iterable[str]:
+    from orchestrator import arch
+
+    return dict.fromkeys(("all", *(mode for name in arch.names() for mode in arch.load(name).vsyscall_modes)))
 
 
 def _is_path(word: str) -> bool:
@@ -75,6 +122,9 @@ def _is_path(word: str) -> bool:
 
 arches = _one_of(_arches)
 variants = _one_of(_variants)
+flavors = _one_of(_flavors)
+toolchains = _one_of(_toolchains)
+vsyscall = _one_of(_vsyscall)
 _suite_names = _one_of(_suites)
 
 
@@ -83,6 +133,22 @@ def suites(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
     if _is_path(incomplete):
         return [CompletionItem(incomplete, type="dir")]
     return _suite_names(ctx, param, incomplete)
+
+
+def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """The runs in the folder that ``--out`` names, newest first; what looks like a path as a folder."""
+    if _is_path(incomplete):
+        return [CompletionItem(incomplete, type="dir")]
+
+    def names() -> Iterable[str]:
+        # the shell has not expanded a ~ yet
+        folder = Path(ctx.params.get("out") or "runs").expanduser()
+        begun = sorted((path.parent.name for path in folder.glob("*/plan.json")), reverse=True)
+        # others were renamed, and a shell would read more into them
+        found = [name for name in begun if re.fullmatch(r"[\w.+-]+", name, re.ASCII)]
+        return ["last", *found] if found else []
+
+    return _one_of(names)(ctx, param, incomplete)
 
 
 def sources(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:

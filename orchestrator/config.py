@@ -27,7 +27,19 @@ VARIABLE = "ORCHESTRATE_CONFIG"
 META = "orchestrator.config"
 #: Options whose values name files; in a file they are relative to its folder.
 PATHS = frozenset(
-    {"source", "kernel", "patch", "kconfig", "config", "suite", "put", "selftests-from", "out", "junit"}
+    {
+        "source",
+        "kernel",
+        "patch",
+        "kconfig",
+        "config",
+        "suite",
+        "put",
+        "selftests-from",
+        "known",
+        "out",
+        "junit",
+    }
 )
 #: Of these, those that take other words too: paths are what exists, or begins with a dot …
 _ALSO_WORDS = frozenset({"source", "selftests-from", "kconfig", "suite"})

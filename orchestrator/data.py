@@ -29,6 +29,11 @@ def selftests() -> Path:
     return _folder("selftests")
 
 
+def library() -> Path:
+    """The folder of C sources that suites share, ``selftests/lib``; no suite itself."""
+    return selftests() / "lib"
+
+
 def variants() -> dict[str, Path]:
     """Fragments by the name of the variant: ``{"mmap-lock": …/mmap-lock.config}``."""
     return listing(kconfigs() / "variants", ".config")

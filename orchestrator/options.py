@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +20,27 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 #: Repeats under ``--until-fail`` where ``--times`` says nothing.
 UNTIL_FAIL_TIMES = 1000
+
+
+class Memory(click.IntRange):
+    """An amount of memory as whole MiB: ``512``, ``512M``, ``512MiB``, ``2G``, ``2GiB``, in any case.
+
+    It is a range of integers, so that a file may give a number as it stands.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(min=256)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        # digits beyond these neither are anybody's memory nor fit the plan
+        match = re.fullmatch(r"0*([0-9]{1,12}) *(?:(M|G)(?:iB)?)?", str(value).strip(), re.ASCII | re.I)
+        mib = int(match[1]) * (1024 if (match[2] or "").upper() == "G" else 1) if match else -1
+        if self.min is not None and mib < self.min:
+            shown = repr(str(value) if len(str(value)) <= 40 else f"{str(value)[:39]}…")
+            wrong = f"is less than {self.min} MiB" if match else "is no amount of memory"
+            self.fail(f"{shown} {wrong}: give MiB (512, 512M, 512MiB) or GiB (2G, 2GiB).", param, ctx)
+        return mib
+
 
 KERNEL = (
     click.option(
@@ -69,13 +91,28 @@ KERNEL = (
         help="A further kconfig fragment; may be repeated.",
     ),
     click.option(
+        "--flavor",
+        "flavors",
+        shell_complete=completion.flavors,
+        multiple=True,
+        metavar="NAME",
+        help="A kernel made for diagnosis (see `orchestrate list`); several make one kernel together.",
+    ),
+    click.option(
         "--config",
         default="",
         metavar="FILE",
         shell_complete=completion.files,
         help="A .config as the base, in place of ours.",
     ),
-    click.option("--toolchain", default="gcc", show_default=True, metavar="NAME", help="gcc, gcc-N or llvm."),
+    click.option(
+        "--toolchain",
+        default="gcc",
+        show_default=True,
+        shell_complete=completion.toolchains,
+        metavar="NAME",
+        help="gcc, gcc-N, llvm or llvm-N.",
+    ),
     click.option(
         "-j",
         "--jobs",
@@ -108,7 +145,12 @@ GUEST = (
         "--smp", default=2, show_default=True, metavar="N", type=click.IntRange(1, 64), help="Virtual CPUs."
     ),
     click.option(
-        "--mem", default=512, show_default=True, metavar="MIB", type=click.IntRange(256), help="Guest memory."
+        "--mem",
+        default=512,
+        show_default=True,
+        metavar="SIZE",
+        type=Memory(),
+        help="Guest memory in MiB, or with a unit: 512M, 2GiB.",
     ),
     click.option("--cmdline", default="", metavar="WORDS", help="Further kernel parameters."),
     click.option(
@@ -157,8 +199,20 @@ TESTS = (
         help=f"End a kernel's repeats at the first failure (up to --times, else {UNTIL_FAIL_TIMES}).",
     ),
     click.option(
-        "--vsyscall", default="", metavar="MODE", help="x86_64: boot with vsyscall=MODE, or `all` of them."
+        "--vsyscall",
+        default="",
+        shell_complete=completion.vsyscall,
+        metavar="MODE",
+        help="x86_64: boot with vsyscall=MODE, or `all` of them.",
     ),
+    click.option(
+        "--known",
+        shell_complete=completion.files,
+        multiple=True,
+        metavar="FILE",
+        help="Known failures, beside those of the suites; may be repeated.",
+    ),
+    click.option("--strict", is_flag=True, help="A known failure is one like any other."),
     click.option(
         "--boots",
         metavar="N",
@@ -189,7 +243,7 @@ def choices(given: dict[str, Any], *, tests: bool = False) -> Choices:
     import msgspec
 
     from orchestrator import arch, prepare
-    from orchestrator.kernel import kconfig, prebuilt
+    from orchestrator.kernel import flavor, kconfig, prebuilt
     from orchestrator.plan import Choices
     from orchestrator.store import absolute
     from orchestrator.suites import catalog
@@ -204,6 +258,7 @@ def choices(given: dict[str, Any], *, tests: bool = False) -> Choices:
         arch.load(name)
         for variant in given["variants"]:
             kconfig.own_fragments(name, variant)
+    flavors = tuple(each.name for each in flavor.combine(given.get("flavors", ())))
     found = Choices(
         arches=arches,
         variants=tuple(dict.fromkeys(given["variants"])) or kconfig.variants(),
@@ -221,6 +276,9 @@ def choices(given: dict[str, Any], *, tests: bool = False) -> Choices:
         cmdline=tuple(given.get("cmdline", "").split()),
         accel=given.get("accel", "auto"),
         toolchain=given["toolchain"],
+        flavors=flavors,
+        known=tuple(str(absolute(Path(path))) for path in given.get("known", ())),
+        strict=given.get("strict", False),
         kconfig=tuple(
             word if word.startswith(("CONFIG_", "# CONFIG_")) else str(absolute(Path(word)))
             for word in given["kconfig"]
@@ -256,11 +314,11 @@ def sources(given: dict[str, Any]) -> tuple[Source, ...]:
     labelled = map(prepare.split_label, given.get("kernels", ()))
     images = [Source(label=label, image=str(absolute(Path(path)))) for label, path in labelled]
     if images and not found:
-        for option in ("kconfig", "config", "toolchain"):
+        for option in ("kconfig", "flavors", "config", "toolchain"):
             if given.get(option) not in ((), "", "gcc", None):
                 raise UserError(
-                    f"--{option} is for kernels that are built, --kernel is built already",
-                    remedy=f"Leave --{option} out, or name a --source.",
+                    f"--{option.removesuffix('s')} is for kernels that are built, --kernel is built already",
+                    remedy=f"Leave --{option.removesuffix('s')} out, or name a --source.",
                 )
     if not found and not images:
         found = [Source(spec=_here())]

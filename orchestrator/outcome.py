@@ -82,15 +82,17 @@ def summary(outcome: CellResult) -> str:
 def compare(cells: Sequence[CellResult]) -> tuple[SuiteComparison, ...]:
     """The benchmarks' variants side by side, for each kernel label, arch and suite that has both."""
     boots: dict[tuple[str, str, str], dict[str, list[dict[str, float]]]] = {}
+    better: dict[str, dict[str, str]] = {}
     for cell in cells:
         for suite in cell.suites:
             if suite.kind == "benchmark":
                 pair = boots.setdefault((cell.label, cell.arch, suite.suite), {})
                 pair.setdefault(cell.variant, []).append(suite.metrics)
+                better.setdefault(suite.suite, {}).update(suite.better)
     found = []
     for (label, arch, suite_name), pair in boots.items():
         if any(map(bool, pair.get(WITH, []))) and any(map(bool, pair.get(WITHOUT, []))):
-            comparison = compare_pair(pair[WITH], pair[WITHOUT])
+            comparison = compare_pair(pair[WITH], pair[WITHOUT], better=better[suite_name])
             found.append(SuiteComparison(label=label, arch=arch, suite=suite_name, comparison=comparison))
     return tuple(found)
 

@@ -31,7 +31,8 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     """What the user chose. No ``suites`` and no ``commands`` means a build only.
 
     ``times`` is the number of fresh boots of each functional cell; with ``until_fail`` a kernel's
-    repeats end with the first that fails.
+    repeats end with the first that fails. ``flavors`` make one kernel together. ``known`` are files of
+    known failures; ``strict``: a known failure is one like any other.
     """
 
     arches: tuple[str, ...]
@@ -50,8 +51,11 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     cmdline: tuple[str, ...] = ()
     accel: str = "auto"
     toolchain: str = "gcc"
+    flavors: tuple[str, ...] = ()
     kconfig: tuple[str, ...] = ()
     config: str = ""
+    known: tuple[str, ...] = ()
+    strict: bool = False
     jobs: int = 0
 
 
@@ -142,7 +146,7 @@ def _numbered(cell: CellPlan, times: int, time: int) -> CellPlan:
 
 def _cell(choices: Choices, label: str, arch: str, variant: str) -> CellPlan:
     return CellPlan(
-        id="-".join((label, arch, variant)),
+        id="-".join((label, arch, variant, *sorted(choices.flavors))),
         label=label,
         arch=arch,
         variant=variant,

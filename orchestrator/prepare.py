@@ -17,14 +17,14 @@ from orchestrator import source as sources
 from orchestrator.arch import Arch
 from orchestrator.cell_state import Context, Target
 from orchestrator.errors import InfraError, UserError
-from orchestrator.kernel import kconfig, prebuilt, toolchain
+from orchestrator.kernel import flavor, kconfig, prebuilt, toolchain
 from orchestrator.plan import Choices, Kernel, Plan, Source, make
 from orchestrator.source import patches
 from orchestrator.source.classify import classify
 from orchestrator.source.model import Tree
 from orchestrator.store import Store, absolute, digest_of, file_digest
 from orchestrator.suites import build as suite_build
-from orchestrator.suites import catalog
+from orchestrator.suites import catalog, known
 from orchestrator.suites.catalog import Suite
 from orchestrator.vm import accel, image, overlay, qemu
 
@@ -69,6 +69,9 @@ def check(choices: Choices, chosen: Sequence[Suite]) -> None:
     """
     for spec in choices.kconfig:
         kconfig.user_fragment(spec)
+    flavor.combine(choices.flavors)
+    for path in choices.known:
+        _known(path)
     if choices.config:
         _base(choices.config)
     for patch in (patch for source in choices.sources for patch in source.patches):
@@ -158,6 +161,12 @@ def _pinned(source: Source, tree: Tree) -> Source:
     )
 
 
+def _known(path: str) -> tuple[known.Entry, ...]:
+    if not Path(path).exists():
+        raise UserError(f"--known {path}: there is no such file")
+    return known.load(Path(path))
+
+
 def _as_label(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.")[:48] or "kernel"
 
@@ -228,7 +237,11 @@ def context(
     :raises UserError: a fragment, base or tree that cannot be used, or KVM that cannot be forced.
     :raises InfraError: a compiler or QEMU is not installed.
     """
-    fragments = tuple(kconfig.user_fragment(spec) for spec in choices.kconfig)
+    # the user's last, who may have reasons to undo a part of a flavor
+    fragments = (
+        *(each.fragment for each in flavor.combine(choices.flavors)),
+        *(kconfig.user_fragment(spec) for spec in choices.kconfig),
+    )
     base = _base(choices.config) if choices.config else ""
     selftests = None
     if choices.selftests_from:
@@ -254,6 +267,7 @@ def context(
         root=root,
         fragments=fragments,
         base=base,
+        known=tuple(entry for path in choices.known for entry in _known(path)),
         cancelled=cancelled,
     )
 

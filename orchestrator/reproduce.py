@@ -40,6 +40,10 @@ def reproduce(
         argv += ["--boots", "1"]
     if choices.cmdline:
         argv += ["--cmdline", " ".join(choices.cmdline)]
+    for name in choices.flavors:
+        argv += ["--flavor", name]
+    if choices.strict:
+        argv.append("--strict")
     if choices.config:
         argv += ["--config", choices.config]
     for fragment in choices.kconfig:

@@ -1,10 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-only
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import msgspec
 import pytest
 
-from orchestrator.analysis.compare import COMPARED, Comparison, MetricRatio, Outcome, compare_pair
+from orchestrator.analysis.compare import Comparison, MetricRatio, Outcome
+from orchestrator.analysis.compare import compare_pair as compare
+from orchestrator.suites.metrics import BETTER
+
+Boots = Sequence[Mapping[str, float]]
+
+
+def compare_pair(with_: Boots, without: Boots, **more: Sequence[str]) -> Comparison:
+    return compare(with_, without, better=BETTER, **more)  # type: ignore[arg-type]
 
 
 def boot(scanned: float, alone: float = 60.0) -> dict[str, float]:
@@ -29,7 +39,7 @@ def test_per_vma_locks_that_help() -> None:
     comparison = compare_pair(QUICK, SLOW)
     assert (comparison.boots_with, comparison.boots_without, comparison.discarded) == (3, 3, ())
     ratios = by_metric(comparison)
-    assert tuple(ratios) == COMPARED
+    assert tuple(ratios) == tuple(BETTER)
     mean = ratios["mean_us_scanned"]
     assert mean.outcome is Outcome.BETTER
     assert mean.ratio.low == pytest.approx(1700 / 52)
@@ -113,3 +123,11 @@ def test_reasons_must_match_the_boots() -> None:
 def test_survives_results_json(boots: int) -> None:
     comparison = compare_pair(QUICK[:boots], SLOW)
     assert msgspec.json.decode(msgspec.json.encode(comparison), type=Comparison) == comparison
+
+
+def test_of_what_is_better_large_more_is_better() -> None:
+    few, many = [{"ops 1/s": n} for n in (10.0, 11.0, 12.0)], [{"ops 1/s": n} for n in (100.0, 110.0, 120.0)]
+    for with_, without, outcome in ((many, few, Outcome.BETTER), (few, many, Outcome.WORSE)):
+        (each,) = compare(with_, without, better={"ops 1/s": "higher"}).ratios
+        assert (each.outcome, each.better) == (outcome, "higher")
+    assert compare(many, few, better={}).ratios == ()

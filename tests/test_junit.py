@@ -25,6 +25,7 @@ SHOWN = {
     Verdict.FAIL: "failure",
     Verdict.CRASH: "failure",
     Verdict.TIMEOUT: "failure",
+    Verdict.KNOWN: "skipped",
     Verdict.SKIP: "skipped",
     Verdict.NA: "skipped",
     Verdict.INCONCLUSIVE: "error",

@@ -23,6 +23,7 @@ TABLE = {
     Verdict.FAIL: 1,
     Verdict.CRASH: 1,
     Verdict.TIMEOUT: 1,
+    Verdict.KNOWN: None,
     Verdict.SKIP: None,
     Verdict.NA: None,
     Verdict.INCONCLUSIVE: 4,
@@ -96,8 +97,10 @@ def test_worst_never_prefers_green() -> None:
     for verdict, code in TABLE.items():
         if code:
             assert worst([verdict, Verdict.PASS]) is verdict
-        else:
+        elif verdict is not Verdict.KNOWN:
             assert worst([verdict, Verdict.PASS]) is Verdict.PASS
+    # what is known is no red, and no green either
+    assert worst([Verdict.KNOWN, Verdict.PASS]) is Verdict.KNOWN
     for fault in (Verdict.FAIL, Verdict.CRASH, Verdict.TIMEOUT):
         for lesser in (Verdict.ERROR, Verdict.INCONCLUSIVE):
             assert worst([lesser, fault]) is fault

@@ -50,6 +50,7 @@ def _result(name: str, variant: str, verdict: Verdict, metrics: dict[str, float]
                 kind="functional" if metrics is None else "benchmark",
                 cases=(case,),
                 metrics=metrics or {},
+                better={"mean_us_scanned": "lower", "interference": "lower"} if metrics else {},
             ),
         ),
     )

@@ -154,7 +154,7 @@ def test_what_is_asked_of_the_guest(judge: Judge) -> None:
     assert guest.asked == {
         "argv": ["/opt/orchestrate/suites/s/p", "--x"],
         "limit_s": 14.0,
-        "env": {"A": "b"},
+        "env": {"ORCHESTRATE_FACTOR": "2.00", "A": "b"},
         "cwd": "/tmp",
         "options": ["--cpus", "0-1", "--nice", "5"],
     }
@@ -221,7 +221,7 @@ def test_a_splat_outweighs_what_the_program_says(judge: Judge, parser: str) -> N
     assert (case.verdict, case.blame) == (Verdict.CRASH, Blame.KERNEL)
     assert case.reason.startswith("WARNING in vma_start_read")
     assert case.log == "suites/s/p.log"
-    assert result.metrics == {}
+    assert result.numbers == runner.Numbers()
 
 
 def test_running_out_of_memory_is_nobodys_crash(judge: Judge) -> None:

@@ -557,12 +557,16 @@ def test_where_a_program_of_the_users_runs(tmp_path: Path, judge: Judge) -> None
     assert guest.asked == {
         "argv": ["/opt/orchestrate/suites/s/p", "a b"],
         "limit_s": 120.0,
-        "env": {"PATH": "/opt/orchestrate/suites/s:/usr/sbin:/usr/bin:/sbin:/bin", "X": "y"},
+        "env": {
+            "ORCHESTRATE_FACTOR": "2.00",
+            "PATH": "/opt/orchestrate/suites/s:/usr/sbin:/usr/bin:/sbin:/bin",
+            "X": "y",
+        },
         "cwd": "/opt/orchestrate/suites/s",
         "options": [],
     }
     judge(_script(tmp_path, program="env = { PATH = '/bin' }"), guest)
-    assert guest.asked["env"] == {"PATH": "/bin"}
+    assert guest.asked["env"] == {"ORCHESTRATE_FACTOR": "2.00", "PATH": "/bin"}
 
 
 def test_a_skip_where_the_suite_says_that_it_must_run(tmp_path: Path, judge: Judge) -> None:

@@ -11,12 +11,9 @@ import msgspec
 
 from orchestrator.analysis.stats import Ratio, median, ratio_interval
 
-#: Metrics of ``suites.metrics.judge`` that are compared. No maxima: emulated, they are the host's noise.
-COMPARED = ("mean_us_scanned", "p99_us_scanned", "mean_us_alone", "interference")
-
 
 class Outcome(StrEnum):
-    """What the interval of a ratio, without over with, of something that is better small allows to say."""
+    """What the interval of a ratio, without over with, allows to say."""
 
     BETTER = "better with per-VMA locks"
     WORSE = "worse with per-VMA locks"
@@ -34,9 +31,13 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MetricRatio(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric, without per-VMA locks over with them: 2.0 means that they halve it."""
+    """One metric, without per-VMA locks over with them: 2.0 means that they halve it.
+
+    ``better`` is ``lower`` or ``higher``.
+    """
 
     metric: str
+    better: str = "lower"
     ratio: Ratio
     outcome: Outcome
 
@@ -45,7 +46,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Two variants side by side.
 
     ``boots_with`` and ``boots_without`` were used; ``discarded`` says of every other boot why it was not.
-    ``ratios`` are in the order of ``COMPARED``, without those that no boot of a side has. ``notes`` are
+    ``ratios`` are in the order in which they were asked for, without those that no boot of a side has. ``notes`` are
     sentences for the report.
     """
 
@@ -62,14 +63,15 @@ def compare_pair(
     with_: Sequence[Mapping[str, float]],
     without: Sequence[Mapping[str, float]],
     *,
+    better: Mapping[str, str],
     disturbed_with: Sequence[str] = (),
     disturbed_without: Sequence[str] = (),
     confidence: float = 0.90,
 ) -> Comparison:
     """Compare the boots of a kernel with per-VMA locks and of one without.
 
-    :param with_: for each boot the metrics that ``suites.metrics.judge`` gave; empty if it could not be
-        judged. Likewise ``without``.
+    :param with_: for each boot the suite's metrics; empty if it could not be judged. Likewise ``without``.
+    :param better: the metrics to compare, each with what is better: ``lower`` or ``higher``.
     :param disturbed_with: for each boot of ``with_`` the reason why it counts as disturbed, empty if it does
         not (``evidence.host.disturbed``). Nothing at all: none was. Likewise ``disturbed_without``.
     :raises ValueError: reasons for another number of boots than given.
@@ -77,8 +79,8 @@ def compare_pair(
     kept_with, dropped_with = _keep("with", with_, disturbed_with)
     kept_without, dropped_without = _keep("without", without, disturbed_without)
     ratios = tuple(
-        _metric_ratio(metric, above, below, confidence)
-        for metric in COMPARED
+        _metric_ratio(metric, way, above, below, confidence)
+        for metric, way in better.items()
         if (above := _values(kept_without, metric)) and (below := _values(kept_with, metric))
     )
     discarded = dropped_with + dropped_without
@@ -133,15 +135,15 @@ def _spread(values: Sequence[float]) -> Spread | None:
 
 
 def _metric_ratio(
-    metric: str, without: Sequence[float], with_: Sequence[float], confidence: float
+    metric: str, better: str, without: Sequence[float], with_: Sequence[float], confidence: float
 ) -> MetricRatio:
     ratio = ratio_interval(without, with_, confidence)
     if ratio.low is None or ratio.high is None:
         outcome = Outcome.TOO_FEW
     elif ratio.low > 1:
-        outcome = Outcome.BETTER
+        outcome = Outcome.BETTER if better == "lower" else Outcome.WORSE
     elif ratio.high < 1:
-        outcome = Outcome.WORSE
+        outcome = Outcome.WORSE if better == "lower" else Outcome.BETTER
     else:
         outcome = Outcome.NO_DIFFERENCE
-    return MetricRatio(metric=metric, ratio=ratio, outcome=outcome)
+    return MetricRatio(metric=metric, better=better, ratio=ratio, outcome=outcome)

@@ -24,6 +24,10 @@ SAYS = {
 }
 
 
+#: What counts as a failure in a rate: a known one is one too.
+_FAILED = AT_FAULT | {Verdict.KNOWN}
+
+
 class PairFinding(msgspec.Struct, frozen=True, kw_only=True):
     """A case that fails on at least one leg of a pair. ``legs`` is a key of ``SAYS``."""
 
@@ -106,7 +110,7 @@ def rates(cells: Iterable[CellResult]) -> tuple[Rate, ...]:
     counts: dict[tuple[str, str, str, str], list[int]] = defaultdict(lambda: [0, 0])
     cells = list(cells)
     # a program that crashed or hung is a case of its own only then; in good boots its cases stand for it
-    failed = {case.id for cell in cells for case in cell.all_cases() if case.verdict in AT_FAULT}
+    failed = {case.id for cell in cells for case in cell.all_cases() if case.verdict in _FAILED}
     for cell in cells:
         if not cell.boot:
             continue
@@ -117,9 +121,9 @@ def rates(cells: Iterable[CellResult]) -> tuple[Rate, ...]:
         passed = [case.id for case in there if case.verdict is Verdict.PASS]
         above = {up for name in passed for up in _above(name) if up in failed and up not in ids}
         for case in (*there, *(Case(id=up, verdict=Verdict.PASS) for up in sorted(above))):
-            if case.verdict in AT_FAULT or case.verdict is Verdict.PASS:
+            if case.verdict in _FAILED or case.verdict is Verdict.PASS:
                 count = counts[cell.label, cell.arch, cell.variant, case.id]
-                count[0] += case.verdict in AT_FAULT
+                count[0] += case.verdict in _FAILED
                 count[1] += 1
     found = []
     for (label, arch, variant, case_id), (failures, boots) in counts.items():

@@ -19,10 +19,10 @@ Say = Callable[[str], None]
 
 
 class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """tree × arch × variant × user's fragments × toolchain.
+    """tree × arch × variant × flavor × user's fragments × toolchain.
 
     ``base`` is the text of the user's own ``--config`` file, empty for ``tinyconfig``; ``extra`` are the
-    user's fragments, merged last.
+    fragments of the flavors and the user's, merged last.
     """
 
     tree: Tree

@@ -14,7 +14,7 @@ from pathlib import Path
 from orchestrator.arch import Arch
 from orchestrator.errors import InfraError, KernelError, UserError
 from orchestrator.kernel import toolchain
-from orchestrator.process import Supervised, require, tool
+from orchestrator.process import Supervised, require
 from orchestrator.source.model import Tree
 from orchestrator.store import Store, digest_of, file_digest
 from orchestrator.text import one_line
@@ -38,53 +38,43 @@ _LIBC = "Install a static C library: apt-get install libc6-dev (libc6-dev-arm64-
 
 
 def compile_static(
-    name: str, sources: Sequence[Path], cflags: Sequence[str], *, arch: Arch, store: Store
-) -> Path:
-    """One static binary from C sources of our own.
-
-    :raises InfraError: no compiler, no static C library, or our source does not compile.
-    """
-    compiler = toolchain.find("gcc", arch)
-    flags = (*cflags, "-static", "-Wall", "-Wextra")
-    key = digest_of("program", name, [file_digest(s) for s in sources], flags, arch.name, compiler.version)
-
-    def make(fresh: Path) -> None:
-        argv = [compiler.compiler, *flags, "-o", str(fresh / name), *map(str, sources)]
-        tool(argv, timeout_s=_LIMIT_S, remedy=_LIBC)
-
-    return store.entry("programs", key, make) / name
-
-
-def compile_users(
     name: str,
     sources: Sequence[str],
     cflags: Sequence[str],
     *,
     folder: Path,
-    what: str,
     arch: Arch,
     store: Store,
+    whose: str = "",
 ) -> Path:
-    """One static binary from C sources of the user's, made again when one of their headers changes.
+    """One static binary from C sources, made again when one of them or of their headers changes.
 
-    :param sources: relative to ``folder``, which is the compiler's working directory.
+    :param sources: relative to ``folder``, which is the compiler's working directory, or absolute.
     :param cflags: ``-l…`` among them comes after the sources, where a static link needs it.
-    :param what: whose program it is, for the message.
-    :raises UserError: it does not compile; the message has the compiler's first error.
-    :raises InfraError: no compiler, no static C library, or a compiler that fails by itself.
+    :param whose: for a program of the user's what it is, for the message; empty for one of ours.
+    :raises UserError: the user's does not compile; the message has the compiler's first error.
+    :raises InfraError: no compiler, no static C library, a compiler that fails by itself, or a source of
+        ours does not compile.
     """
+    what = whose or f"orchestrate's own program {name!r}"
     compiler = toolchain.find("gcc", arch)
     flags = (*(f for f in cflags if not f.startswith("-l")), "-static", "-Wall", "-Wextra")
     libraries = [f for f in cflags if f.startswith("-l")]
     argv = [compiler.compiler, *flags]
-    rules = _gcc([*argv, "-MM", "-MT", "x", *sources], folder, what, arch)
-    parts = {word: file_digest(folder / word) for word in _prerequisites(rules)}
-    key = digest_of("user's program", name, sources, parts, flags, libraries, arch.name, compiler.version)
 
     def make(fresh: Path) -> None:
         _gcc([*argv, "-o", str(fresh / name), *sources, *libraries], folder, what, arch)
 
-    return store.entry("programs", key, make) / name
+    try:
+        rules = _gcc([*argv, "-MM", "-MT", "x", *sources], folder, what, arch)
+        parts = sorted(file_digest(folder / word) for word in _prerequisites(rules))
+        plain = [os.path.relpath(folder / source, folder) for source in sources]
+        key = digest_of("program", name, plain, parts, flags, libraries, arch.name, compiler.version)
+        return store.entry("programs", key, make) / name
+    except UserError as error:
+        if whose:
+            raise
+        raise InfraError(error.message, remedy=error.remedy) from None
 
 
 def _gcc(argv: Sequence[str], folder: Path, what: str, arch: Arch) -> str:

@@ -20,11 +20,12 @@ from orchestrator.outcome import RunResult, SuiteComparison, rate_text
 from orchestrator.plan import Plan
 from orchestrator.results.model import Case, CellResult, Verdict, worst
 from orchestrator.suites.catalog import COMMAND
+from orchestrator.suites.known import UNSEEN
 
 _T = TypeVar("_T")
 
 _BAD = (Verdict.CRASH, Verdict.FAIL, Verdict.TIMEOUT, Verdict.ERROR, Verdict.INCONCLUSIVE)
-_STYLE = {Verdict.PASS: "green", Verdict.SKIP: "yellow", Verdict.NA: "dim"}
+_STYLE = {Verdict.PASS: "green", Verdict.SKIP: "yellow", Verdict.NA: "dim", Verdict.KNOWN: "yellow"}
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -49,6 +50,7 @@ def closing(out: Console, result: RunResult, folder: Path) -> None:
             out.print(Text(f"    {folder / case.log}", style="dim"), soft_wrap=True)
     if len(bad) > 10:
         out.print(f"... and {len(bad) - 10} more")
+    _known(out, result)
     for pair in result.pairs[:10]:
         out.print(f"{pair.label} {pair.arch}: {pair.case} {pair.says}", soft_wrap=True)
     for cell in result.cells:
@@ -74,6 +76,22 @@ def _command() -> str:
     """How the user calls this program where he is."""
     here = Path(sys.executable).with_name("orchestrate")
     return "orchestrate" if shutil.which("orchestrate") else shlex.quote(str(here))
+
+
+def _known(out: Console, result: RunResult) -> None:
+    """What failed as foretold, and what was foretold and did not happen; cells of one word together."""
+    told = [
+        (case, cell.cell)
+        for cell in result.cells
+        for case in cell.all_cases()
+        if case.verdict is Verdict.KNOWN or (case.verdict is Verdict.PASS and case.reason.startswith(UNSEEN))
+    ]
+    for same in _grouped(told, lambda each: (each[0].id, each[0].verdict)):
+        case, cells = same[0][0], list(dict.fromkeys(cell for _, cell in same))
+        word = "KNOWN  " if case.verdict is Verdict.KNOWN else "look at  "
+        more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+        line = Text(word, style="yellow") + Text(f"{cells[0]}{more}: {case.id}: {case.reason}", style="")
+        out.print(line, soft_wrap=True)
 
 
 def _outputs(out: Console, result: RunResult, folder: Path) -> None:
@@ -133,7 +151,7 @@ def _count(number: int, what: str) -> str:
 def _columns(*names: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in names:
-        numeric = name in ("boots", "pass", "bad", "skip")
+        numeric = name in ("boots", "pass", "bad", "known", "skip")
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     return table
 
@@ -148,7 +166,10 @@ def _grouped(items: Iterable[_T], key: Callable[[_T], object]) -> list[list[_T]]
 
 def _table(cells: Iterable[CellResult]) -> Table:
     """One row for a suite of a kernel, over all boots of it; a cell that went wrong itself has its own."""
-    table = _columns("kernel", "arch", "variant", "suite", "boots", "pass", "bad", "skip", "verdict")
+    cells = list(cells)
+    verdicts = {case.verdict for cell in cells for case in cell.all_cases()}
+    known = ("known",) if Verdict.KNOWN in verdicts else ()
+    table = _columns("kernel", "arch", "variant", "suite", "boots", "pass", "bad", *known, "skip", "verdict")
     for same in _grouped(cells, lambda c: (c.label, c.arch, c.variant)):
         kernel = (same[0].label, same[0].arch, same[0].variant)
         own = [case for cell in same for case in cell.cases if case.verdict in _BAD]
@@ -176,6 +197,7 @@ def _row(table: Table, kernel: tuple[str, str, str], suite: str, boots: str, cas
         boots,
         str(counts[Verdict.PASS]),
         str(sum(counts[v] for v in _BAD)),
+        *([str(counts[Verdict.KNOWN])] if any(c.header == "known" for c in table.columns) else []),
         str(counts[Verdict.SKIP] + counts[Verdict.NA]),
         Text(verdict.value, style=_STYLE.get(verdict, "red")),
     )
@@ -209,13 +231,15 @@ def _comparison(out: Console, each: SuiteComparison, result: RunResult) -> None:
         f"{compared.boots_without} + {compared.boots_with} boots",
         soft_wrap=True,
     )
+    width = max((len(metric.metric) for metric in compared.ratios), default=0)
     for metric in compared.ratios:
         ratio = metric.ratio
         interval = ""
         if ratio.low is not None and ratio.high is not None:
             interval = f"  [{ratio.low:.2f} .. {ratio.high:.2f}]"
         out.print(
-            f"  {metric.metric:<16} {ratio.estimate:8.2f} x{interval}  {metric.outcome.value}", soft_wrap=True
+            f"  {metric.metric:<{width}} {ratio.estimate:8.2f} x{interval}  {metric.outcome.value}",
+            soft_wrap=True,
         )
     for name, spread in (("with", compared.interference_with), ("without", compared.interference_without)):
         if spread:

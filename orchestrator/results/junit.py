@@ -28,7 +28,7 @@ DETAIL_LIMIT = 16 * 1024
 
 _FAILURES = (Verdict.FAIL, Verdict.CRASH, Verdict.TIMEOUT)
 _ERRORS = (Verdict.INCONCLUSIVE, Verdict.ERROR)
-_SKIPS = (Verdict.SKIP, Verdict.NA)
+_SKIPS = (Verdict.SKIP, Verdict.NA, Verdict.KNOWN)
 
 _ATTRIBUTES = {
     "testsuites": {"name", "time", "tests", "failures", "errors"},
@@ -187,7 +187,8 @@ def _case(suite: str, case: Case) -> TestCase:
     elif case.verdict in _ERRORS:
         result.add_error_info(message, detail, case.verdict.value)
     elif case.verdict in _SKIPS:
-        result.add_skipped_info(message if case.verdict is Verdict.SKIP else f"n/a: {message}", detail)
+        word = {Verdict.NA: "n/a: ", Verdict.KNOWN: "known failure: "}.get(case.verdict, "")
+        result.add_skipped_info(f"{word}{message}", detail)
     return result
 
 

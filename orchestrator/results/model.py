@@ -18,6 +18,7 @@ class Verdict(StrEnum):
     FAIL = "FAIL"
     CRASH = "CRASH"
     TIMEOUT = "TIMEOUT"
+    KNOWN = "KNOWN"
     SKIP = "SKIP"
     NA = "NA"
     INCONCLUSIVE = "INCONCLUSIVE"
@@ -40,6 +41,7 @@ GRAVITY: tuple[Verdict, ...] = (
     Verdict.TIMEOUT,
     Verdict.ERROR,
     Verdict.INCONCLUSIVE,
+    Verdict.KNOWN,
     Verdict.PASS,
     Verdict.SKIP,
     Verdict.NA,
@@ -76,12 +78,17 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SuiteResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one suite gave in one cell. ``metrics`` are numbers by name, the unit in the name."""
+    """What one suite gave in one cell.
+
+    ``metrics`` are numbers by name, the unit in the name; ``better`` says of those to compare which way is
+    better: ``lower`` or ``higher``.
+    """
 
     suite: str
     kind: str = "functional"
     cases: tuple[Case, ...] = ()
     metrics: dict[str, float] = {}
+    better: dict[str, str] = {}
     unknown_programs: tuple[str, ...] = ()
     duration_s: float = 0.0
 

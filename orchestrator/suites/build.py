@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator import elf
+from orchestrator import data, elf
 from orchestrator.arch import Arch
 from orchestrator.errors import KernelError, UserError
 from orchestrator.kernel import programs
@@ -118,21 +118,10 @@ def _programs(
         if suite.all_programs:
             return found
         return {p.name: found[p.name] for p in suite.program if p.name in found}
-    if suite.user:
-        return {p.name: _of_the_users(suite, p, arch, store) for p in suite.program}
-    return {
-        p.name: programs.compile_static(
-            p.name,
-            [suite.folder / source for source in suite.sources_of(p)],
-            p.cflags or suite.build.cflags,
-            arch=arch,
-            store=store,
-        )
-        for p in suite.program
-    }
+    return {p.name: _of_the_folder(suite, p, arch, store) for p in suite.program}
 
 
-def _of_the_users(suite: Suite, program: Program, arch: Arch, store: Store) -> Path:
+def _of_the_folder(suite: Suite, program: Program, arch: Arch, store: Store) -> Path:
     what = f"program {program.name!r} of suite {suite.name!r} ({suite.folder})"
     if program.script:
         path = folder.inside(suite.folder, program.script, what=what)
@@ -142,8 +131,19 @@ def _of_the_users(suite: Suite, program: Program, arch: Arch, store: Store) -> P
     for source in sources:
         folder.inside(suite.folder, source, what=what)
     flags = program.cflags or suite.build.cflags
-    return programs.compile_users(
-        program.name, sources, flags, folder=suite.folder, what=what, arch=arch, store=store
+    if suite.build.library:
+        library = data.library()
+        sources = (*sources, *(str(path) for path in sorted(library.glob("*.c"))))
+        # of the library a program takes what it calls
+        flags = (*flags, f"-I{library}", "-pthread", "-ffunction-sections", "-Wl,--gc-sections")
+    return programs.compile_static(
+        program.name,
+        sources,
+        flags,
+        folder=suite.folder,
+        arch=arch,
+        store=store,
+        whose=what if suite.user else "",
     )
 
 

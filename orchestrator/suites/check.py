@@ -33,10 +33,10 @@ def check(suite: Suite, taken: Collection[str]) -> None:
         raise UserError(f"{place}: orchestrate has a suite {suite.name!r} of its own", remedy="Rename yours.")
     if twice := next((name for name in programs if programs.count(name) > 1), ""):
         raise UserError(f"{place}: two programs are called {twice!r}", remedy="Rename one.")
-    if suite.kind == "benchmark" and all(p.parser != "map-latency" for p in suite.program):
+    if suite.kind == "benchmark" and all(p.parser not in ("benchmark", "map-latency") for p in suite.program):
         raise UserError(
             f"{place}: a benchmark whose programs report no numbers",
-            remedy='Set parser = "map-latency" for one that prints them, or kind = "functional".',
+            remedy='Set parser = "benchmark" for one that prints them, or kind = "functional".',
         )
     if suite.origin == "tree":
         _check_of_tree(suite, place)

@@ -41,7 +41,7 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cflags: tuple[_Word, ...] = ()
     argv: tuple[_Word, ...] = ()
     env: Annotated[dict[_Variable, _Word], Meta(max_length=128)] = {}
-    parser: Literal["exit", "ktap", "map-latency"] = "exit"
+    parser: Literal["exit", "ktap", "benchmark", "map-latency"] = "exit"
     timeout_s: _Seconds = 0.0
     cpus: _Cpus = ""
     nice: Annotated[int, Meta(ge=-20, le=19)] = 0
@@ -53,7 +53,8 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a program must report on kernels from ``since`` up to but without ``until``.
 
     ``arch`` empty means all; ``outcome`` "skip" that the test itself refuses there, for ``reason``, "any"
-    that it may pass or skip.
+    that it may pass or skip. ``skips`` are patterns of the cases that may skip where others must not,
+    below the program's name: ``query/*``.
     """
 
     program: str
@@ -63,13 +64,15 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outcome: Literal["pass", "skip", "any"] = "pass"
     reason: str = ""
     cases: _Count = 1
+    skips: tuple[str, ...] = ()
 
 
 class Build(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a suite's C programs are compiled: one static binary each."""
+    """How a suite's C programs are compiled: one static binary each; ``library``: with selftests/lib."""
 
     sources: tuple[str, ...] = ()
     cflags: tuple[_Word, ...] = ("-O2",)
+    library: bool = False
 
 
 class Descriptor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

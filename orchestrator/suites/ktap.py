@@ -31,6 +31,9 @@ _ENDED = re.compile(r".*: Test (?:terminated|failed|exited|ended)\b.*")
 _TERMINATED_BY_TIMEOUT = re.compile(r".*: Test terminated by timeout")
 _MISSING_PROGRAM = re.compile(r"Warning: file \S+ is (?:missing|not executable)")
 
+#: KTAP has no word for "nothing was shown"; with this one a program of ours, or anybody's, says it.
+_INCONCLUSIVE = "inconclusive:"
+
 #: What became of a test that reports an exit status of its own accord in place of a reason.
 _SIGNALS = {132: "SIGILL", 134: "SIGABRT", 135: "SIGBUS", 136: "SIGFPE", 137: "SIGKILL", 139: "SIGSEGV"}
 
@@ -103,6 +106,9 @@ def _case(case: KtapCase, case_id: str) -> Case:
 
 def _judge(case: KtapCase) -> tuple[Verdict, Blame, str]:
     match case.directive:
+        case "SKIP" if case.reason.lower().startswith(_INCONCLUSIVE):
+            reason = case.reason[len(_INCONCLUSIVE) :].strip()
+            return Verdict.INCONCLUSIVE, Blame.INFRA, reason or "it says no more than that"
         case "SKIP":
             return Verdict.SKIP, Blame.NONE, case.reason or _skip_line(case) or "skipped without a reason"
         case "XFAIL":

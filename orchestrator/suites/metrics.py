@@ -171,6 +171,10 @@ def judge(sample: Sample, case_id: str = "map-latency/map-latency") -> tuple[Cas
     return Case(id=case_id, verdict=Verdict.PASS, duration_s=duration_s), _metrics(sample)
 
 
+#: Metrics that are compared, and which way is better. No maxima: emulated, they are the host's noise.
+BETTER = dict.fromkeys(("mean_us_scanned", "p99_us_scanned", "mean_us_alone", "interference"), "lower")
+
+
 def pool(samples: Iterable[Sample], phase: PhaseName) -> Histogram:
     """One phase's histograms of several boots added up: for a plot. Boots remain the unit of replication."""
     counts: Counter[int] = Counter()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +15,7 @@ import msgspec
 from orchestrator.errors import Inconclusive
 from orchestrator.results.model import Blame, Case, Verdict
 from orchestrator.suites import build as suite_build
-from orchestrator.suites import ktap, metrics
+from orchestrator.suites import benchmark, ktap, metrics
 from orchestrator.suites.catalog import Expectation, Program, Suite
 from orchestrator.text import clean
 from orchestrator.vm.machine import Guest
@@ -46,32 +47,47 @@ class Watch(Protocol):
         ...
 
 
+class Numbers(msgspec.Struct, frozen=True):
+    """A benchmark's ``metrics`` by name, and of those to compare which way is ``better``."""
+
+    metrics: dict[str, float] = {}
+    better: dict[str, str] = {}
+
+    def and_those(self, other: Numbers) -> Numbers:
+        """Both together."""
+        return Numbers(self.metrics | other.metrics, self.better | other.better)
+
+
 class ProgramResult(msgspec.Struct, frozen=True, kw_only=True):
     """The cases of one program. ``lost`` means that the guest cannot be used any more."""
 
     cases: tuple[Case, ...]
-    metrics: dict[str, float] = {}
+    numbers: Numbers = Numbers()
     lost: bool = False
 
 
-def run(guest: Guest, suite: Suite, name: str, *, folder: Path, root: Path, watch: Watch) -> ProgramResult:
+def run(
+    guest: Guest, suite: Suite, name: str, *, folder: Path, root: Path, watch: Watch, slower: float = 1.0
+) -> ProgramResult:
     """Run one program of a suite with its own deadline and judge it.
 
     :param folder: takes the program's output; ``root`` is what logs are named relative to.
+    :param slower: by how much the kernel's flavor slows programs down, besides the guest's own slowness.
     """
     program = suite.known(name)
     case_id = f"{suite.name}/{name}"
     options = (["--cpus", program.cpus] if program.cpus else []) + (
         ["--nice", str(program.nice)] if program.nice else []
     )
-    limit_s = suite.limit_s(program) * guest.factor
+    factor = guest.factor * slower
+    limit_s = suite.limit_s(program) * factor
     watch.take()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         ran = guest.run(
             _argv(suite, program),
             limit_s=limit_s,
-            env=suite_build.environment(suite, program),
+            env={"ORCHESTRATE_FACTOR": f"{factor:.2f}"} | suite_build.environment(suite, program),
             cwd=suite_build.working_folder(suite),
             options=options,
         )
@@ -93,8 +109,8 @@ def run(guest: Guest, suite: Suite, name: str, *, folder: Path, root: Path, watc
         # whatever the program printed, its own verdict is the console's
         cases = [c for c in cases if c.id != case_id]
         cases.append(msgspec.structs.replace(crash, log=str(log.relative_to(root))))
-        numbers = {}
-    return ProgramResult(cases=tuple(cases), metrics=numbers)
+        numbers = Numbers()
+    return ProgramResult(cases=tuple(cases), numbers=numbers)
 
 
 def _argv(suite: Suite, program: Program) -> list[str]:
@@ -158,30 +174,37 @@ def _lost_case(case_id: str, guest: Guest, watch: Watch, error: Lost, limit_s: f
 
 def _judge(
     suite: Suite, program: Program, case_id: str, ran: Ran, limit_s: float
-) -> tuple[list[Case], dict[str, float]]:
+) -> tuple[list[Case], Numbers]:
     facts = ran.facts
     said = clean(ran.stderr, limit=_DETAIL_LIMIT)
     if facts.exec_error:
         reason = f"it could not be started: {facts.exec_error}{_interpreter(suite, program)}"
-        return [_error(case_id, reason)], {}
+        return [_error(case_id, reason)], Numbers()
     if unmet := _placement(program, ran):
-        return [Case(id=case_id, verdict=Verdict.INCONCLUSIVE, blame=Blame.INFRA, reason=unmet)], {}
+        return [Case(id=case_id, verdict=Verdict.INCONCLUSIVE, blame=Blame.INFRA, reason=unmet)], Numbers()
     if program.parser == "ktap":
-        return _judge_ktap(case_id, ran, limit_s), {}
+        return _judge_ktap(case_id, ran, limit_s), Numbers()
     if facts.timeout:
-        return [_timeout(case_id, ran, limit_s)], {}
-    if program.parser == "map-latency" and facts.exit == 0:
+        return [_timeout(case_id, ran, limit_s)], Numbers()
+    if program.parser in ("map-latency", "benchmark") and facts.exit == 0:
         try:
-            case, numbers = metrics.judge(metrics.parse_map_latency(ran.stdout), case_id)
+            return _measured(program, case_id, ran)
         except Inconclusive as error:
-            return [_inconclusive(case_id, error.message)], {}
-        return [case], numbers
+            return [_inconclusive(case_id, error.message)], Numbers()
     if suite.user and facts.exit in _NOT_RUN and (program.script or suite.commands):
         # a word that the guest's shell does not know says nothing about the kernel
         reason = f"it, or a program that it needs, could not be run (exit status {facts.exit})"
         last = _last_line(said)
-        return [_error(case_id, f"{reason}{': ' + last if last else ''}")], {}
-    return [_by_exit(case_id, ran, said, xfail=not suite.user)], {}
+        return [_error(case_id, f"{reason}{': ' + last if last else ''}")], Numbers()
+    return [_by_exit(case_id, ran, said, xfail=not suite.user)], Numbers()
+
+
+def _measured(program: Program, case_id: str, ran: Ran) -> tuple[list[Case], Numbers]:
+    if program.parser == "benchmark":
+        case, numbers, better = benchmark.judge(benchmark.parse(ran.stdout, program.name), case_id)
+        return [case], Numbers(numbers, better)
+    case, numbers = metrics.judge(metrics.parse_map_latency(ran.stdout), case_id)
+    return [case], Numbers(numbers, metrics.BETTER if numbers else {})
 
 
 def _interpreter(suite: Suite, program: Program) -> str:
@@ -295,7 +318,13 @@ def complete(
         if wanted is not None:
             skipped = [c for c in reported if c.verdict is Verdict.SKIP]
             if wanted.outcome == "pass" and skipped:
-                reported = [_must_run(c) if c.verdict is Verdict.SKIP else c for c in reported]
+                may = tuple(f"{case_id}/{pattern}" for pattern in wanted.skips)
+                reported = [
+                    _must_run(c)
+                    if c.verdict is Verdict.SKIP and not any(fnmatchcase(c.id, p) for p in may)
+                    else c
+                    for c in reported
+                ]
             elif wanted.outcome == "skip":
                 reported = [_with_reason(c, wanted.reason) for c in reported]
             own = [c for c in reported if c.id != f"{case_id}/plan"]

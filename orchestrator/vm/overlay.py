@@ -130,7 +130,7 @@ def build_runner(arch: Arch, store: Store) -> Path:
 
     :raises InfraError: no compiler, or no static C library for it.
     """
-    return compile_static("orc-exec", [data.guest() / "orc-exec.c"], _CFLAGS, arch=arch, store=store)
+    return compile_static("orc-exec", ["orc-exec.c"], _CFLAGS, folder=data.guest(), arch=arch, store=store)
 
 
 def write_atomically(dest: Path, content: bytes, *, mode: int) -> None:

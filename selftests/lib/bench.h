@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the benchmarks of orchestrate share: options, workers that are pinned and counted, and one JSON
+ * document of parameters, metrics, histograms and proofs. README.md of fault-scaling shows one.
+ *
+ * A benchmark judges nothing. It says what it measured, and by proofs whether it measured at all: that
+ * every worker did run, where it should, until the end. One false proof makes the boot inconclusive.
+ * Exit status: 0 the document is complete, 1 a call failed, 2 usage, 4 cannot run here.
+ */
+#ifndef BENCH_H
+#define BENCH_H
+
+#include "kt.h"
+
+#include "hist.h"
+#include <sys/types.h>
+
+#define BENCH_MAX_WORKERS 256
+/* Nobody's counter may share a cache line with another's. */
+#define BENCH_LINE __attribute__((aligned(128)))
+
+struct bench_option {
+	const char *name, *help;
+	double value;		/* the default; then what was asked for */
+	double least, most;
+	bool whole;		/* a fraction is wrong usage */
+};
+
+/* Options, CPUs, the clock's step. The options are parameters of the document too. */
+void bench_start(int argc, char **argv, const char *name, const char *about, struct bench_option *options,
+		 size_t nr);
+_Noreturn void bench_cannot(const char *format, ...) __attribute__((format(printf, 1, 2)));	/* exit 4 */
+_Noreturn void bench_die(const char *format, ...) __attribute__((format(printf, 1, 2)));	/* exit 1 */
+
+void bench_parameter(const char *name, double value);
+/* unit: ns, us, 1/s or ratio. What is not a finite number becomes a false proof. */
+void bench_metric(const char *name, double value, const char *unit, const char *better, bool compare);
+/* Of nanoseconds; it is printed at the end and must live until then. */
+void bench_histogram(const char *name, const struct hist *hist);
+void bench_proof(const char *name, bool ok, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* That the clock's steps are a fifth at most of what was timed. */
+void bench_prove_clock(const char *what, double ns);
+/* Print the document; the exit status. */
+int bench_finish(void);
+
+uint64_t bench_clock_step_ns(void);
+int bench_cpus(void);			/* that this program may run on */
+int bench_cpu(int slot);		/* the CPU number of the slot-th of them, counted round */
+int bench_pin(int slot);		/* this thread; 0, or an errno */
+
+/*
+ * A worker is a thread that is made for each run, or a process that was there before (pid) and counts in
+ * shared memory. done points to what it counts; it is read while the worker goes on.
+ */
+struct bench_worker {
+	const char *role;
+	void (*run)(struct bench_worker *self);	/* a thread's: works until bench_stopped() */
+	pid_t pid;
+	int slot;				/* of bench_cpu() */
+	void *arg;
+	_Atomic uint64_t *done;
+	_Atomic uint64_t count BENCH_LINE;	/* where done points unless it is set */
+	/* told by bench_run(), added up over the rounds of a phase */
+	uint64_t in_window, least_half;
+	bool placed, alive;
+	int cpu_found;				/* -1: more than one, or unknown */
+};
+
+struct bench_phase {
+	const char *name;
+	struct bench_worker *workers;
+	unsigned int nr, rounds;
+	double seconds;				/* of all rounds */
+};
+
+static inline void bench_done(struct bench_worker *self, uint64_t more)
+{
+	atomic_store_explicit(&self->count, atomic_load_explicit(&self->count, memory_order_relaxed) + more,
+			      memory_order_relaxed);
+}
+
+bool bench_stopped(void);
+/* One round: all workers at once, counted for so many seconds after a tenth of that to warm up. */
+void bench_run(struct bench_phase *phase, double seconds);
+/* Proofs that every worker of a phase worked until the end of every round, on its CPU. */
+void bench_prove_phase(const struct bench_phase *phase);
+double bench_rate(const struct bench_phase *phase, const char *role);	/* 1/s, of all of one role */
+
+/*
+ * For what is to scale: phases of 1, 2, 4 ... threads, each without a writer, and with one where there is a
+ * CPU left for it alone: sharing a CPU's time would be measured instead of sharing a lock.
+ */
+#define BENCH_MAX_STEPS 20
+
+struct bench_step {
+	unsigned int threads;
+	bool writer;
+	char name[40];			/* "2t", "1t_writer" */
+	struct bench_phase phase;
+	struct bench_worker *workers;
+	struct hist took;		/* for the caller */
+};
+
+/* Threads like the given one, with arg + number * arg_size as their arg; most: 0 for one on each CPU. */
+unsigned int bench_make_steps(struct bench_step *steps, unsigned int most, const struct bench_worker *thread,
+			      size_t arg_size, const struct bench_worker *writer);
+/* The most threads that a step has. */
+unsigned int bench_most_threads(const struct bench_step *steps, unsigned int nr);
+/*
+ * The proofs of a step and its metrics: WHAT_per_s_2t, scaling_2t (over one thread's rate), and
+ * WHAT_per_s_1t_writer, writes_per_s_1t_writer, kept_1t_writer (over the rate without writer).
+ */
+void bench_report_step(const struct bench_step *steps, unsigned int nr, const struct bench_step *step,
+		       const char *what);
+
+#endif
