@@ -53,7 +53,10 @@ def cli() -> None:
     "--junit", metavar="FILE", shell_complete=completion.files, help="Write the JUnit file here too."
 )
 @click.option(
-    "--resume", metavar="ID", help="Go on with a run that was interrupted or killed (or `last`); with --out."
+    "--resume",
+    metavar="ID",
+    shell_complete=completion.runs,
+    help="Go on with a run that was interrupted or killed (or `last`); with --out.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the plan and what it would cost, and end.")
 @click.option(
@@ -207,10 +210,12 @@ def doctor(arches: tuple[str, ...], network: bool) -> None:
 
 
 @cli.command(name="completion")
-@click.argument("shell", type=click.Choice(completion.SHELLS))
-def completion_(shell: str) -> None:
-    """Print what makes bash, zsh or fish complete `orchestrate`."""
-    click.echo(completion.script(shell, cli), nl=False)
+@click.argument("shell", required=False, type=click.Choice(completion.SHELLS))
+def completion_(shell: str | None) -> None:
+    """Print what makes bash, zsh or fish complete `orchestrate`.
+
+    Without a name it is for the shell in $SHELL."""
+    click.echo(completion.script(shell or completion.users_shell(), cli), nl=False)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from typing import Any
 import click
 
 from orchestrator.errors import UserError
+from orchestrator.options import Memory
 
 NAME = "orchestrate.toml"
 VARIABLE = "ORCHESTRATE_CONFIG"
@@ -229,6 +230,9 @@ def _kind(option: click.Option, value: Any) -> tuple[tuple[str, str], bool]:
     boolean = isinstance(value, bool)
     if option.is_flag and option.is_bool_flag:
         return ("true or false", "true or false"), boolean
+    if isinstance(option.type, Memory):
+        amount = isinstance(value, (int, str)) and not boolean
+        return ("an integer or a string", "integers or strings"), amount
     if option.count or isinstance(option.type, click.types.IntParamType):
         return ("an integer", "integers"), isinstance(value, int) and not boolean
     if isinstance(option.type, click.types.FloatParamType):

@@ -146,11 +146,9 @@ GUEST = (
     ),
     click.option(
         "--mem",
-        default=512,
-        show_default=True,
         metavar="SIZE",
         type=Memory(),
-        help="Guest memory in MiB, or with a unit: 512M, 2GiB.",
+        help="Guest memory in MiB, or with a unit: 512M, 2GiB. Default: 512, or what the flavor needs.",
     ),
     click.option("--cmdline", default="", metavar="WORDS", help="Further kernel parameters."),
     click.option(
@@ -272,7 +270,8 @@ def choices(given: dict[str, Any], *, tests: bool = False) -> Choices:
         vsyscall=given.get("vsyscall", ""),
         boots=given.get("boots") or 0,
         smp=given.get("smp", 2),
-        mem_mib=given.get("mem", 512),
+        # a flavor that needs more has it, a user who says how much has that
+        mem_mib=given.get("mem") or max(512, flavor.mem_mib(flavors)),
         cmdline=tuple(given.get("cmdline", "").split()),
         accel=given.get("accel", "auto"),
         toolchain=given["toolchain"],

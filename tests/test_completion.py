@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -13,9 +14,13 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from orchestrator import arch, completion, data
 from orchestrator import cli as tool
+from orchestrator.errors import InfraError, UserError
+from orchestrator.kernel import toolchain
+from orchestrator.run import LAST, RunDirectory
 
 #: A tool with one option of each sort, called as ours is.
 PROGRAM = """\
@@ -31,7 +36,10 @@ PROGRAM = """\
     @click.option("--suite", "suites", multiple=True, shell_complete=completion.suites)
     @click.option("--source", shell_complete=completion.sources)
     @click.option("--config", shell_complete=completion.files)
-    @click.option("--out", shell_complete=completion.folders)
+    @click.option("--out", default="runs", shell_complete=completion.folders)
+    @click.option("--resume", shell_complete=completion.runs)
+    @click.option("--toolchain", default="gcc", shell_complete=completion.toolchains)
+    @click.option("--vsyscall", default="", shell_complete=completion.vsyscall)
     @click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]))
     def run(**given): ...
 
@@ -73,6 +81,12 @@ def bash(tmp_path: Path) -> Bash:
     program.parent.mkdir()
     program.write_text(f"#!{sys.executable}\n" + textwrap.dedent(PROGRAM))
     program.chmod(0o755)
+    for name in ("gcc-901", "x86_64-linux-gnu-gcc-902", "gcc-ar-903"):
+        (program.parent / name).symlink_to(program)
+    for run in ("runs/20260101-000000-ab12", "runs/20260102-000000-cd34", "other/20250101-000000-ef56"):
+        (tmp_path / run).mkdir(parents=True)
+        (tmp_path / run / "plan.json").touch()
+    (tmp_path / "runs" / "20260103-000000-no-plan").mkdir()
     return Bash(tmp_path, str(program.parent))
 
 
@@ -97,6 +111,16 @@ def bash(tmp_path: Path) -> Bash:
         (["run", "--config", "x"], ["compopt", "-o", "default"]),
         (["run", "--source", ""], ["compopt", "-o", "default"]),
         (["run", "--suite", "zz"], []),
+        (["run", "--vsyscall", ""], ["all", "xonly", "emulate", "none"]),
+        (["run", "--vsyscall", "=", "e"], ["emulate"]),
+        (["run", "--toolchain", "l"], ["llvm"]),
+        (["run", "--toolchain", "gcc-90"], ["gcc-902", "gcc-901"]),
+        (["run", "--resume", ""], ["last", "20260102-000000-cd34", "20260101-000000-ab12"]),
+        (["run", "--resume", "202601010"], []),
+        (["run", "--resume", "20260101"], ["20260101-000000-ab12"]),
+        (["run", "--out", "nothing", "--resume", ""], []),
+        (["run", "--out", "~/other", "--resume", ""], ["last", "20250101-000000-ef56"]),
+        (["run", "--resume", "runs/"], ["compopt", "-o", "dirnames"]),
     ],
     ids=" ".join,
 )
@@ -127,6 +151,12 @@ def test_the_tool_itself_in_bash(tmp_path: Path) -> None:
     assert bash.complete("run", "--suite", "ma") == ["map-latency", "maps"]
     assert set(bash.complete("run", "--arch", "")) == {*arch.names(), "all"}
     assert set(bash.complete("")) == set(tool.cli.commands)
+    assert bash.complete("run", "--vsyscall", "e") == ["emulate"]
+    assert bash.complete("build", "--toolchain", "l")[0] == "llvm"
+    run = tmp_path / "runs" / "20260101-000000-ab12"
+    run.mkdir(parents=True)
+    (run / "plan.json").touch()
+    assert bash.complete("run", "--resume", "") == ["last", run.name]
 
 
 def _completes(option: click.Option) -> bool:
@@ -162,6 +192,67 @@ def test_all_there_is_is_proposed() -> None:
     assert set(proposed(completion.variants, "")) == set(data.variants())
     assert set(proposed(completion.arches, "")) == {*arch.names(), "all"}
     assert proposed(completion.variants, "", xs=("mmap-lock",)) == ["per-vma-lock"]
+
+
+def test_modes_and_toolchains_are_those_of_the_tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert set(proposed(completion.vsyscall, "")) == {"all", *arch.load("x86_64").vsyscall_modes}
+    for name in ("clang-19", "clang-format-19", "aarch64-linux-gnu-gcc-14", "gcc-14", "not-gcc-x", "gcc-12"):
+        (tmp_path / name).touch()
+    monkeypatch.setenv("PATH", f"{tmp_path}:/nowhere::{tmp_path / 'gcc-12'}")
+    found = proposed(completion.toolchains, "")
+    assert found == ["gcc", "gcc-14", "gcc-12", "llvm", "llvm-19"]
+    for name in found:
+        with contextlib.suppress(InfraError):  # it is a name, installed or not
+            toolchain.find(name, arch.host())
+
+
+def test_a_default_is_proposed_too() -> None:
+    context = click.Context(click.Command("run"))
+    context.params["toolchain"] = "gcc"
+    option = click.Option(["--toolchain"], default="gcc")
+    assert "gcc" in [item.value for item in completion.toolchains(context, option, "")]
+
+
+def test_runs_are_proposed_as_resume_takes_them(tmp_path: Path) -> None:
+    assert proposed(completion.runs, "", out=str(tmp_path)) == []
+    for name in ("20260101-000000-ab12", "20260102-000000-cd34", "a b", "x$(y)", "new\nline"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "plan.json").touch()
+    found = proposed(completion.runs, "", out=str(tmp_path))
+    assert found == ["last", "20260102-000000-cd34", "20260101-000000-ab12"], (
+        "no name that a shell would read"
+    )
+    taken = [RunDirectory.existing(tmp_path, name).id for name in found[1:]]
+    assert taken == found[1:]
+    assert found[0] == LAST
+
+
+@pytest.mark.parametrize("path", ["/usr/bin/fish", "/bin/zsh", "bash"])
+def test_the_users_shell(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setenv("SHELL", path)
+    assert completion.users_shell() == path.rpartition("/")[2]
+
+
+def test_completion_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELL", "/usr/bin/fish")
+    said = CliRunner().invoke(tool.cli, ["completion"])
+    assert (said.exit_code, said.output) == (0, completion.script("fish", tool.cli))
+    said = CliRunner().invoke(tool.cli, ["completion", "zsh"])
+    assert (said.exit_code, said.output) == (0, completion.script("zsh", tool.cli))
+    monkeypatch.setenv("SHELL", "/bin/sh")
+    assert isinstance(CliRunner().invoke(tool.cli, ["completion"]).exception, UserError)
+
+
+@pytest.mark.parametrize("path", ["/bin/sh", "/usr/bin/nu", "", None])
+def test_a_shell_that_is_none_of_the_three(monkeypatch: pytest.MonkeyPatch, path: str | None) -> None:
+    monkeypatch.delenv("SHELL", raising=False)
+    if path is not None:
+        monkeypatch.setenv("SHELL", path)
+    with pytest.raises(UserError) as error:
+        completion.users_shell()
+    assert error.value.exit_code == 2
+    assert (path or "$SHELL is not set") in error.value.message
+    assert all(shell in error.value.remedy for shell in completion.SHELLS)
 
 
 def test_an_error_stays_out_of_the_line(monkeypatch: pytest.MonkeyPatch) -> None:

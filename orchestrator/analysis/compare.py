@@ -46,8 +46,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Two variants side by side.
 
     ``boots_with`` and ``boots_without`` were used; ``discarded`` says of every other boot why it was not.
-    ``ratios`` are in the order in which they were asked for, without those that no boot of a side has. ``notes`` are
-    sentences for the report.
+    ``ratios`` are in the order in which they were asked for, without those that no boot of a side has.
+    ``notes`` are sentences for the report.
     """
 
     boots_with: int

@@ -59,7 +59,7 @@ def check(
         "certificates": look.certificates,
         "cache": functools.partial(look.cache, cache),
         "disk": functools.partial(look.disk, cache),
-        "home": look.home,
+        "home": functools.partial(look.home, cache),
         "machine": look.machine,
     }
     if network:

@@ -82,7 +82,7 @@ def install(packages: Sequence[str]) -> str:
     """The command for this host and user; empty without apt-get."""
     if not shutil.which("apt-get"):
         return ""
-    command = f"apt-get install {' '.join(packages)}"
+    command = f"apt-get install --no-install-recommends {' '.join(packages)}"
     fresh = LISTS.is_dir() and not any("_Packages" in path.name for path in LISTS.iterdir())
     if os.geteuid() == 0:
         return f"apt-get update && {command}" if fresh else command
@@ -149,7 +149,8 @@ def host_compiler(arches: Sequence[Arch]) -> Iterable[Check]:
         yield _absent("host compiler", "gcc is not installed", "gcc", "libc6-dev")
     for header, (name, package) in HEADERS.items():
         if gcc is None:
-            yield _absent(name, "not looked for without gcc", package)
+            # a consequence: its package is part of the command, but it is no lack of its own
+            yield _absent(name, "not looked for without gcc", package, status="note")
             continue
         said = ask([gcc, "-E", "-include", header, "-x", "c", os.devnull], limit_s=_COMPILE_S)
         if said.code == 0:
@@ -170,7 +171,7 @@ def compiler(arch: Arch) -> Iterable[Check]:
     name, library = f"compiler {arch.name}", f"static libc {arch.name}"
     if not shutil.which(program):
         yield _absent(name, f"{program} is not installed", package, needed_for=needed_for)
-        yield _absent(library, "not tried without a compiler", libc, needed_for=needed_for)
+        yield _absent(library, "not tried without a compiler", libc, needed_for=needed_for, status="note")
         return
     said = ask([program, "--version"])
     if said.code != 0 or not (version := first_number(said.out)):
@@ -292,6 +293,8 @@ def disk(cache: Path) -> Iterable[Check]:
         ("disk, cache", cache, *host.space_needs(cache), "ORCHESTRATE_CACHE"),
         ("disk, temporary", host.temporary(), *host.TEMPORARY_GIB, "TMPDIR"),
     ):
+        if folder == cache and host.unwritable(cache):
+            continue  # said by the check of the cache
         if folder is None:
             found = "no temporary folder can be written"
             yield Check(name, "missing", found, f"export {variable}=/a/larger/disk")
@@ -300,17 +303,17 @@ def disk(cache: Path) -> Iterable[Check]:
         yield Check(name, status, found, f"export {variable}=/a/larger/disk" if status == "missing" else "")
 
 
-def home() -> Iterable[Check]:
+def home(cache: Path) -> Iterable[Check]:
     try:
         home = Path.home()
     except RuntimeError:
         yield Check("home", "note", "there is none; name the cache with ORCHESTRATE_CACHE")
         return
-    trouble = host.unwritable(home)
-    if trouble:
-        yield Check("home", "note", f"{trouble}; name the cache with ORCHESTRATE_CACHE")
-    else:
+    # nothing but the cache is kept there, and of that its own check tells
+    if not host.unwritable(home):
         yield Check("home", "ok", "can be written")
+    elif not host.unwritable(cache):
+        yield Check("home", "ok", "cannot be written; the cache can")
 
 
 def machine() -> Iterable[Check]:

@@ -6,7 +6,9 @@ from __future__ import annotations
 import contextlib
 import grp
 import os
+import pwd
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -91,12 +93,25 @@ def kvm_remedy() -> str:
     """How to get at a /dev/kvm that is there and denied to this user; empty in every other case."""
     if not KVM.exists() or os.access(KVM, os.R_OK | os.W_OK):
         return ""
-    try:
-        group = grp.getgrgid(KVM.stat().st_gid).gr_name
-    except (KeyError, OSError):
-        return ""
-    # to root's own group nobody is added
-    return "" if group == "root" else f"sudo usermod -aG {group} $USER   # then log in again"
+    facts = KVM.stat()
+    group = me = None
+    with contextlib.suppress(KeyError):
+        group = grp.getgrgid(facts.st_gid)
+        me = pwd.getpwuid(os.getuid()).pw_name
+    # to root's own group nobody is added, and not every host lets the group in
+    if group is None or group.gr_name == "root" or facts.st_mode & 0o060 != 0o060:
+        return f"{_as_root(f'chown $USER {KVM}')}   # until this host reboots"
+    if me in group.gr_mem:
+        return f"newgrp {group.gr_name}   # or log in again"
+    add = (
+        f"adduser $USER {group.gr_name}" if shutil.which("apt-get") else f"usermod -aG {group.gr_name} $USER"
+    )
+    return f"{_as_root(add)}   # then log in again"
+
+
+def _as_root(command: str) -> str:
+    # a login shell has root's PATH; double quotes, as $USER is who asks
+    return f"sudo {command}" if shutil.which("sudo") else f'su - -c "{command}"'
 
 
 def existing(folder: Path) -> Path | None:

@@ -14,8 +14,8 @@ import msgspec
 
 from orchestrator.errors import Inconclusive
 from orchestrator.results.model import Blame, Case, Verdict
-from orchestrator.suites import build as suite_build
 from orchestrator.suites import benchmark, ktap, metrics
+from orchestrator.suites import build as suite_build
 from orchestrator.suites.catalog import Expectation, Program, Suite
 from orchestrator.text import clean
 from orchestrator.vm.machine import Guest
