@@ -13,7 +13,7 @@ from orchestrator import arch as arches
 from orchestrator.analysis.pair import WITH
 from orchestrator.errors import Inconclusive, KernelError, OrchestrateError
 from orchestrator.evidence.watch import ConsoleWatch
-from orchestrator.kernel import kconfig, toolchain
+from orchestrator.kernel import flavor, kconfig, toolchain
 from orchestrator.kernel.model import Kernel, KernelSpec
 from orchestrator.kernel.prebuilt import Prebuilt
 from orchestrator.plan import CellPlan, Choices, Source
@@ -200,4 +200,5 @@ def kernel_spec(context: Context, label: str, arch: str, variant: str) -> Kernel
         toolchain=toolchain.find(context.choices.toolchain, arches.load(arch)),
         base=context.base,
         extra=context.fragments,
+        module=flavor.module(context.choices.flavors),
     )

@@ -21,7 +21,7 @@ from orchestrator.kernel.model import Kernel
 from orchestrator.results.model import Blame, Case, SuiteResult, Verdict
 from orchestrator.source.model import Tree
 from orchestrator.suites import build as suite_build
-from orchestrator.suites import catalog, known, runner
+from orchestrator.suites import catalog, known, runner, widening
 from orchestrator.suites.catalog import Suite
 from orchestrator.vm import image, overlay
 from orchestrator.vm.machine import Guest
@@ -71,11 +71,11 @@ def run_suites(cell: Cell, kernel: Kernel) -> None:
         cell.say("boot", error.message)
         return
     if any(suite.kind == "functional" for suite in suites):
-        _Pass(cell, suites, brought).carry_out(Guests(cell, kernel, spec, one_each=True))
+        _Pass(cell, suites, brought, kernel).carry_out(Guests(cell, kernel, spec, one_each=True))
         return
     for attempt in range(1 + _DISTURBED_RETRIES):
         cases, before = cell.cases, len(cell.suites)
-        measured = _Pass(cell, suites, brought)
+        measured = _Pass(cell, suites, brought, kernel)
         measured.carry_out(Guests(cell, kernel, spec, one_each=False))
         if not measured.disturbance or attempt == _DISTURBED_RETRIES:
             measured.discard()
@@ -137,6 +137,8 @@ def guest_spec(cell: Cell, kernel: Kernel, suites: Sequence[Suite], brought: Bro
         for name, path in brought[suite.name].items():
             plain = name in beside and not os.access(path, os.X_OK)
             (data if plain else files)[suite_build.guest_path(suite, name)] = path
+    if kernel.module is not None:
+        data[widening.MODULE] = kernel.module
     archive = overlay.build_overlay(
         cell.folder / "overlay.cpio",
         host_key=context.keys.host_key,
@@ -150,15 +152,17 @@ def guest_spec(cell: Cell, kernel: Kernel, suites: Sequence[Suite], brought: Bro
         initrds=(base.path, archive),
         smp=cell.plan.smp,
         mem_mib=cell.plan.mem_mib,
-        cmdline=cell.plan.cmdline,
+        # addresses of points are those of vmlinux
+        cmdline=(*cell.plan.cmdline, *(("nokaslr",) if kernel.module is not None else ())),
     )
 
 
 class _Pass:
     """All programs of all suites once; ``disturbance`` says why the host makes its figures worthless."""
 
-    def __init__(self, cell: Cell, suites: Sequence[Suite], brought: Brought) -> None:
+    def __init__(self, cell: Cell, suites: Sequence[Suite], brought: Brought, kernel: Kernel) -> None:
         self.cell = cell
+        self.kernel = kernel
         self.suites = suites
         version = cell.release or cell.target.version
         # whose tests are another tree's may ask for what this kernel is too old for
@@ -202,15 +206,7 @@ class _Pass:
             suite, name = self._queue.pop(0)
             self.cell.say("run", f"{suite.name}/{name}")
             at = time.monotonic()
-            done = runner.run(
-                guest,
-                suite,
-                name,
-                folder=self.cell.folder / "suites" / suite.name,
-                root=self.cell.context.root,
-                watch=self.cell.watch,
-                slower=flavor.slower(self.cell.context.choices.flavors),
-            )
+            done = self._program(guest, suite, name)
             self._took[suite.name] += time.monotonic() - at
             if self.cell.context.cancelled():
                 # its guest was taken away: the last program's verdict is the interrupt's, not its own
@@ -226,6 +222,19 @@ class _Pass:
         own = host.cpu_seconds([guest.pid]) - cpu_before
         self.disturbance = host.disturbed(before, host.host_sample(), own)
         shut_down(self.cell, guest, crashed=crashed, after=f"{suite.name}/{name}")
+
+    def _program(self, guest: Guest, suite: Suite, name: str) -> runner.ProgramResult:
+        names = suite.known(name).widen
+        return runner.run(
+            guest,
+            suite,
+            name,
+            folder=self.cell.folder / "suites" / suite.name,
+            root=self.cell.context.root,
+            watch=self.cell.watch,
+            slower=flavor.slower(self.cell.context.choices.flavors),
+            places=(lambda: widening.find(names, self.kernel, self.cell.arch)) if names else None,
+        )
 
     def _result(self, suite: Suite) -> SuiteResult:
         # which programs there are is the business of the tree that they were built from

@@ -168,7 +168,7 @@ TESTS = (
         multiple=True,
         metavar="NAME|DIR",
         help="A suite (see `orchestrate list`), or the folder of one of your own; may be repeated. "
-        "Default: maps, map-latency.",
+        "Default: those that the list calls so.",
     ),
     click.option(
         "--cmd",

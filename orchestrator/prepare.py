@@ -176,7 +176,8 @@ def suites(choices: Choices) -> tuple[Suite, ...]:
 
     :raises UserError: one that does not exist, cannot be read, or has another's name.
     """
-    found = [catalog.load(spec) for spec in choices.suites]
+    wide = flavor.module(choices.flavors) is not None
+    found = [catalog.load(spec) if wide else catalog.narrow(catalog.load(spec)) for spec in choices.suites]
     if choices.commands:
         found.append(catalog.command(choices.commands, [Path(p) for p in choices.put]))
     elif choices.put:

@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import textwrap
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 
 from orchestrator import arch, data
 from orchestrator.results.model import Verdict
-from orchestrator.suites import catalog, ktap
+from orchestrator.store import Store
+from orchestrator.suites import build, catalog, ktap
 
 STRICT = ["-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pthread", "-static"]
 OWN = [name for name in catalog.names() if catalog.load(name).origin == "own"]
@@ -172,9 +175,6 @@ def test_its_options(program: Path, words: list[str], code: int, said: str) -> N
 
 def test_a_user_may_use_it_too(tmp_path: Path) -> None:
     """The suite's folder is the user's, the library ours; a change of either makes the program anew."""
-    from orchestrator.store import Store
-    from orchestrator.suites import build
-
     folder = tmp_path / "s"
     folder.mkdir()
     (folder / "p.c").write_text(
@@ -194,3 +194,26 @@ def test_a_user_may_use_it_too(tmp_path: Path) -> None:
     assert run(built["p"]).returncode == 0
     (folder / "p.c").write_text((folder / "p.c").read_text() + "/* */\n")
     assert build.build(suite, tree=None, arch=arch.host(), store=store, log=tmp_path / "log") != built
+
+
+@pytest.mark.parametrize("suite", [name for name in OWN if catalog.load(name).build.library])
+def test_every_case_is_explained(suite: str, tmp_path: Path) -> None:
+    """README.md beside the sources says of each case, by name or pattern, what it proves; --list agrees."""
+    loaded = catalog.load(suite)
+    text = (loaded.folder / "README.md").read_text()
+    patterns = [
+        cell for row in re.findall(r"^\|([^|]+)\|", text, re.M) for cell in re.findall(r"`([^`]+)`", row)
+    ]
+    for program in loaded.program:
+        if program.parser != "ktap":
+            assert f"`{program.name}`" in text or program.name == suite
+            continue
+        built = build.build(
+            loaded, tree=None, arch=arch.host(), store=Store(tmp_path / "cache"), log=tmp_path / "log"
+        )[program.name]
+        words = [word for word in program.argv if word != "--duration"]
+        listed = run(built, *words, "--list")
+        names = [line.split()[0] for line in listed.stdout.splitlines()]
+        assert names, listed
+        missing = [name for name in names if not any(fnmatchcase(name, p) for p in patterns)]
+        assert not missing, f"{suite}: no row of README.md is about {missing}"

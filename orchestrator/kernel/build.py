@@ -27,7 +27,7 @@ from orchestrator.kernel.kconfig import Fragment, Lost
 from orchestrator.kernel.model import Configured, Kernel, KernelSpec, Say
 from orchestrator.process import Outcome, Supervised, require
 from orchestrator.source.classify import TreeClass
-from orchestrator.store import Store, digest_of
+from orchestrator.store import Store, digest_of, file_digest
 
 _CONFIG_LIMIT_S = 600.0
 _BUILD_LIMIT_S = 4 * 3600.0
@@ -188,6 +188,7 @@ def build(spec: KernelSpec, store: Store, *, say: Say, log: Path | None = None, 
         toolchain=facts.toolchain,
         cpu_s=facts.cpu_s,
         cached=cached,
+        module=folder / _module_name(spec.module) if spec.module else None,
     )
 
 
@@ -199,6 +200,7 @@ def _key(spec: KernelSpec, configured: Configured) -> str:
         configured.digest,
         spec.toolchain.version,
         _wrapped(spec),
+        *([file_digest(spec.module)] if spec.module else []),
     )
 
 
@@ -298,6 +300,9 @@ def _build(
             raise Inconclusive(f"the build changed its own configuration: {changed}")
         for source, name in ((image, image.name), (objects / "vmlinux", "vmlinux")):
             shutil.copyfile(source, fresh / name)
+        if spec.module is not None:
+            say(f"building {_module_name(spec.module)} for it")
+            shutil.copyfile(_build_module(spec, spec.module, place, log), fresh / _module_name(spec.module))
         shutil.copyfile(objects / ".config", fresh / "config")
         shutil.copyfile(objects / "System.map", fresh / "System.map")
         metadata = place / "out" / "metadata.json"
@@ -313,6 +318,59 @@ def _build(
         (fresh / "kernel.json").write_bytes(msgspec.json.encode(facts))
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _module_name(source: Path) -> str:
+    return f"{source.stem}.ko"
+
+
+def _build_module(spec: KernelSpec, source: Path, place: Path, log: Path | None) -> Path:
+    """Build a module of ours against the kernel, while its build directory is there.
+
+    :raises Inconclusive: it does not compile against this tree.
+    """
+    objects, folder = place / "o", place / "module"
+    folder.mkdir()
+    shutil.copyfile(source, folder / source.name)
+    (folder / "Makefile").write_text(f"obj-m := {source.stem}.o\n")
+    # what `make modules` of the kernel itself would leave
+    if (objects / "vmlinux.symvers").is_file() and not (objects / "Module.symvers").is_file():
+        shutil.copyfile(objects / "vmlinux.symvers", objects / "Module.symvers")
+    argv = ["make", "-C", str(spec.tree.path), f"O={objects}", f"ARCH={spec.arch.make_arch}"]
+    argv += [f"CROSS_COMPILE={spec.arch.compiler_prefix}", f"CC={spec.toolchain.compiler}"]
+    argv += ["LLVM=1"] if "clang" in spec.toolchain.tuxmake else []
+    argv += [f"KBUILD_KCONFIG={place / 'Kconfig.wrapper'}"] if _wrapped(spec) else []
+    for words in (["modules_prepare"], [f"M={folder}", "modules"]):
+        child = Supervised(
+            [*argv, *words], limit_s=_BUILD_LIMIT_S, grace_s=1.0, output=folder / "log", env=_environment()
+        )
+        try:
+            outcome = child.wait()
+        finally:
+            child.kill()
+        built = folder / _module_name(source)
+        if outcome is None or outcome.exit != 0:
+            break
+    else:
+        if built.is_file():
+            return built
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / "log", log)
+    said = (folder / "log").read_text(errors="replace")
+    error = _COMPILE_ERROR.search(said)
+    raise Inconclusive(
+        f"{source.name} does not compile against {spec.tree.version}: {error[0] if error else outcome}",
+        remedy="Run without the flavor that needs it, and please report it.",
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what would change a build."""
+    return {
+        **{k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "KBUILD", "KCONFIG", "CCACHE"))},
+        "LC_ALL": "C.UTF-8",
+    }
 
 
 def _tuxmake(
@@ -336,10 +394,7 @@ def _tuxmake(
     # as options: tuxmake has values of its own, which win over the environment
     for name, value in _BANNER.items():
         argv += ["-e", f"{name}={value}"]
-    env = {
-        **{k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "KBUILD", "KCONFIG", "CCACHE"))},
-        "LC_ALL": "C.UTF-8",
-    }
+    env = _environment()
     plain = re.sub(r"-\d+$", "", spec.toolchain.compiler)
     if plain != spec.toolchain.compiler:
         # tuxmake drops the version where it builds on the host itself, and takes what has the plain name

@@ -3,7 +3,7 @@
 
 Besides its kconfig requests the file has lines for us, ``#: key: value``: ``reason`` (what it finds),
 ``slower`` (factor on all time limits), ``mem`` (MiB that its guests need at least), ``not with`` (flavors
-that it excludes).
+that it excludes), ``module`` (a C file of ``guest/`` that is built against the kernel, for its guests).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -30,6 +31,7 @@ class Flavor(msgspec.Struct, frozen=True, kw_only=True):
     slower: float = 1.0
     mem_mib: int = 0
     not_with: tuple[str, ...] = ()
+    module: Path | None = None
 
 
 def names() -> tuple[str, ...]:
@@ -45,7 +47,7 @@ def load(name: str) -> Flavor:
     path = data.choose("flavor", name, data.flavors())
     text = path.read_text()
     said = dict(_SAYING.findall(text))
-    if unknown := set(said) - {"reason", "slower", "mem", "not with"}:
+    if unknown := set(said) - {"reason", "slower", "mem", "not with", "module"}:
         raise ValueError(f"{path}: unknown: {', '.join(sorted(unknown))}")
     if "reason" not in said:
         raise ValueError(f"{path}: it gives no reason")
@@ -55,6 +57,7 @@ def load(name: str) -> Flavor:
         fragment=Fragment(f"kconfigs/flavors/{name}.config", text),
         slower=float(said.get("slower", 1)),
         mem_mib=int(said.get("mem", 0)),
+        module=data.guest() / said["module"] if "module" in said else None,
         not_with=tuple(said.get("not with", "").replace(",", " ").split()),
     )
 
@@ -83,6 +86,11 @@ def slower(chosen: Sequence[str]) -> float:
 def mem_mib(chosen: Sequence[str]) -> int:
     """The memory that their guests need at least."""
     return max((flavor.mem_mib for flavor in combine(chosen)), default=0)
+
+
+def module(chosen: Sequence[str]) -> Path | None:
+    """The source of the module that is built for their kernel, if one of them has one."""
+    return next((flavor.module for flavor in combine(chosen) if flavor.module), None)
 
 
 def word(chosen: Sequence[str]) -> str:

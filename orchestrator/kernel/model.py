@@ -22,7 +22,8 @@ class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """tree × arch × variant × flavor × user's fragments × toolchain.
 
     ``base`` is the text of the user's own ``--config`` file, empty for ``tinyconfig``; ``extra`` are the
-    fragments of the flavors and the user's, merged last.
+    fragments of the flavors and the user's, merged last. ``module`` is the source of a module that is built
+    against it.
     """
 
     tree: Tree
@@ -32,6 +33,7 @@ class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
     toolchain: Toolchain
     base: str = ""
     extra: tuple[Fragment, ...] = ()
+    module: Path | None = None
 
 
 class Configured(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +48,7 @@ class Kernel(msgspec.Struct, frozen=True, kw_only=True):
     """A kernel that can be booted; no path of it is to be written to.
 
     A prebuilt one has neither ``vmlinux`` nor ``config``, and its ``build_id`` is not known before it runs.
+    ``module`` is the one that was built against it, if one was asked for.
     ``cpu_s`` is what its build cost when it was built, in CPU seconds; ``cached`` whether it was found.
     """
 
@@ -59,3 +62,4 @@ class Kernel(msgspec.Struct, frozen=True, kw_only=True):
     toolchain: str
     cpu_s: float
     cached: bool
+    module: Path | None = None

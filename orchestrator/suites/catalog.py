@@ -34,6 +34,7 @@ __all__ = [
     "expected",
     "load",
     "names",
+    "narrow",
     "numbers",
     "packages",
     "too_new",
@@ -45,7 +46,7 @@ COMMAND = "cmd"
 COMMAND_S = 60.0
 
 #: What `orchestrate run` runs when no suite is named.
-DEFAULT = ("maps", "map-latency")
+DEFAULT = ("maps", "maps-coherency", "procmap-query", "locking", "progress", "map-latency")
 
 
 def names() -> tuple[str, ...]:
@@ -129,6 +130,16 @@ def command(commands: Sequence[str], put: Sequence[Path] = (), *, timeout_s: flo
     )
     suite.files_beside()
     return suite
+
+
+def narrow(suite: Suite) -> Suite:
+    """The suite without the programs that need a kernel with delays."""
+    wide = {program.name for program in suite.program if program.widen}
+    return msgspec.structs.replace(
+        suite,
+        program=tuple(p for p in suite.program if p.name not in wide),
+        expect=tuple(e for e in suite.expect if e.program not in wide),
+    )
 
 
 def packages(suites: Iterable[Suite]) -> tuple[str, ...]:

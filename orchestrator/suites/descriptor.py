@@ -32,7 +32,9 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``cflags`` in place of the suite's. ``timeout_s`` 0 means the suite's; it is for a machine that boots in
     a second and is scaled by what was measured. ``cpus`` and ``nice`` are set for the process and read
     back. ``vsyscall`` tells that the ``vsyscall=`` boot parameter matters to it, ``kernel_since`` that
-    kernels before that version lack what it is about.
+    kernels before that version lack what it is about. ``widen`` names points of the kernel
+    (``guest/widen.toml``) that are delayed while it runs; it is run only where the kernel's flavor brings
+    the module for that.
     """
 
     name: _FileName
@@ -46,6 +48,7 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cpus: _Cpus = ""
     nice: Annotated[int, Meta(ge=-20, le=19)] = 0
     vsyscall: bool = False
+    widen: tuple[str, ...] = ()
     kernel_since: _Version = ""
 
 

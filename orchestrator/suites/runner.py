@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +14,10 @@ import msgspec
 
 from orchestrator.errors import Inconclusive
 from orchestrator.results.model import Blame, Case, Verdict
-from orchestrator.suites import benchmark, ktap, metrics
+from orchestrator.suites import benchmark, ktap, metrics, widening
 from orchestrator.suites import build as suite_build
 from orchestrator.suites.catalog import Expectation, Program, Suite
+from orchestrator.suites.widening import Places
 from orchestrator.text import clean
 from orchestrator.vm.machine import Guest
 from orchestrator.vm.ssh import Lost, Ran, Silent
@@ -67,11 +68,20 @@ class ProgramResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run(
-    guest: Guest, suite: Suite, name: str, *, folder: Path, root: Path, watch: Watch, slower: float = 1.0
+    guest: Guest,
+    suite: Suite,
+    name: str,
+    *,
+    folder: Path,
+    root: Path,
+    watch: Watch,
+    slower: float = 1.0,
+    places: Callable[[], Places] | None = None,
 ) -> ProgramResult:
     """Run one program of a suite with its own deadline and judge it.
 
     :param folder: takes the program's output; ``root`` is what logs are named relative to.
+    :param places: finds where the kernel is delayed while it runs.
     :param slower: by how much the kernel's flavor slows programs down, besides the guest's own slowness.
     """
     program = suite.known(name)
@@ -83,7 +93,12 @@ def run(
     limit_s = suite.limit_s(program) * factor
     watch.take()
     folder.mkdir(parents=True, exist_ok=True)
+    wide: Places | None = None
+    delayed: dict[str, tuple[int, int]] = {}
     try:
+        if places is not None:
+            wide = places()
+            widening.begin(guest, wide, name)
         ran = guest.run(
             _argv(suite, program),
             limit_s=limit_s,
@@ -91,6 +106,10 @@ def run(
             cwd=suite_build.working_folder(suite),
             options=options,
         )
+        if wide is not None:
+            delayed = widening.end(guest, wide)
+    except Inconclusive as error:
+        return ProgramResult(cases=(_inconclusive(case_id, error.message),))
     except Lost as error:
         guest.console.settle()
         return ProgramResult(cases=(_lost_case(case_id, guest, watch, error, limit_s),), lost=True)
@@ -98,6 +117,12 @@ def run(
     log = folder / f"{name}.log"
     log.write_bytes(ran.stdout + (b"\n--- standard error ---\n" + ran.stderr if ran.stderr else b""))
     cases, numbers = _judge(suite, program, case_id, ran, limit_s)
+    if wide is not None:
+        (folder / f"{name}.widen.txt").write_text(widening.told(wide, delayed))
+        if not any(times for _, times in delayed.values()):
+            cases.append(
+                _inconclusive(f"{case_id}/widen", "no window was made wide: nobody passed the points")
+            )
     cases = [
         msgspec.structs.replace(
             c, log=str(log.relative_to(root)), duration_s=c.duration_s or _share(ran, cases)
