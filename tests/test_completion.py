@@ -95,11 +95,11 @@ def bash(tmp_path: Path) -> Bash:
     ("words", "proposed"),
     [
         (["ru"], ["run"]),
-        (["run", "--suite", "ma"], ["map-latency", "maps"]),
-        (["run", "--suite", "maps", "--suite", "ma"], ["map-latency"]),
+        (["run", "--suite", "ma"], ["map-latency", "maps", "maps-coherency"]),
+        (["run", "--suite", "maps", "--suite", "ma"], ["map-latency", "maps-coherency"]),
         # --suite=ma, as bash takes it apart
-        (["run", "--suite", "=", "ma"], ["map-latency", "maps"]),
-        (["run", "--suite", "=", "maps", "--suite", "=", "map"], ["map-latency"]),
+        (["run", "--suite", "=", "ma"], ["map-latency", "maps", "maps-coherency"]),
+        (["run", "--suite", "=", "maps", "--suite", "=", "map"], ["map-latency", "maps-coherency"]),
         (["run", "--accel", "="], ["auto", "kvm", "tcg"]),
         (["run", "--variant", ""], ["per-vma-lock", "mmap-lock"]),
         (["run", "--variant", "mm"], ["mmap-lock"]),
@@ -148,7 +148,7 @@ def test_the_tool_itself_in_bash(tmp_path: Path) -> None:
     if not any(isinstance(p, click.Option) and _completes(p) for p in tool.cli.commands["run"].params):
         pytest.skip("the tool's options do not call it yet")
     bash = Bash(tmp_path, str(Path(sys.executable).parent))
-    assert bash.complete("run", "--suite", "ma") == ["map-latency", "maps"]
+    assert bash.complete("run", "--suite", "ma") == ["map-latency", "maps", "maps-coherency"]
     assert set(bash.complete("run", "--arch", "")) == {*arch.names(), "all"}
     assert set(bash.complete("")) == set(tool.cli.commands)
     assert bash.complete("run", "--vsyscall", "e") == ["emulate"]

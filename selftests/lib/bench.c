@@ -185,8 +185,7 @@ int bench_pin(int slot)
 	return sched_setaffinity(0, sizeof(one), &one) ? errno : 0;
 }
 
-/* The one CPU that a task may run on, as the kernel tells; -1 if there are several. */
-static int only_cpu_of(pid_t task)
+int bench_only_cpu(pid_t task)
 {
 	cpu_set_t set;
 
@@ -215,7 +214,7 @@ static void *thread_main(void *arg)
 	(void)bench_pin(self->slot);
 	pthread_barrier_wait(&ready);
 	self->run(self);
-	self->cpu_found = only_cpu_of(0);
+	self->cpu_last = bench_only_cpu(0);
 	return NULL;
 }
 
@@ -270,12 +269,15 @@ void bench_run(struct bench_phase *phase, double seconds)
 
 		if (worker->pid) {
 			alive = !waitpid(worker->pid, NULL, WNOHANG);
-			worker->cpu_found = alive ? only_cpu_of(worker->pid) : -1;
+			worker->cpu_last = alive ? bench_only_cpu(worker->pid) : -1;
 		} else {
 			pthread_join(threads[i], NULL);
 		}
-		placed = worker->cpu_found == bench_cpu(worker->slot);
+		placed = worker->cpu_last == bench_cpu(worker->slot);
 		worker->alive = alive && (worker->alive || !phase->rounds);
+		/* once it was elsewhere, that is what is told */
+		if (!phase->rounds || worker->placed)
+			worker->cpu_found = worker->cpu_last;
 		worker->placed = placed && (worker->placed || !phase->rounds);
 	}
 	pthread_barrier_destroy(&ready);
@@ -404,7 +406,7 @@ void bench_report_step(const struct bench_step *steps, unsigned int nr, const st
 		bench_metric(name, bench_rate(&step->phase, step->workers[step->threads].role), "1/s", "higher",
 			     true);
 		snprintf(name, sizeof(name), "kept_%s", step->name);
-		bench_metric(name, rate / rate_of(steps, nr, step->threads), "ratio", "higher", true);
+		bench_metric(name, rate / rate_of(steps, nr, step->threads), "ratio", "higher", false);
 	} else if (step->threads > 1) {
 		snprintf(name, sizeof(name), "scaling_%s", step->name);
 		bench_metric(name, rate / rate_of(steps, nr, 1), "ratio", "higher", true);

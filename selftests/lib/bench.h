@@ -47,6 +47,8 @@ uint64_t bench_clock_step_ns(void);
 int bench_cpus(void);			/* that this program may run on */
 int bench_cpu(int slot);		/* the CPU number of the slot-th of them, counted round */
 int bench_pin(int slot);		/* this thread; 0, or an errno */
+/* The one CPU that a task (0: this thread) may run on, as the kernel tells; -1 if there are several. */
+int bench_only_cpu(pid_t task);
 
 /*
  * A worker is a thread that is made for each run, or a process that was there before (pid) and counts in
@@ -63,7 +65,7 @@ struct bench_worker {
 	/* told by bench_run(), added up over the rounds of a phase */
 	uint64_t in_window, least_half;
 	bool placed, alive;
-	int cpu_found;				/* -1: more than one, or unknown */
+	int cpu_found, cpu_last;		/* -1: more than one, or unknown */
 };
 
 struct bench_phase {
@@ -108,7 +110,8 @@ unsigned int bench_make_steps(struct bench_step *steps, unsigned int most, const
 unsigned int bench_most_threads(const struct bench_step *steps, unsigned int nr);
 /*
  * The proofs of a step and its metrics: WHAT_per_s_2t, scaling_2t (over one thread's rate), and
- * WHAT_per_s_1t_writer, writes_per_s_1t_writer, kept_1t_writer (over the rate without writer).
+ * WHAT_per_s_1t_writer, writes_per_s_1t_writer, kept_1t_writer (over the rate without writer; not to be
+ * compared, as a writer that is held up disturbs less).
  */
 void bench_report_step(const struct bench_step *steps, unsigned int nr, const struct bench_step *step,
 		       const char *what);

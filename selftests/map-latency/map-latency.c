@@ -8,100 +8,34 @@
  * What was asked for is never taken for granted: priority, affinity, progress and life of every
  * process are read back and reported. README.md explains the output.
  */
-#define _GNU_SOURCE
+#include "map-latency.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <limits.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <stdatomic.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #define SCHEMA_VERSION 1
-#define MAX_CHILDREN 64
-#define MAX_CPUS 1024
-#define NSEC 1000000000ULL
-#define SUB_BITS 4 /* 16 buckets an octave: each 3 to 6 % wide */
-#define SUB (1U << SUB_BITS)
-#define BUCKETS ((64 - SUB_BITS + 1) * SUB)
+#define SEED_TABLE_SECONDS 10
+#define SEED_TABLE_CPUS 4
+#define MAX_SAMPLES 1000
 
-enum { EXIT_SYSCALL = 1, EXIT_USAGE = 2, EXIT_CANNOT_RUN = 4 };
-enum role { SCANNER, BUSY };
-enum phase_kind { ALONE, SCANNED, PHASE_KINDS };
 static const char *const phase_names[PHASE_KINDS] = { "alone", "scanned" };
 
-struct options {
-	unsigned long size_mib;
-	double seconds;
-	unsigned int scanners;
-	double busy_ms;
-	unsigned int mapper_cpu;
-	unsigned int scanner_cpus[MAX_CHILDREN];
-	unsigned int nr_scanner_cpus;
-	int nice;
-	char file[32];
-	unsigned long pause_us;
-	unsigned long fragments;
-	uint64_t seed;
-	enum phase_kind phases[PHASE_KINDS];
-	unsigned int nr_phases;
-};
-
-/* What a child tells its parent, in shared memory; reset by the parent while the child is idle. */
-struct progress {
-	_Atomic uint64_t scans, bytes, errors, worst_ns, last_end_ns;
-	_Atomic int last_errno;
-	_Atomic bool idle;
-};
-
-struct shared {
-	_Atomic bool stop;
-	struct progress of[2 * MAX_CHILDREN];
-};
-
-struct child {
-	pid_t pid;
-	enum role role;
-	unsigned int cpu;
-	int go; /* write end of its pipe; a byte starts it, EOF ends it */
-	bool reaped;
-	int status;
-};
-
-/* A child as it was at the end of a phase. */
-struct readback {
-	bool alive;
-	bool have_nice, have_cpus;
-	int nice;
-	cpu_set_t *cpus;
-	size_t cpus_size;
-	uint64_t scans, bytes, errors, worst_ns, last_end_ns;
-	int last_errno;
-};
-
-struct phase {
-	enum phase_kind kind;
-	uint64_t start_ns, end_ns;
-	uint64_t ops, maps, unmaps, errors, sum_ns, max_ns;
-	uint64_t buckets[BUCKETS];
-	long vmas_before, vmas_after;
-	struct readback mapper, child[2 * MAX_CHILDREN];
-};
-
-static struct options opt = {
+struct options opt = {
 	.size_mib = 128,
 	.seconds = 5,
 	.scanners = 1,
@@ -114,17 +48,18 @@ static struct options opt = {
 	.seed = 1,
 	.phases = { ALONE, SCANNED },
 	.nr_phases = 2,
+	.samples = 10,
 };
-static struct shared *shared;
-static struct child children[2 * MAX_CHILDREN];
-static unsigned int nr_children;
-static struct phase phases[PHASE_KINDS];
+struct shared *shared;
+struct child children[2 * MAX_CHILDREN];
+unsigned int nr_children;
+int mapper_nice;
 static char *region;
 static size_t page_size, active_pages, region_pages;
-static int mapper_nice;
+static struct phase phases[PHASE_KINDS];
 static uint64_t rng, clock_step;
 
-static _Noreturn void die(int code, const char *format, ...)
+_Noreturn void die(int code, const char *format, ...)
 {
 	va_list args;
 
@@ -136,7 +71,7 @@ static _Noreturn void die(int code, const char *format, ...)
 	exit(code);
 }
 
-static uint64_t now_ns(void)
+uint64_t now_ns(void)
 {
 	struct timespec t;
 
@@ -162,7 +97,7 @@ static uint64_t clock_step_ns(void)
 	return smallest;
 }
 
-static void sleep_ns(uint64_t ns)
+void sleep_ns(uint64_t ns)
 {
 	struct timespec t = { .tv_sec = (time_t)(ns / NSEC), .tv_nsec = (long)(ns % NSEC) };
 
@@ -171,17 +106,22 @@ static void sleep_ns(uint64_t ns)
 
 /*
  * Short pauses spin: the kernel rounds a sleep up by 50 us, and by a whole tick where it found no timer
- * of high resolution, which under emulation differs from boot to boot.
+ * of high resolution, which under emulation differs from boot to boot. The seeds' test sleeps.
  */
 static void pause_ns(uint64_t ns)
 {
 	uint64_t end = now_ns() + ns;
 
-	if (ns >= 100000)
+	if (ns >= 100000 || opt.seed_table)
 		sleep_ns(ns);
 	else
 		while (now_ns() < end)
 			;
+}
+
+void seed_random(uint64_t seed)
+{
+	rng = seed;
 }
 
 /* xorshift64*: the same seed gives the same operations everywhere. */
@@ -193,47 +133,9 @@ static uint64_t next_random(void)
 	return rng * 2685821657736338717ULL;
 }
 
-/* --- histogram ------------------------------------------------------------------------------- */
-
-static unsigned int bucket_of(uint64_t ns)
-{
-	unsigned int octave;
-
-	if (ns < SUB)
-		return (unsigned int)ns;
-	octave = 63U - (unsigned int)__builtin_clzll(ns);
-	return (octave - SUB_BITS + 1) * SUB + (unsigned int)((ns >> (octave - SUB_BITS)) & (SUB - 1));
-}
-
-/* The largest value that falls into a bucket. */
-static uint64_t bucket_upper(unsigned int bucket)
-{
-	unsigned int octave = bucket / SUB, sub = bucket % SUB;
-
-	if (octave == 0)
-		return sub;
-	return ((uint64_t)(SUB + sub) << (octave - 1)) + (((uint64_t)1 << (octave - 1)) - 1);
-}
-
-static uint64_t quantile_ns(const struct phase *phase, double q)
-{
-	const double wanted = q * (double)phase->ops;
-	uint64_t seen = 0;
-
-	for (unsigned int i = 0; i < BUCKETS; i++) {
-		seen += phase->buckets[i];
-		if (seen && (double)seen >= wanted) {
-			uint64_t upper = bucket_upper(i);
-
-			return upper < phase->max_ns ? upper : phase->max_ns;
-		}
-	}
-	return phase->max_ns;
-}
-
 /* --- CPUs and priorities ---------------------------------------------------------------------- */
 
-static int pin_self(unsigned int cpu)
+int pin_self(unsigned int cpu)
 {
 	cpu_set_t *set = CPU_ALLOC(MAX_CPUS);
 	size_t size = CPU_ALLOC_SIZE(MAX_CPUS);
@@ -248,7 +150,7 @@ static int pin_self(unsigned int cpu)
 	return result;
 }
 
-static void read_back(pid_t pid, struct readback *back)
+void read_back(pid_t pid, struct readback *back)
 {
 	errno = 0;
 	back->nice = getpriority(PRIO_PROCESS, (id_t)pid);
@@ -303,15 +205,18 @@ static void scan_until_stopped(struct progress *progress, const char *path)
 	}
 }
 
-static void spin_until_stopped(struct progress *progress)
+static void spin_until_stopped(struct progress *progress, const char *path)
 {
 	const uint64_t spin_ns = (uint64_t)(opt.busy_ms * 1e6);
+	struct stat unused;
 
 	while (!atomic_load(&shared->stop)) {
 		uint64_t end = now_ns() + spin_ns;
 
+		/* the seeds' busy task asks for its end in this way: it is gone when the mapper is */
 		while (now_ns() < end && !atomic_load_explicit(&shared->stop, memory_order_relaxed))
-			;
+			if (opt.seed_table && stat(path, &unused))
+				break;
 		atomic_store(&progress->last_end_ns, now_ns());
 		atomic_fetch_add(&progress->scans, 1);
 		sleep_ns(1000000);
@@ -339,11 +244,11 @@ static _Noreturn void child_main(enum role role, unsigned int cpu, struct progre
 		if (role == SCANNER)
 			scan_until_stopped(progress, path);
 		else
-			spin_until_stopped(progress);
+			spin_until_stopped(progress, path);
 	}
 }
 
-static void start_child(enum role role, unsigned int cpu)
+void start_child(enum role role, unsigned int cpu)
 {
 	struct child *child = &children[nr_children];
 	pid_t parent = getpid();
@@ -379,7 +284,7 @@ static bool takes_part(const struct child *child, enum phase_kind kind)
 	return child->role == BUSY || kind == SCANNED;
 }
 
-static void start_children(enum phase_kind kind)
+void start_children(enum phase_kind kind)
 {
 	atomic_store(&shared->stop, false);
 	for (unsigned int i = 0; i < nr_children; i++) {
@@ -401,7 +306,7 @@ static void start_children(enum phase_kind kind)
 }
 
 /* Wait until every living child idles; one that does not within ten seconds is killed. */
-static void wait_for_idle(void)
+void wait_for_idle(void)
 {
 	uint64_t limit = now_ns() + 10 * NSEC;
 
@@ -414,7 +319,7 @@ static void wait_for_idle(void)
 	}
 }
 
-static void read_back_children(struct phase *phase)
+void read_back_children(struct phase *phase)
 {
 	for (unsigned int i = 0; i < nr_children; i++) {
 		struct readback *back = &phase->child[i];
@@ -476,15 +381,10 @@ static unsigned long max_map_count(void)
 	return limit;
 }
 
-/*
- * Each page is mapped with probability 1/2, which is what the random operations leave unchanged:
- * were the region to start whole, a quick kernel would break it up more than a slow one and the
- * two would not measure the same thing. A quarter of the pages begin a VMA.
- */
-static void make_fragmented_region(void)
+/* Address space for the region, and how much of it may be used. */
+static void reserve_region(void)
 {
 	const unsigned long limit = max_map_count();
-	size_t page = 0;
 
 	region_pages = opt.size_mib * 1024 * 1024 / page_size;
 	active_pages = region_pages;
@@ -501,6 +401,18 @@ static void make_fragmented_region(void)
 		      -1, 0);
 	if (region == MAP_FAILED || munmap(region, region_pages * page_size))
 		die(EXIT_SYSCALL, "a region of %lu MiB: %s", opt.size_mib, strerror(errno));
+}
+
+/*
+ * Each page is mapped with probability 1/2, which is what the random operations leave unchanged:
+ * were the region to start whole, a quick kernel would break it up more than a slow one and the
+ * two would not measure the same thing. A quarter of the pages begin a VMA.
+ */
+static void make_fragmented_region(void)
+{
+	size_t page = 0;
+
+	reserve_region();
 	while (page < active_pages) {
 		size_t first = page;
 
@@ -512,17 +424,25 @@ static void make_fragmented_region(void)
 	}
 }
 
-static void run_phase(struct phase *phase)
+/* As the seeds' mapper begins: one mapping, all of it there. */
+void make_whole_region(void)
 {
-	const uint64_t length = (uint64_t)(opt.seconds * 1e9);
+	reserve_region();
+	if (active_pages < region_pages)
+		die(EXIT_CANNOT_RUN, "vm.max_map_count is too low for %zu pages", region_pages);
+	if (map_pages(0, region_pages))
+		die(EXIT_SYSCALL, "mapping %zu pages: %s", region_pages, strerror(errno));
+}
+
+/* Map and unmap random pages, and time it, for the length of a phase. */
+void map_and_unmap(struct phase *phase)
+{
 	uint64_t now, limit;
 
-	phase->vmas_before = count_vmas();
-	start_children(phase->kind);
 	phase->start_ns = now = now_ns();
-	limit = now + length;
+	limit = now + (uint64_t)(opt.seconds * 1e9);
 	while (now < limit) {
-		uint64_t random = next_random(), start, took;
+		uint64_t random = next_random(), start;
 		size_t page = (size_t)((random >> 8) % active_pages);
 		bool map = random >> 63;
 		int result;
@@ -533,14 +453,9 @@ static void run_phase(struct phase *phase)
 		if (result) {
 			phase->errors++;
 		} else {
-			took = now - start;
-			phase->ops++;
 			phase->maps += map;
 			phase->unmaps += !map;
-			phase->sum_ns += took;
-			if (took > phase->max_ns)
-				phase->max_ns = took;
-			phase->buckets[bucket_of(took)]++;
+			hist_add(&phase->took, now - start);
 		}
 		if (opt.pause_us) {
 			pause_ns(opt.pause_us * 1000);
@@ -548,6 +463,13 @@ static void run_phase(struct phase *phase)
 		}
 	}
 	phase->end_ns = now_ns();
+}
+
+static void run_phase(struct phase *phase)
+{
+	phase->vmas_before = count_vmas();
+	start_children(phase->kind);
+	map_and_unmap(phase);
 	read_back_children(phase);
 	atomic_store(&shared->stop, true);
 	read_back(getpid(), &phase->mapper);
@@ -559,7 +481,7 @@ static void run_phase(struct phase *phase)
 
 static void print_us(const char *name, const struct phase *phase, double ns)
 {
-	if (phase->ops)
+	if (phase->took.count)
 		printf("\"%s\": %.3f, ", name, ns / 1000);
 	else
 		printf("\"%s\": null, ", name);
@@ -613,27 +535,20 @@ static void print_children(const struct phase *phase, enum role role)
 
 static void print_phase(const struct phase *phase)
 {
-	const char *comma = "";
-
 	printf("    {\"name\": \"%s\", \"seconds\": %.6f, \"ops\": %" PRIu64 ", \"maps\": %" PRIu64
 	       ", \"unmaps\": %" PRIu64 ", \"errors\": %" PRIu64 ",\n     ",
-	       phase_names[phase->kind], (double)(phase->end_ns - phase->start_ns) / 1e9, phase->ops, phase->maps,
+	       phase_names[phase->kind], (double)(phase->end_ns - phase->start_ns) / 1e9, phase->took.count, phase->maps,
 	       phase->unmaps, phase->errors);
-	print_us("mean_us", phase, phase->ops ? (double)phase->sum_ns / (double)phase->ops : 0);
-	print_us("p50_us", phase, (double)quantile_ns(phase, 0.50));
-	print_us("p90_us", phase, (double)quantile_ns(phase, 0.90));
-	print_us("p99_us", phase, (double)quantile_ns(phase, 0.99));
-	print_us("p999_us", phase, (double)quantile_ns(phase, 0.999));
-	print_us("max_us", phase, (double)phase->max_ns);
-	printf("\n     \"vma_count\": {\"before\": %ld, \"after\": %ld},\n     \"histogram_ns\": [", phase->vmas_before,
+	print_us("mean_us", phase, hist_mean(&phase->took));
+	print_us("p50_us", phase, (double)hist_quantile(&phase->took, 0.50));
+	print_us("p90_us", phase, (double)hist_quantile(&phase->took, 0.90));
+	print_us("p99_us", phase, (double)hist_quantile(&phase->took, 0.99));
+	print_us("p999_us", phase, (double)hist_quantile(&phase->took, 0.999));
+	print_us("max_us", phase, (double)phase->took.max);
+	printf("\n     \"vma_count\": {\"before\": %ld, \"after\": %ld},\n     \"histogram_ns\": ", phase->vmas_before,
 	       phase->vmas_after);
-	for (unsigned int i = 0; i < BUCKETS; i++) {
-		if (phase->buckets[i]) {
-			printf("%s[%" PRIu64 ", %" PRIu64 "]", comma, bucket_upper(i), phase->buckets[i]);
-			comma = ", ";
-		}
-	}
-	printf("],\n     \"mapper\": {\"pid\": %d, ", (int)getpid());
+	hist_json(&phase->took, stdout);
+	printf(",\n     \"mapper\": {\"pid\": %d, ", (int)getpid());
 	print_placement(&phase->mapper, opt.mapper_cpu, mapper_nice);
 	printf("},\n     \"scanners\": [");
 	print_children(phase, SCANNER);
@@ -684,6 +599,9 @@ static const char usage_text[] =
 	"  --pause-us US        pause of the mapper after each operation; below 100 it spins (10)\n"
 	"  --fragments N        refuse to run with fewer VMAs in the region (2000)\n"
 	"  --seed N             of the random operations, not 0 (1)\n"
+	"  --seed-table         run the test of the patch series instead, on 4 CPUs, and print its\n"
+	"                       table; takes --samples, --seconds (10), --seed and no other option\n"
+	"  --samples N          of that table (10; the series had 100)\n"
 	"  --help\n"
 	"\n"
 	"Exit status: 0 done, 1 a system call failed, 2 wrong usage, 4 cannot run here.\n";
@@ -766,10 +684,22 @@ static void parse_file(const char *text)
 	strcpy(opt.file, text);
 }
 
+/* What the patch series ran: two scanners, on CPUs 2 and 3, each beside a task that is busy for 2 ms. */
+static void seed_settings(double seconds)
+{
+	opt.seconds = seconds;
+	opt.scanners = 2;
+	opt.nr_scanner_cpus = 2;
+	opt.scanner_cpus[0] = 2;
+	opt.scanner_cpus[1] = 3;
+	opt.busy_ms = 2;
+	opt.fragments = 0;
+}
+
 static void parse_options(int argc, char **argv)
 {
 	enum { SIZE, SECONDS, PHASES, SCANNERS, FILE_NAME, NICE, MAPPER_CPU, SCANNER_CPUS, BUSY_MS, PAUSE,
-	       FRAGMENTS, SEED, HELP };
+	       FRAGMENTS, SEED, SEED_TABLE, SAMPLES, HELP };
 	static const struct option names[] = {
 		{ "size-mib", required_argument, NULL, SIZE },
 		{ "seconds", required_argument, NULL, SECONDS },
@@ -783,17 +713,24 @@ static void parse_options(int argc, char **argv)
 		{ "pause-us", required_argument, NULL, PAUSE },
 		{ "fragments", required_argument, NULL, FRAGMENTS },
 		{ "seed", required_argument, NULL, SEED },
+		{ "seed-table", no_argument, NULL, SEED_TABLE },
+		{ "samples", required_argument, NULL, SAMPLES },
 		{ "help", no_argument, NULL, HELP },
 		{ NULL, 0, NULL, 0 },
 	};
+	double seconds = SEED_TABLE_SECONDS;
+	unsigned int given = 0;
 	int which;
 
 	while ((which = getopt_long(argc, argv, "", names, NULL)) != -1) {
 		const char *name = which >= 0 && which < HELP ? names[which].name : "";
 
+		if (which >= 0 && which < HELP)
+			given |= 1U << which;
+
 		switch (which) {
 		case SIZE: opt.size_mib = number(name, optarg, 1, 1024 * 1024); break;
-		case SECONDS: opt.seconds = decimal(name, optarg, 86400); break;
+		case SECONDS: opt.seconds = seconds = decimal(name, optarg, 86400); break;
 		case PHASES: parse_phases(optarg); break;
 		case SCANNERS: opt.scanners = (unsigned int)number(name, optarg, 0, MAX_CHILDREN); break;
 		case FILE_NAME: parse_file(optarg); break;
@@ -804,6 +741,8 @@ static void parse_options(int argc, char **argv)
 		case PAUSE: opt.pause_us = number(name, optarg, 0, 1000000); break;
 		case FRAGMENTS: opt.fragments = number(name, optarg, 0, 10000000); break;
 		case SEED: opt.seed = number(name, optarg, 1, LONG_MAX); break;
+		case SEED_TABLE: opt.seed_table = true; break;
+		case SAMPLES: opt.samples = (unsigned int)number(name, optarg, 1, MAX_SAMPLES); break;
 		case HELP:
 			fputs(usage_text, stdout);
 			exit(0);
@@ -814,6 +753,16 @@ static void parse_options(int argc, char **argv)
 	}
 	if (optind < argc)
 		die(EXIT_USAGE, "unexpected argument '%s'", argv[optind]);
+	if (opt.seed_table) {
+		/* another setting would be another test */
+		given &= ~(1U << SECONDS | 1U << SEED | 1U << SEED_TABLE | 1U << SAMPLES);
+		if (given)
+			die(EXIT_USAGE, "--seed-table does not go with --%s", names[__builtin_ctz(given)].name);
+		seed_settings(seconds);
+		return;
+	}
+	if (given & 1U << SAMPLES)
+		die(EXIT_USAGE, "--samples is for --seed-table");
 	for (unsigned int i = 0; i < opt.nr_scanner_cpus; i++) {
 		if (opt.scanner_cpus[i] == opt.mapper_cpu)
 			die(EXIT_USAGE, "CPU %u is given both to the mapper and to a scanner", opt.mapper_cpu);
@@ -826,13 +775,58 @@ static void demand_cpu(unsigned int cpu)
 		die(EXIT_CANNOT_RUN, "CPU %u cannot be used here: %s", cpu, strerror(errno));
 }
 
+void make_shared(void)
+{
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (shared == MAP_FAILED)
+		die(EXIT_SYSCALL, "shared memory: %s", strerror(errno));
+}
+
+/* Before the region exists: the children need no copy of its thousands of VMAs. */
+void start_all_children(void)
+{
+	for (unsigned int i = 0; i < opt.scanners; i++) {
+		start_child(SCANNER, opt.scanner_cpus[i % opt.nr_scanner_cpus]);
+		if (opt.busy_ms > 0)
+			start_child(BUSY, opt.scanner_cpus[i % opt.nr_scanner_cpus]);
+	}
+}
+
+void end_children(void)
+{
+	for (unsigned int i = 0; i < nr_children; i++) {
+		if (children[i].reaped)
+			continue;
+		kill(children[i].pid, SIGKILL); /* also one that somebody stopped */
+		waitpid(children[i].pid, &children[i].status, 0);
+	}
+}
+
+static void two_phases(void)
+{
+	make_shared();
+	start_all_children();
+	make_fragmented_region();
+	wait_for_idle();
+	for (unsigned int i = 0; i < opt.nr_phases; i++) {
+		phases[i].kind = opt.phases[i];
+		run_phase(&phases[i]);
+	}
+	end_children();
+	print_report();
+}
+
 int main(int argc, char **argv)
 {
+	long least;
+	int status = 0;
+
 	parse_options(argc, argv);
-	rng = opt.seed;
+	least = opt.seed_table ? SEED_TABLE_CPUS : 2;
+	seed_random(opt.seed);
 	page_size = (size_t)sysconf(_SC_PAGESIZE);
-	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
-		die(EXIT_CANNOT_RUN, "needs 2 CPUs, %ld online", sysconf(_SC_NPROCESSORS_ONLN));
+	if (sysconf(_SC_NPROCESSORS_ONLN) < least)
+		die(EXIT_CANNOT_RUN, "needs %ld CPUs, %ld online", least, sysconf(_SC_NPROCESSORS_ONLN));
 	for (unsigned int i = 0; i < opt.nr_scanner_cpus; i++)
 		demand_cpu(opt.scanner_cpus[i]);
 	demand_cpu(opt.mapper_cpu);
@@ -842,30 +836,11 @@ int main(int argc, char **argv)
 	if (errno)
 		die(EXIT_SYSCALL, "getpriority: %s", strerror(errno));
 	signal(SIGPIPE, SIG_IGN);
-
-	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (shared == MAP_FAILED)
-		die(EXIT_SYSCALL, "shared memory: %s", strerror(errno));
-	/* Before the region exists: the children need no copy of its thousands of VMAs. */
-	for (unsigned int i = 0; i < opt.scanners; i++) {
-		start_child(SCANNER, opt.scanner_cpus[i % opt.nr_scanner_cpus]);
-		if (opt.busy_ms > 0)
-			start_child(BUSY, opt.scanner_cpus[i % opt.nr_scanner_cpus]);
-	}
-	make_fragmented_region();
-	wait_for_idle();
-	for (unsigned int i = 0; i < opt.nr_phases; i++) {
-		phases[i].kind = opt.phases[i];
-		run_phase(&phases[i]);
-	}
-	for (unsigned int i = 0; i < nr_children; i++) {
-		if (children[i].reaped)
-			continue;
-		kill(children[i].pid, SIGKILL); /* also one that somebody stopped */
-		waitpid(children[i].pid, &children[i].status, 0);
-	}
-	print_report();
+	if (opt.seed_table)
+		status = seed_table(clock_step);
+	else
+		two_phases();
 	if (fflush(stdout) || ferror(stdout))
 		die(EXIT_SYSCALL, "standard output: %s", strerror(errno));
-	return 0;
+	return status;
 }

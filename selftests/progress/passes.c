@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "passes.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+struct procmap_query {		/* of <linux/fs.h>, from 6.11 on; that of the build machine may be older */
+	uint64_t size, query_flags, query_addr, vma_start, vma_end, vma_flags, vma_page_size, vma_offset;
+	uint64_t inode;
+	uint32_t dev_major, dev_minor, vma_name_size, build_id_size;
+	uint64_t vma_name_addr, build_id_addr;
+};
+
+#define PROCMAP_QUERY _IOWR('f', 17, struct procmap_query)
+#define PROCMAP_QUERY_COVERING_OR_NEXT_VMA 0x10
+
+const char *const way_names[NR_WAYS] = { "maps", "smaps", "numa_maps", "smaps_rollup", "PROCMAP_QUERY" };
+
+int way_open(enum way way, int pid)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", pid, way == WAY_QUERY ? "maps" : way_names[way]);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0 && way == WAY_QUERY) {
+		struct procmap_query query = { .size = sizeof(query),
+					       .query_flags = PROCMAP_QUERY_COVERING_OR_NEXT_VMA };
+
+		if (ioctl(fd, PROCMAP_QUERY, &query) && errno == ENOTTY) {
+			close(fd);
+			errno = ENOTTY;
+			return -1;
+		}
+	}
+	return fd;
+}
+
+static uint64_t query_pass(int fd)
+{
+	struct procmap_query query = { .size = sizeof(query),
+				       .query_flags = PROCMAP_QUERY_COVERING_OR_NEXT_VMA };
+	uint64_t vmas = 0;
+
+	while (!ioctl(fd, PROCMAP_QUERY, &query)) {
+		vmas++;
+		query.query_addr = query.vma_end;
+	}
+	if (errno != ENOENT && errno != ESRCH)
+		kt_fail("PROCMAP_QUERY: %s", strerror(errno));
+	return vmas;
+}
+
+uint64_t way_pass(enum way way, int fd)
+{
+	static char buffer[65536];
+	uint64_t lines = 0;
+	ssize_t got;
+
+	if (way == WAY_QUERY)
+		return query_pass(fd);
+	if (lseek(fd, 0, SEEK_SET))
+		kt_inconclusive("lseek of %s: %s", way_names[way], strerror(errno));
+	while ((got = read(fd, buffer, sizeof(buffer))) > 0)
+		for (const char *p = buffer; (p = memchr(p, '\n', (size_t)(buffer + got - p))); p++)
+			lines++;
+	if (got < 0 && errno != ESRCH)
+		kt_fail("read of %s: %s", way_names[way], strerror(errno));
+	return lines;
+}

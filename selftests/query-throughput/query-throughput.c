@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * query-throughput: PROCMAP_QUERY per second by 1 ... n threads about another process, which maps and unmaps
+ * meanwhile, or does not. README.md explains the choices.
+ */
+#include "bench.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/ioctl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define WRITER_PAGES 16
+/* One query in so many is timed: reading the clock costs, too. */
+#define TIMED 16
+#define IDLE_NS 1000000
+
+/* PROCMAP_QUERY as Linux 6.11 defined it; older headers lack it. */
+struct query {
+	uint64_t size, flags, addr;
+	uint64_t vma_start, vma_end, vma_flags, vma_page_size, vma_offset, inode;
+	uint32_t dev_major, dev_minor, name_size, build_id_size;
+	uint64_t name_addr, build_id_addr;
+};
+#define QUERY _IOWR('f', 17, struct query)
+
+enum { SECONDS, THREADS, VMAS, ROUNDS, NR_OPTIONS };
+
+static struct bench_option options[NR_OPTIONS] = {
+	[SECONDS] = { "seconds", "counted for each number of threads", 3, 0.1, 3600, false },
+	[THREADS] = { "threads", "the most that query; 0: one on each CPU", 0, 0, BENCH_MAX_WORKERS - 1, true },
+	[VMAS] = { "vmas", "that the queries are about", 1000, 10, 60000, true },
+	[ROUNDS] = { "rounds", "in which the time is spent, all phases in turn", 3, 1, 100, true },
+};
+
+struct asker {
+	int fd;
+	struct kt_rng rng;
+	struct hist took;
+	uint64_t wrong, failed;
+	int last_errno;
+} BENCH_LINE;
+
+/* Between the target and those who ask about it. */
+struct shared {
+	_Atomic bool ready, write;
+	_Atomic int error;
+	uint64_t start;
+	_Atomic uint64_t writes BENCH_LINE;
+};
+
+static struct asker askers[BENCH_MAX_WORKERS];
+static struct bench_step steps[BENCH_MAX_STEPS];
+static struct shared *shared;
+static pid_t target;
+
+/* --- the target --- */
+
+/* Neighbours of different protection do not merge: each page is a VMA. */
+static char *make_vmas(size_t nr)
+{
+	const size_t page = kt_page();
+	char *at = mmap(NULL, nr * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (at == MAP_FAILED)
+		return NULL;
+	for (size_t i = 0; i < nr; i += 2)
+		if (mprotect(at + i * page, page, PROT_READ))
+			return NULL;
+	return at;
+}
+
+static void map_and_unmap(void)
+{
+	const size_t length = WRITER_PAGES * kt_page();
+	char *at = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (at == MAP_FAILED)
+		_exit(1);
+	*(volatile char *)at = 1;
+	if (munmap(at, length))
+		_exit(1);
+	atomic_fetch_add_explicit(&shared->writes, 1, memory_order_relaxed);
+}
+
+static _Noreturn void be_the_target(pid_t parent)
+{
+	char *vmas;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(1);
+	/* a failure shows when it is read back */
+	(void)bench_pin(bench_cpus() - 1);
+	vmas = make_vmas((size_t)options[VMAS].value);
+	if (!vmas)
+		atomic_store(&shared->error, errno);
+	shared->start = (uintptr_t)vmas;
+	atomic_store(&shared->ready, true);
+	for (;;) {
+		if (atomic_load_explicit(&shared->write, memory_order_relaxed))
+			map_and_unmap();
+		else
+			kt_sleep_ns(IDLE_NS);
+	}
+}
+
+static void start_target(void)
+{
+	pid_t parent = getpid();
+
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (shared == MAP_FAILED)
+		bench_die("shared memory: %s", strerror(errno));
+	target = fork();
+	if (target < 0)
+		bench_die("fork: %s", strerror(errno));
+	if (!target)
+		be_the_target(parent);
+	while (!atomic_load(&shared->ready)) {
+		if (waitpid(target, NULL, WNOHANG))
+			bench_die("the target ended at once");
+		kt_sleep_ns(IDLE_NS);
+	}
+	if (atomic_load(&shared->error))
+		bench_cannot("%g VMAs: %s", options[VMAS].value, strerror(atomic_load(&shared->error)));
+}
+
+/* --- the queries --- */
+
+static bool ask(struct asker *asker, size_t nr)
+{
+	const uint64_t start = shared->start + nr * kt_page();
+	struct query query = { .size = sizeof(query), .addr = start };
+
+	if (ioctl(asker->fd, QUERY, &query)) {
+		asker->last_errno = errno;
+		asker->failed++;
+		return false;
+	}
+	if (query.vma_start != start || query.vma_end != start + kt_page()) {
+		asker->wrong++;
+		return false;
+	}
+	return true;
+}
+
+static void ask_on(struct bench_worker *self)
+{
+	struct asker *asker = self->arg;
+	uint64_t queries = 0;
+
+	while (!bench_stopped()) {
+		size_t nr = (size_t)kt_below(&asker->rng, (uint64_t)options[VMAS].value);
+		uint64_t start = 0;
+		bool right;
+
+		if (!(queries++ % TIMED))
+			start = kt_now_ns();
+		right = ask(asker, nr);
+		if (start)
+			hist_add(&asker->took, kt_now_ns() - start);
+		bench_done(self, right);
+	}
+}
+
+/* One file each: what one of them keeps in it is not shared with the others. */
+static void open_files(unsigned int nr)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", (int)target);
+	for (unsigned int i = 0; i < nr; i++) {
+		askers[i].fd = open(path, O_RDONLY | O_CLOEXEC);
+		askers[i].rng.state = i;
+		if (askers[i].fd < 0)
+			bench_die("%s: %s", path, strerror(errno));
+	}
+	if (!ask(&askers[0], 0) && askers[0].last_errno == ENOTTY)
+		bench_cannot("this kernel has no PROCMAP_QUERY, which came with 6.11");
+}
+
+static void run_step(struct bench_step *step, double seconds)
+{
+	for (unsigned int i = 0; i < step->threads; i++)
+		memset(&askers[i].took, 0, sizeof(askers[i].took));
+	atomic_store(&shared->write, step->writer);
+	bench_run(&step->phase, seconds);
+	atomic_store(&shared->write, false);
+	for (unsigned int i = 0; i < step->threads; i++)
+		hist_merge(&step->took, &askers[i].took);
+}
+
+static void report(unsigned int nr_steps, const struct bench_step *step)
+{
+	char name[64];
+
+	bench_report_step(steps, nr_steps, step, "queries");
+	snprintf(name, sizeof(name), "query_ns_%s", step->name);
+	bench_histogram(name, &step->took);
+	snprintf(name, sizeof(name), "query_mean_ns_%s", step->name);
+	bench_metric(name, hist_mean(&step->took), "ns", "lower", false);
+	snprintf(name, sizeof(name), "query_p99_ns_%s", step->name);
+	bench_metric(name, (double)hist_quantile(&step->took, 0.99), "ns", "lower", false);
+}
+
+static void prove_answers(unsigned int nr)
+{
+	unsigned long long wrong = 0, failed = 0;
+	int error = 0;
+
+	for (unsigned int i = 0; i < nr; i++) {
+		wrong += askers[i].wrong;
+		failed += askers[i].failed;
+		error = askers[i].last_errno ? askers[i].last_errno : error;
+	}
+	bench_proof("every answer was right", !wrong && !failed, "%llu wrong answers, %llu failed queries%s%s",
+		    wrong, failed, error ? ": " : "", error ? strerror(error) : "");
+}
+
+int main(int argc, char **argv)
+{
+	struct bench_worker asker = { .role = "asker", .run = ask_on, .arg = askers };
+	struct bench_worker writer = { .role = "writer" };
+	unsigned int nr;
+
+	bench_start(argc, argv, "query-throughput",
+		    "Count PROCMAP_QUERY of 1 ... n threads about a process that maps and unmaps, or does not.",
+		    options, NR_OPTIONS);
+	if (bench_cpus() < 2)
+		bench_cannot("needs 2 CPUs, %d may be used", bench_cpus());
+	start_target();
+	writer.pid = target;
+	writer.done = &shared->writes;
+	nr = bench_make_steps(steps, (unsigned int)options[THREADS].value, &asker, sizeof(askers[0]), &writer);
+	open_files(bench_most_threads(steps, nr));
+	/* in turn, so that a host that slows down meanwhile slows them all */
+	for (unsigned int round = 0; round < (unsigned int)options[ROUNDS].value; round++)
+		for (unsigned int i = 0; i < nr; i++)
+			run_step(&steps[i], options[SECONDS].value / options[ROUNDS].value);
+	for (unsigned int i = 0; i < nr; i++)
+		report(nr, &steps[i]);
+	prove_answers(bench_most_threads(steps, nr));
+	bench_prove_clock("a query", hist_mean(&steps[0].took));
+	kill(target, SIGKILL);
+	waitpid(target, NULL, 0);
+	return bench_finish();
+}
