@@ -201,9 +201,12 @@ def test_every_case_is_explained(suite: str, tmp_path: Path) -> None:
     """README.md beside the sources says of each case, by name or pattern, what it proves; --list agrees."""
     loaded = catalog.load(suite)
     text = (loaded.folder / "README.md").read_text()
-    patterns = [
-        cell for row in re.findall(r"^\|([^|]+)\|", text, re.M) for cell in re.findall(r"`([^`]+)`", row)
-    ]
+    patterns = []
+    for row in re.findall(r"^\|([^|]+)\|", text, re.M):
+        for word in re.findall(r"`([^`]+)`", row):
+            # `group.case`, `.another` of that group, `…-ending` of the one before
+            group = patterns[-1].partition(".")[0] if patterns else ""
+            patterns.append(f"{group}{word}" if word.startswith(".") else word.replace("…", f"{group}.*"))
     for program in loaded.program:
         if program.parser != "ktap":
             assert f"`{program.name}`" in text or program.name == suite
