@@ -60,8 +60,8 @@ check: deps $(STAMP) lint ## fast tests, a minute
 test: check ## all that lands a change: real kernels and guests
 	$(BIN)/pytest -q -m 'guest and not long'
 
-test-long: test ## repeats, broken kernels, trees of other ages: hours
-	$(BIN)/pytest -q -m long
+test-long: $(if $(TARGET),check,test) ## repeats, broken kernels, trees of other ages: hours; TARGET=broken for these only
+	$(BIN)/pytest -q -m long $(if $(TARGET),tests/test_$(TARGET).py)
 
 bench: deps $(STAMP) ## speed of the tool itself, medians, side by side; alone on the machine
 	$(BIN)/python tests/bench.py $(ARGS)

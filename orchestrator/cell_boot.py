@@ -13,7 +13,7 @@ from orchestrator.cell_state import Cell, Moot, another_variant
 from orchestrator.errors import InfraError, Interrupted, KernelError, OrchestrateError, UserError
 from orchestrator.evidence import health, proof
 from orchestrator.evidence.watch import ConsoleWatch
-from orchestrator.kernel import kconfig
+from orchestrator.kernel import flavor, kconfig
 from orchestrator.kernel.model import Kernel
 from orchestrator.results.model import Verdict
 from orchestrator.source.classify import TreeClass
@@ -199,7 +199,9 @@ def shut_down(cell: Cell, guest: Guest, *, crashed: bool, after: str) -> None:
     while guest.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
     late = burned("shutdown", cell.watch)
-    new = health.new_taint(cell.tainted, tainted)
+    # a module of ours is one out of the tree, and not signed
+    ours = health.OUT_OF_TREE if flavor.module(cell.context.choices.flavors) else 0
+    new = health.new_taint(cell.tainted | ours, tainted)
     if late:
         cell.put(late)
     elif new and not crashed:

@@ -34,6 +34,9 @@ TAINT_BITS: tuple[str, ...] = (
     "J: mutating debug operation by user space",
 )
 
+#: What loading a module of ours leaves in the mask: out of the tree, and not signed.
+OUT_OF_TREE = 1 << 12 | 1 << 13
+
 _VMSTAT = re.compile(r"^([A-Za-z_]\w{0,99}) (\d{1,20})$", re.ASCII | re.MULTILINE)
 _DEBUG_LOCKS = re.compile(r"^\s*debug_locks:\s+(\d{1,9})\s*$", re.ASCII | re.MULTILINE)
 _MAX_CHARS = 256 * 1024

@@ -14,12 +14,13 @@
 /* One touch in so many is timed: reading the clock costs, too. */
 #define TIMED 16
 
-enum { SECONDS, THREADS, PAGES, TOUCH, ROUNDS, NR_OPTIONS };
+enum { SECONDS, THREADS, PAGES, PAUSE_US, TOUCH, ROUNDS, NR_OPTIONS };
 
 static struct bench_option options[NR_OPTIONS] = {
 	[SECONDS] = { "seconds", "counted for each number of threads", 3, 0.1, 3600, false },
 	[THREADS] = { "threads", "the most that fault; 0: one on each CPU", 0, 0, BENCH_MAX_WORKERS - 1, true },
 	[PAGES] = { "pages", "that a thread touches before it drops them", 256, 16, 65536, true },
+	[PAUSE_US] = { "pause-us", "between two writes, spinning", 500, 0, 1000000, false },
 	[TOUCH] = { "touch", "pages that the writer touches, of 16 that it maps", 0, 0, WRITER_PAGES, true },
 	[ROUNDS] = { "rounds", "in which the time is spent, all phases in turn", 3, 1, 100, true },
 };
@@ -32,6 +33,7 @@ struct area {
 
 static struct area areas[BENCH_MAX_WORKERS];
 static struct bench_step steps[BENCH_MAX_STEPS];
+static struct hist wrote;
 static uint64_t touched[BENCH_MAX_STEPS], faulted[BENCH_MAX_STEPS];
 
 static uint64_t own_faults(void)
@@ -72,8 +74,10 @@ static void map_and_unmap(struct bench_worker *self)
 {
 	const size_t page = kt_page(), length = WRITER_PAGES * page;
 	const unsigned int touch = (unsigned int)options[TOUCH].value;
+	const uint64_t pause = (uint64_t)(options[PAUSE_US].value * 1000);
 
 	while (!bench_stopped()) {
+		uint64_t start = kt_now_ns();
 		char *at = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 		if (at == MAP_FAILED)
@@ -82,7 +86,9 @@ static void map_and_unmap(struct bench_worker *self)
 			*(volatile char *)(at + i * page) = 1;
 		if (munmap(at, length))
 			bench_die("munmap: %s", strerror(errno));
+		hist_add(&wrote, kt_now_ns() - start);
 		bench_done(self, 1);
+		bench_spin_ns(pause);
 	}
 }
 
@@ -108,7 +114,9 @@ static void run_step(unsigned int nr, double seconds)
 		areas[i].touched = areas[i].faults = 0;
 		memset(&areas[i].took, 0, sizeof(areas[i].took));
 	}
+	memset(&wrote, 0, sizeof(wrote));
 	bench_run(&steps[nr].phase, seconds);
+	hist_merge(&steps[nr].wrote, &wrote);
 	for (unsigned int i = 0; i < steps[nr].threads; i++) {
 		touched[nr] += areas[i].touched;
 		faulted[nr] += areas[i].faults;

@@ -206,6 +206,14 @@ bool bench_stopped(void)
 	return atomic_load_explicit(&stopped, memory_order_relaxed);
 }
 
+void bench_spin_ns(uint64_t ns)
+{
+	uint64_t end = kt_now_ns() + ns;
+
+	while (kt_now_ns() < end && !bench_stopped())
+		;
+}
+
 static void *thread_main(void *arg)
 {
 	struct bench_worker *self = arg;
@@ -404,9 +412,15 @@ void bench_report_step(const struct bench_step *steps, unsigned int nr, const st
 	if (step->writer) {
 		snprintf(name, sizeof(name), "writes_per_s_%s", step->name);
 		bench_metric(name, bench_rate(&step->phase, step->workers[step->threads].role), "1/s", "higher",
-			     true);
+			     false);
+		snprintf(name, sizeof(name), "write_mean_us_%s", step->name);
+		bench_metric(name, hist_mean(&step->wrote) / 1000, "us", "lower", true);
+		snprintf(name, sizeof(name), "write_p99_us_%s", step->name);
+		bench_metric(name, (double)hist_quantile(&step->wrote, 0.99) / 1000, "us", "lower", false);
+		snprintf(name, sizeof(name), "write_ns_%s", step->name);
+		bench_histogram(name, &step->wrote);
 		snprintf(name, sizeof(name), "kept_%s", step->name);
-		bench_metric(name, rate / rate_of(steps, nr, step->threads), "ratio", "higher", false);
+		bench_metric(name, rate / rate_of(steps, nr, step->threads), "ratio", "higher", true);
 	} else if (step->threads > 1) {
 		snprintf(name, sizeof(name), "scaling_%s", step->name);
 		bench_metric(name, rate / rate_of(steps, nr, 1), "ratio", "higher", true);

@@ -82,6 +82,8 @@ static inline void bench_done(struct bench_worker *self, uint64_t more)
 }
 
 bool bench_stopped(void);
+/* A rest without sleeping: a sleep is rounded up, in some guests to a whole tick. */
+void bench_spin_ns(uint64_t ns);
 /* One round: all workers at once, counted for so many seconds after a tenth of that to warm up. */
 void bench_run(struct bench_phase *phase, double seconds);
 /* Proofs that every worker of a phase worked until the end of every round, on its CPU. */
@@ -101,6 +103,7 @@ struct bench_step {
 	struct bench_phase phase;
 	struct bench_worker *workers;
 	struct hist took;		/* for the caller */
+	struct hist wrote;		/* by the writer, filled by the caller too */
 };
 
 /* Threads like the given one, with arg + number * arg_size as their arg; most: 0 for one on each CPU. */
@@ -110,8 +113,9 @@ unsigned int bench_make_steps(struct bench_step *steps, unsigned int most, const
 unsigned int bench_most_threads(const struct bench_step *steps, unsigned int nr);
 /*
  * The proofs of a step and its metrics: WHAT_per_s_2t, scaling_2t (over one thread's rate), and
- * WHAT_per_s_1t_writer, writes_per_s_1t_writer, kept_1t_writer (over the rate without writer; not to be
- * compared, as a writer that is held up disturbs less).
+ * WHAT_per_s_1t_writer, kept_1t_writer (over the rate without writer), write_mean_us_1t_writer,
+ * write_p99_us_1t_writer, writes_per_s_1t_writer. A writer should rest between its writes: of two that
+ * never do, the one that is held up disturbs less, and the worse kernel looks better.
  */
 void bench_report_step(const struct bench_step *steps, unsigned int nr, const struct bench_step *step,
 		       const char *what);

@@ -60,6 +60,8 @@ static pid_t start_reader(const struct subject *subject, int pid, struct word *w
 		struct reader reader;
 
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		/* all on one: readers on every CPU may stop the machine, see ../progress/README.md */
+		kt_pin(0);
 		if (!reader_try(&reader, subject, pid, reader_whole_chunk()))
 			_exit(1);
 		reader.progress = &word->progress;

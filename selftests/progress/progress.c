@@ -183,7 +183,7 @@ static void timed(enum call call, enum phase now, char *at, size_t index)
 }
 
 /* The watched writer: one page in three calls, all of them among what the readers walk through. */
-static void write_watched(void)
+static void write_anywhere(void)
 {
 	static const enum call order[] = { CALL_MPROTECT, CALL_MUNMAP, CALL_MMAP };
 	struct kt_rng rng = { kt_seed() };
@@ -196,6 +196,13 @@ static void write_watched(void)
 			timed(order[i], phase() == ALONE ? ALONE : DISTURBED, page_at(index), index);
 	}
 	park();
+}
+
+/* On the CPU that the readers leave. */
+static void write_watched(void)
+{
+	kt_pin(kt_cpus() - 1);
+	write_anywhere();
 }
 
 /* --- readers --- */
@@ -397,6 +404,7 @@ static void reads(const void *arg)
 
 struct readers {
 	enum way ways[2];
+	bool everywhere;	/* no CPU is left to the writer alone */
 };
 
 static void writes(const void *arg)
@@ -408,7 +416,7 @@ static void writes(const void *arg)
 	int fds[2];
 
 	setup();
-	target = start_target(write_watched);
+	target = start_target(readers->everywhere ? write_anywhere : write_watched);
 	for (int i = 0; i < 2; i++)
 		fds[i] = open_way(readers->ways[i], target);
 	for (int i = 0; i < number; i++) {
@@ -417,6 +425,9 @@ static void writes(const void *arg)
 			/* a description of its own: it holds the position */
 			int fd = open_way(readers->ways[i % 2], target);
 
+			/* README.md, "A CPU of its own" */
+			if (!readers->everywhere && kt_cpus() > 1)
+				kt_pin(i % (kt_cpus() - 1));
 			disturb_by_reading(readers->ways[i % 2], fd);
 		}
 	}
@@ -432,9 +443,10 @@ static void writes(const void *arg)
 }
 
 static const enum way maps = WAY_MAPS, smaps = WAY_SMAPS, numa_maps = WAY_NUMA_MAPS, query = WAY_QUERY;
-static const struct readers of_maps = { { WAY_MAPS, WAY_QUERY } };
-static const struct readers of_smaps = { { WAY_SMAPS, WAY_NUMA_MAPS } };
-static const struct readers of_rollup = { { WAY_ROLLUP, WAY_ROLLUP } };
+static const struct readers of_maps = { { WAY_MAPS, WAY_QUERY }, false };
+static const struct readers of_smaps = { { WAY_SMAPS, WAY_NUMA_MAPS }, false };
+static const struct readers of_rollup = { { WAY_ROLLUP, WAY_ROLLUP }, false };
+static const struct readers crowd = { { WAY_MAPS, WAY_MAPS }, true };
 
 static const struct kt_case cases[] = {
 	{ "reads.maps", "complete reads of maps end, whatever writers do meanwhile", reads, &maps, 1.0, 60 },
@@ -445,6 +457,8 @@ static const struct kt_case cases[] = {
 	  writes, &of_maps, 1.0, 60 },
 	{ "writes.smaps", "the same while those of smaps and numa_maps do not", writes, &of_smaps, 1.0, 60 },
 	{ "writes.smaps_rollup", "the same while those of smaps_rollup do not", writes, &of_rollup, 1.0, 60 },
+	/* a group of its own, which the suite leaves out: it can cost the machine */
+	{ "crowd.maps", "the same with readers of maps on every CPU", writes, &crowd, 5.0, 60 },
 };
 
 int main(int argc, char **argv)

@@ -30,12 +30,13 @@ struct query {
 };
 #define QUERY _IOWR('f', 17, struct query)
 
-enum { SECONDS, THREADS, VMAS, ROUNDS, NR_OPTIONS };
+enum { SECONDS, THREADS, VMAS, PAUSE_US, ROUNDS, NR_OPTIONS };
 
 static struct bench_option options[NR_OPTIONS] = {
 	[SECONDS] = { "seconds", "counted for each number of threads", 3, 0.1, 3600, false },
 	[THREADS] = { "threads", "the most that query; 0: one on each CPU", 0, 0, BENCH_MAX_WORKERS - 1, true },
 	[VMAS] = { "vmas", "that the queries are about", 1000, 10, 60000, true },
+	[PAUSE_US] = { "pause-us", "between two writes of the target, spinning", 500, 0, 1000000, false },
 	[ROUNDS] = { "rounds", "in which the time is spent, all phases in turn", 3, 1, 100, true },
 };
 
@@ -49,9 +50,10 @@ struct asker {
 
 /* Between the target and those who ask about it. */
 struct shared {
-	_Atomic bool ready, write;
+	_Atomic bool ready, write, resting;
 	_Atomic int error;
 	uint64_t start;
+	struct hist wrote;	/* the target's while it writes, its parent's while it rests */
 	_Atomic uint64_t writes BENCH_LINE;
 };
 
@@ -79,6 +81,7 @@ static char *make_vmas(size_t nr)
 static void map_and_unmap(void)
 {
 	const size_t length = WRITER_PAGES * kt_page();
+	uint64_t start = kt_now_ns();
 	char *at = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (at == MAP_FAILED)
@@ -86,7 +89,9 @@ static void map_and_unmap(void)
 	*(volatile char *)at = 1;
 	if (munmap(at, length))
 		_exit(1);
+	hist_add(&shared->wrote, kt_now_ns() - start);
 	atomic_fetch_add_explicit(&shared->writes, 1, memory_order_relaxed);
+	bench_spin_ns((uint64_t)(options[PAUSE_US].value * 1000));
 }
 
 static _Noreturn void be_the_target(pid_t parent)
@@ -104,10 +109,13 @@ static _Noreturn void be_the_target(pid_t parent)
 	shared->start = (uintptr_t)vmas;
 	atomic_store(&shared->ready, true);
 	for (;;) {
-		if (atomic_load_explicit(&shared->write, memory_order_relaxed))
+		if (atomic_load(&shared->write)) {
+			atomic_store(&shared->resting, false);
 			map_and_unmap();
-		else
+		} else {
+			atomic_store(&shared->resting, true);
 			kt_sleep_ns(IDLE_NS);
+		}
 	}
 }
 
@@ -186,13 +194,28 @@ static void open_files(unsigned int nr)
 		bench_cannot("this kernel has no PROCMAP_QUERY, which came with 6.11");
 }
 
+static bool lives(pid_t pid)
+{
+	char state = kt_task_state(pid, pid);
+
+	return state && state != 'Z';
+}
+
 static void run_step(struct bench_step *step, double seconds)
 {
 	for (unsigned int i = 0; i < step->threads; i++)
 		memset(&askers[i].took, 0, sizeof(askers[i].took));
+	memset(&shared->wrote, 0, sizeof(shared->wrote));
+	atomic_store(&shared->resting, !step->writer);
 	atomic_store(&shared->write, step->writer);
 	bench_run(&step->phase, seconds);
-	atomic_store(&shared->write, false);
+	if (step->writer) {
+		atomic_store(&shared->write, false);
+		/* one that is dead shows in the proofs */
+		while (!atomic_load(&shared->resting) && lives(target))
+			kt_sleep_ns(IDLE_NS);
+		hist_merge(&step->wrote, &shared->wrote);
+	}
 	for (unsigned int i = 0; i < step->threads; i++)
 		hist_merge(&step->took, &askers[i].took);
 }
