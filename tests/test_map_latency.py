@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from orchestrator import data
 from orchestrator.results.model import Blame, Verdict
 from orchestrator.suites.metrics import Sample, judge, parse_map_latency
 
@@ -32,7 +33,9 @@ def compile_with(compiler: str, output: Path) -> None:
     if path is None:
         pytest.skip(f"no {compiler}")
     sources = [str(FOLDER / name) for name in SUITE["build"]["sources"]]
-    argv = [path, *SUITE["build"]["cflags"], *STRICT, "-o", str(output), *sources]
+    sources += map(str, data.library().glob("*.c"))
+    flags = [*SUITE["build"]["cflags"], *STRICT, f"-I{data.library()}"]
+    argv = [path, *flags, "-o", str(output), *sources]
     subprocess.run(argv, check=True)
 
 

@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "../lib/hist.h"
+#include "hist.h"
 
 #define MAX_CHILDREN 64
 #define MAX_CPUS 1024
