@@ -14,6 +14,7 @@ from orchestrator.cell_suites import moot_suite, run_suites
 from orchestrator.errors import Interrupted, KernelError, OrchestrateError, UserError
 from orchestrator.events import now
 from orchestrator.kernel import build as kernels
+from orchestrator.kernel import flavor
 from orchestrator.kernel.model import Kernel
 from orchestrator.plan import CellPlan
 from orchestrator.results.model import Case, CellResult, Verdict
@@ -79,6 +80,7 @@ def _build(cell: Cell) -> Kernel | None:
     cell.properties |= {
         **({"commit": tree.commit} if tree.commit else {}),
         **({"dirty": tree.dirty} if tree.dirty else {}),
+        **({"flavor": flavors} if (flavors := flavor.word(context.choices.flavors)) else {}),
         "per-VMA locks in this tree": cell.target.tree_class.value,
     }
     try:

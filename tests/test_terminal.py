@@ -3,12 +3,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from orchestrator.analysis.pair import pairs, rates
 from orchestrator.outcome import RunResult
 from orchestrator.report import terminal
 from orchestrator.results.model import Blame, Case, CellResult, SuiteResult, Verdict
+from orchestrator.suites.known import UNSEEN
 from orchestrator.text import clean
 
 HOSTILE = clean(b"[red]x[/red] [/nope] \x1b[31m\x07 :smile: \xff" + b"long " * 60)
@@ -117,6 +119,34 @@ def test_the_boots_of_a_kernel_are_one_row(shown) -> None:  # type: ignore[no-un
     said = "\n".join(lines)
     assert "maps/p: 1 of 200 boots failed: 0.5 %, 95 % interval 0.1 .. 2.8 %" in said
     assert "1 case never failed in 200 boots (95 %: the rate is below 1.9 %)" in said
+
+
+def test_known_failures_have_a_column_and_a_line(shown) -> None:  # type: ignore[no-untyped-def]
+    known = CellResult(
+        cell="7.2.1-x86_64-per-vma-lock",
+        label="7.2.12",
+        arch="x86_64",
+        variant="per-vma-lock",
+        suites=(SuiteResult(suite="maps-coherency", cases=(case(), case(Verdict.KNOWN, "a gap"))),),
+    )
+    lines = shown(result(known, known))
+    assert row(lines, "per-vma-lock maps-coherency")[3:] == [
+        "maps-coherency",
+        "2",
+        "2",
+        "0",
+        "2",
+        "0",
+        "KNOWN",
+    ]
+    assert "KNOWN  7.2.1-x86_64-per-vma-lock: maps/p: a gap" in lines
+    assert max(len(line) for line in lines) <= 80
+    unseen = case(Verdict.PASS, f"{UNSEEN}: a gap (link)")
+    lines = shown(
+        result(msgspec.structs.replace(known, suites=(SuiteResult(suite="maps", cases=(unseen,)),)))
+    )
+    assert f"look at  7.2.1-x86_64-per-vma-lock: maps/p: {UNSEEN}: a gap (link)" in lines
+    assert "known" not in next(line for line in lines if line.startswith("kernel")).split()
 
 
 def test_what_the_pair_says(shown) -> None:  # type: ignore[no-untyped-def]

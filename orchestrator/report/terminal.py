@@ -170,6 +170,8 @@ def _table(cells: Iterable[CellResult]) -> Table:
     verdicts = {case.verdict for cell in cells for case in cell.all_cases()}
     known = ("known",) if Verdict.KNOWN in verdicts else ()
     table = _columns("kernel", "arch", "variant", "suite", "boots", "pass", "bad", *known, "skip", "verdict")
+    # ten columns on 80
+    table.padding = (0, 1 if known else 2, 0, 0)
     for same in _grouped(cells, lambda c: (c.label, c.arch, c.variant)):
         kernel = (same[0].label, same[0].arch, same[0].variant)
         own = [case for cell in same for case in cell.cases if case.verdict in _BAD]
