@@ -173,7 +173,10 @@ def not_applicable(tree_class: TreeClass, variant: str) -> str:
 def moot(context: Context, target: Target, variant: str) -> str:
     """Why there is no such variant of a kernel, as far as is known; empty where there is, or may be."""
     if target.tree_class is not None:
-        return not_applicable(target.tree_class, variant)
+        old = flavor.too_old(context.choices.flavors, target.version)
+        return not_applicable(target.tree_class, variant) or (
+            f"{old}: this is {target.version}" if old else ""
+        )
     read = context.variants_read.get(target.label, variant)
     return another_variant(read) if read != variant else ""
 

@@ -250,13 +250,13 @@ def choices(given: dict[str, Any], *, tests: bool = False) -> Choices:
     arches = arch.names() if "all" in asked else tuple(dict.fromkeys(asked))
     commands = given.get("commands", ())
     chosen: tuple[str, ...] = ()
-    if tests:
-        chosen = given["suites"] or (() if commands else catalog.DEFAULT)
     for name in arches:
         arch.load(name)
         for variant in given["variants"]:
             kconfig.own_fragments(name, variant)
     flavors = tuple(each.name for each in flavor.combine(given.get("flavors", ())))
+    if tests:
+        chosen = given["suites"] or (() if commands else prepare.default_suites(flavors))
     found = Choices(
         arches=arches,
         variants=tuple(dict.fromkeys(given["variants"])) or kconfig.variants(),

@@ -70,6 +70,12 @@ def check(choices: Choices, chosen: Sequence[Suite]) -> None:
     for spec in choices.kconfig:
         kconfig.user_fragment(spec)
     flavor.combine(choices.flavors)
+    for suite in chosen:
+        if suite.races and (why := flavor.no_races(choices.flavors)):
+            raise UserError(
+                f"suite {suite.name!r} needs readers and writers at full speed; {why}",
+                remedy="Leave one of the two out.",
+            )
     for path in choices.known:
         _known(path)
     if choices.config:
@@ -87,7 +93,7 @@ def check(choices: Choices, chosen: Sequence[Suite]) -> None:
     missing: list[InfraError] = []
     for arch in map(arches.load, choices.arches) if built else ():
         with _gathered(missing):
-            toolchain.find(choices.toolchain, arch)
+            flavor.check_compiler(choices.flavors, toolchain.find(choices.toolchain, arch))
         with _gathered(missing):
             qemu.program(arch) if chosen else None
     tools = [name for name in _BUILD_TOOLS if built and shutil.which(name) is None]
@@ -169,6 +175,15 @@ def _known(path: str) -> tuple[known.Entry, ...]:
 
 def _as_label(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.")[:48] or "kernel"
+
+
+def default_suites(flavors: Sequence[str]) -> tuple[str, ...]:
+    """What is run when no suite is named: of a kernel made for diagnosis, what it can show."""
+    if not flavors:
+        return catalog.DEFAULT
+    slow = flavor.no_races(flavors)
+    found = map(catalog.load, (*catalog.DEFAULT, *catalog.DIAGNOSIS))
+    return tuple(s.name for s in found if s.kind == "functional" and not (slow and s.races))
 
 
 def suites(choices: Choices) -> tuple[Suite, ...]:

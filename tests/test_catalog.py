@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator import arch, data
 from orchestrator.errors import UserError
+from orchestrator.source.model import version_numbers
 from orchestrator.suites import catalog
 
 VERSIONS = ("6.12", "6.17", "7.1", "7.2", "7.3")
@@ -126,7 +127,7 @@ def test_what_an_architecture_skips() -> None:
     ],
 )
 def test_versions(version: str, numbers: tuple[int, ...]) -> None:
-    assert catalog.numbers(version) == numbers
+    assert version_numbers(version) == numbers
 
 
 @pytest.mark.parametrize("version", ["7.2-rc1", "7.2.0", "7.2.0-rc1-00012-gabc", "7.2.12", "7.10.1", "8.0"])

@@ -2,13 +2,18 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from orchestrator import data
+from orchestrator import arch as arches
+from orchestrator import data, options, prepare
 from orchestrator.errors import UserError
 from orchestrator.kernel import flavor, kconfig
+from orchestrator.kernel.toolchain import Toolchain
+from orchestrator.suites import catalog
 
 
 @pytest.mark.parametrize("name", flavor.names())
@@ -36,7 +41,7 @@ def test_docs_have_the_same_factors() -> None:
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert cells[2] == f"× {each.slower:g}"
         assert cells[3] == (f"{each.mem_mib} MiB" if each.mem_mib else "")
-        assert tuple(re.findall(r"`(\w+)`", cells[4])) == each.not_with
+        assert set(re.findall(r"`([\w-]+)`", cells[4])) == set(each.not_with)
 
 
 def test_together_they_are_one_kernel_with_all_limits() -> None:
@@ -49,10 +54,63 @@ def test_together_they_are_one_kernel_with_all_limits() -> None:
 
 
 def test_what_cannot_be_one_kernel_is_refused() -> None:
-    with pytest.raises(UserError, match="flavors 'kasan' and 'kcsan' at once"):
+    with pytest.raises(UserError, match="flavors 'kasan' and 'kcsan' at once: a kernel is compiled for one"):
         flavor.combine(("kcsan", "kasan"))
     with pytest.raises(UserError, match="no flavor 'nosuch'"):
         flavor.combine(("nosuch",))
+
+
+def test_suites_that_race_are_of_no_use_on_a_slow_kernel() -> None:
+    assert "300-fold" in flavor.no_races(("lockdep", "maple"))
+    assert flavor.no_races(("lockdep", "kasan")) == ""
+    given = dict.fromkeys(("sources", "patches", "digests", "kconfig", "variants", "arches"), ())
+    given |= {"toolchain": "gcc", "config": "", "jobs": 0, "flavors": ("maple",), "suites": ("progress",)}
+    with pytest.raises(UserError, match=r"'progress' needs .* full speed; flavor 'maple': its checks"):
+        options.choices(given, tests=True)
+
+
+def test_default_suites_are_those_that_can_show_something() -> None:
+    assert prepare.default_suites(()) == catalog.DEFAULT
+    diagnosis = prepare.default_suites(("lockdep",))
+    assert diagnosis == (*(name for name in catalog.DEFAULT if name != "map-latency"), "mm-stress")
+    slow = prepare.default_suites(("maple",))
+    assert set(diagnosis) - set(slow) == {"maps-coherency", "progress"}
+
+
+def test_a_kernel_may_be_too_old() -> None:
+    assert flavor.too_old(("kasan", "lockdep"), "6.11.4") == "flavor 'kasan' needs Linux 6.12 or later"
+    assert flavor.too_old(("kasan", "lockdep"), "6.12-rc1") == ""
+    assert flavor.too_old((), "2.6.39") == ""
+
+
+def test_a_compiler_may_be_too_old() -> None:
+    old = Toolchain("gcc", "gcc", "gcc", "gcc (Debian 10.2.1-6) 10.2.1 20210110")
+    flavor.check_compiler(("lockdep",), old)
+    with pytest.raises(UserError, match=r"flavor 'kcsan' needs gcc 11 or later, gcc is .*10\.2\.1") as caught:
+        flavor.check_compiler(("kcsan", "lockdep"), old)
+    assert "--toolchain" in caught.value.remedy
+    for family, said in (("gcc", "gcc (Debian 12.2.0-14) 12.2.0"), ("clang", "Debian clang version 14.0.6")):
+        found = Toolchain(family, family, family, said)
+        assert (found.family, found.major) == (family, int(said.split()[-1].split(".")[0]))
+        flavor.check_compiler(("kcsan",), found)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("arch", arches.names())
+@pytest.mark.parametrize("name", flavor.names())
+def test_what_a_flavor_asks_for_survives(name: str, arch: str) -> None:
+    """On the newest kernel that the tests know, every request, for both variants."""
+    argv = [sys.executable, "-m", "orchestrator.cli", "build", "--configure-only", "--flavor", name]
+    source = "debian:trixie-backports/linux-source-7.2"
+    done = subprocess.run(
+        [*argv, "--arch", arch, "--source", source], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr
+    configs = [kconfig.parse_config(Path(line.split()[-1]).read_text()) for line in done.stdout.splitlines()]
+    assert len(configs) == 2
+    for config in configs:
+        for request in flavor.load(name).fragment.requests():
+            assert config.get(request.symbol, "n") == request.value
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,18 @@ class Toolchain(msgspec.Struct, frozen=True):
     compiler: str
     version: str
 
+    @property
+    def family(self) -> str:
+        """``gcc`` or ``clang``."""
+        return "gcc" if self.tuxmake.startswith("gcc") else "clang"
+
+    @property
+    def major(self) -> int:
+        """The compiler's major version, 0 where it does not tell."""
+        # Debian's own version stands in parentheses before it
+        found = re.search(r"(\d+)\.\d+", re.sub(r"\(.*?\)", "", self.version))
+        return int(found[1]) if found else 0
+
 
 def find(name: str, arch: Arch) -> Toolchain:
     """The toolchain of that name for an architecture.

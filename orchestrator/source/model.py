@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,3 +38,8 @@ class Tree(msgspec.Struct, frozen=True, kw_only=True):
 
 def quiet(_line: str) -> None:
     """The ``Say`` of a caller that wants no progress."""
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """A kernel version for comparison: ``7.2-rc3`` and ``7.2.12-gabc`` both begin with ``(7, 2)``."""
+    return tuple(int(n) for n in re.findall(r"\d+", re.split(r"[-+~]", version)[0])[:3])

@@ -8,7 +8,6 @@ nothing of the working directory.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,7 @@ import msgspec
 
 from orchestrator import data
 from orchestrator.errors import UserError
+from orchestrator.source.model import version_numbers
 from orchestrator.store import absolute
 from orchestrator.suites.check import SEE, check
 from orchestrator.suites.descriptor import FILE, Build, Descriptor, Expectation, Program, Suite
@@ -24,6 +24,7 @@ from orchestrator.suites.descriptor import FILE, Build, Descriptor, Expectation,
 __all__ = [
     "COMMAND",
     "DEFAULT",
+    "DIAGNOSIS",
     "Build",
     "Descriptor",
     "Expectation",
@@ -35,7 +36,6 @@ __all__ = [
     "load",
     "names",
     "narrow",
-    "numbers",
     "packages",
     "too_new",
 ]
@@ -47,6 +47,8 @@ COMMAND_S = 60.0
 
 #: What `orchestrate run` runs when no suite is named.
 DEFAULT = ("maps", "maps-coherency", "procmap-query", "locking", "progress", "map-latency")
+#: What it runs beside those of them that are functional on a kernel made for diagnosis.
+DIAGNOSIS = ("mm-stress",)
 
 
 def names() -> tuple[str, ...]:
@@ -147,11 +149,6 @@ def packages(suites: Iterable[Suite]) -> tuple[str, ...]:
     return tuple(sorted({name for suite in suites for name in suite.packages}))
 
 
-def numbers(version: str) -> tuple[int, ...]:
-    """A kernel version for comparison: ``7.2-rc3`` and ``7.2.12-gabc`` both begin with ``(7, 2)``."""
-    return tuple(int(n) for n in re.findall(r"\d+", re.split(r"[-+~]", version)[0])[:3])
-
-
 def expected(suite: Suite, version: str, arch: str, *, kernel: str = "") -> dict[str, Expectation]:
     """What the suite's programs must report, by program.
 
@@ -170,13 +167,13 @@ def expected(suite: Suite, version: str, arch: str, *, kernel: str = "") -> dict
             for p in suite.program
             if p.name not in spoken
         }
-    at = numbers(version)
+    at = version_numbers(version)
     wanted = silent | {
         e.program: e
         for e in suite.expect
         if (not e.arch or arch in e.arch)
-        and (not e.since or numbers(e.since) <= at)
-        and (not e.until or at < numbers(e.until))
+        and (not e.since or version_numbers(e.since) <= at)
+        and (not e.until or at < version_numbers(e.until))
     }
     lacking = too_new(suite, version, kernel)
     return {name: e for name, e in wanted.items() if name not in lacking}
@@ -203,9 +200,9 @@ def elsewhere(suite: Suite, version: str, arch: str, *, kernel: str = "") -> dic
 
 def too_new(suite: Suite, version: str, kernel: str) -> dict[str, str]:
     """Programs about what the kernel does not have yet, each with the reason; see ``expected``."""
-    at = numbers(kernel or (version if suite.origin == "own" else ""))
+    at = version_numbers(kernel or (version if suite.origin == "own" else ""))
     return {
         p.name: f"about what kernels have since {p.kernel_since}"
         for p in suite.program
-        if p.kernel_since and at and at < numbers(p.kernel_since)
+        if p.kernel_since and at and at < version_numbers(p.kernel_since)
     }

@@ -90,6 +90,7 @@ class Descriptor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     packages: tuple[_Package, ...] = ()
     files: tuple[str, ...] = ()
     alone: bool = False
+    races: bool = False
     boots: _Count = 1
     min_cpus: _Count = 1
     timeout_s: Annotated[float, Meta(gt=0, le=86400)] = 60.0

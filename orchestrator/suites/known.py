@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from orchestrator.errors import UserError
 from orchestrator.results.model import Case, Verdict
-from orchestrator.suites.catalog import numbers
+from orchestrator.source.model import version_numbers
 
 #: The file's name beside a ``suite.toml``.
 FILE = "known.toml"
@@ -50,10 +50,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def holds(self, *, release: str, variant: str, arch: str) -> bool:
         """Whether the entry is about such a kernel."""
-        at = numbers(release)
+        at = version_numbers(release)
         return (
-            (not self.since or numbers(self.since) <= at)
-            and (not self.until or at < numbers(self.until))
+            (not self.since or version_numbers(self.since) <= at)
+            and (not self.until or at < version_numbers(self.until))
             and self.variant in ("", variant)
             and (not self.arch or arch in self.arch)
         )
