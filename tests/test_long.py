@@ -104,6 +104,19 @@ def test_negative_control(tmp_path: Path) -> None:
     assert all(c.verdict is Verdict.NA for c in races)
 
 
+def test_selftests_of_another_tree(tmp_path: Path) -> None:
+    """Linux 6.12 has no proc-maps-race of its own; 7.2's runs on it, for it has PROCMAP_QUERY."""
+    done = _orchestrate(
+        *("run", "--source", LINUX_6_12, "--selftests-from", LINUX_7_2, "--arch", "x86_64"),
+        *("--variant", "per-vma-lock", "--suite", "maps", "--out", tmp_path),
+    )
+    assert done.returncode == 0
+    cases = [c for cell in _results(tmp_path).cells for c in cell.all_cases()]
+    races = [c.verdict for c in cases if c.id.startswith("maps/proc-maps-race/")]
+    assert len(races) >= 3
+    assert set(races) == {Verdict.PASS}
+
+
 def test_kernel_that_answers_a_query_wrongly_is_caught(
     mutated: Callable[[str, Callable[[str], str]], Path], tmp_path: Path
 ) -> None:
