@@ -2,7 +2,9 @@
 """Speed of the tool itself: medians of several, boots and restores in turn, the host's load beside them.
 
     make bench [ARGS='--boots 7 --source SPEC']
+    make bench ARGS=--cold
 
+``--cold`` compares a cold build of both variants with two plain makes of the same configs, in half an hour.
 Alone on the machine, or it measures the others.
 """
 
@@ -10,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,7 +27,7 @@ from orchestrator import arch as arches
 from orchestrator import source
 from orchestrator.evidence import host
 from orchestrator.kernel import build as kernels
-from orchestrator.kernel import toolchain
+from orchestrator.kernel import kconfig, toolchain
 from orchestrator.kernel.model import KernelSpec
 from orchestrator.results.model import CellResult
 from orchestrator.source.classify import classify
@@ -45,7 +48,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--boots", type=int, default=7)
     parser.add_argument("--source", default="debian:trixie-backports/linux-source-7.2")
+    parser.add_argument("--cold", action="store_true", help="a cold build beside two plain makes, only")
     options = parser.parse_args()
+    if options.cold:
+        _cold(options.source)
+        return
 
     store = Store(default_cache())
     tree = source.resolve(options.source, cache=store.root)
@@ -74,6 +81,54 @@ def main() -> None:
         took = [_process(words) for _ in range(options.boots)]
         print(f"orchestrate {words[0]:<9} median {statistics.median(took):.2f} s, max {max(took):.2f} s")
     _warm_run(options.source)
+
+
+def _cold(spec: str) -> None:
+    """A cold build of both variants between two plain makes of the same configs, for the host."""
+    tree = source.resolve(spec, cache=default_cache())
+    here = arches.host()
+    makes, ours = [], []
+    with tempfile.TemporaryDirectory(dir=default_cache()) as scratch:
+        cache = Path(scratch) / "cache"
+        for number, variant in enumerate(("per-vma-lock", "mmap-lock")):
+            place = Path(scratch) / variant
+            place.mkdir()
+            wanted = KernelSpec(
+                tree=tree,
+                tree_class=classify(tree.path),
+                arch=here,
+                variant=variant,
+                toolchain=toolchain.find("gcc", here),
+            )
+            config = kernels.configure(wanted, Store(default_cache())).path
+            (place / ".config").write_bytes(config.read_bytes())
+            wrapper = kconfig.write_wrapper(tree.path, place)
+            argv = ["make", "-C", str(tree.path), f"O={place}", f"ARCH={here.make_arch}"]
+            argv += [f"KBUILD_KCONFIG={wrapper}", f"-j{os.cpu_count()}", Path(here.image).name]
+            makes.append(_costs(argv, os.environ))
+            if not number:
+                words = ["build", "--source", str(tree.path), "--arch", here.name]
+                argv = [sys.executable, "-m", "orchestrator.cli", *words]
+                ours.append(_costs(argv, os.environ | {"ORCHESTRATE_CACHE": str(cache)}))
+    for number, what in enumerate(("wall", "CPU")):
+        plain, cold = (sum(cost[number] for cost in costs) for costs in (makes, ours))
+        print(
+            f"{tree.version} {here.name}, both variants, {what} seconds: two plain makes {plain:.0f}, "
+            f"a cold orchestrate build {cold:.0f}: {cold / plain:.3f} x"
+        )
+    print(f"load {os.getloadavg()[0]:.2f}, {os.cpu_count()} CPUs")
+
+
+def _costs(argv: Sequence[str], env: Mapping[str, str]) -> tuple[float, float]:
+    """Seconds that a process takes, and the CPU seconds of all its children."""
+
+    def cpu_s() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    since, before = time.monotonic(), cpu_s()
+    subprocess.run(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    return time.monotonic() - since, cpu_s() - before
 
 
 def _process(words: Sequence[str]) -> float:
