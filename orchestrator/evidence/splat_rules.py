@@ -12,33 +12,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import StrEnum
 
-
-class Kind(StrEnum):
-    """The class of a splat."""
-
-    PANIC = "panic"
-    OOPS = "oops"
-    BUG = "bug"
-    WARNING = "warning"
-    LOCKDEP = "lockdep"
-    KASAN = "kasan"
-    KCSAN = "kcsan"
-    KFENCE = "kfence"
-    KMSAN = "kmsan"
-    UBSAN = "ubsan"
-    RCU_STALL = "rcu-stall"
-    RCU_USE = "rcu-use"
-    HUNG_TASK = "hung-task"
-    SOFT_LOCKUP = "soft-lockup"
-    HARD_LOCKUP = "hard-lockup"
-    REFCOUNT = "refcount"
-    LIST = "list-corruption"
-    SEQ_FILE = "seq-file"
-    KMEMLEAK = "kmemleak"
-    OOM = "oom"
-    REBOOT = "reboot"
+from orchestrator.evidence.kinds import Kind
 
 
 @dataclass(frozen=True)
@@ -49,7 +24,8 @@ class Rule:
 
     ``fatal`` as in `Splat`. ``head``: until its first frame the report may be continued by a line whose rule
     has ``joins``. ``tail``: the line belongs to an earlier report, if there is one. ``weak``: whatever line
-    follows says better what this is. ``stamped``: only behind a printk timestamp.
+    follows says better what this is. ``stamped``: only behind a printk timestamp. ``bare``: the kernel prints
+    no stack trace with it. ``ignored``: no report at all, though it looks like one.
     """
 
     kind: Kind
@@ -84,6 +60,9 @@ RULES: tuple[Rule, ...] = (
           "KFENCE: {what}"),
     _rule(_K.KMSAN, rf"BUG: KMSAN: (?P<what>[\w-]+){_IN}", "KMSAN: {what}"),
     _rule(_K.UBSAN, r"UBSAN: (?P<what>[\w -]+?) in \S+:\d+", "UBSAN: {what}"),
+    _rule(_K.UBSAN,
+          r"UBSAN: (?P<what>[\w -]+?)(?: at (?P<f>[A-Za-z_][\w.$]*)\+0x|: [0-9a-f]{16} \[#\d+\])",
+          "UBSAN: {what}", flags="fatal head"),
     # lockdep
     _rule(_K.LOCKDEP,
           r"possible (?:circular|recursive) locking (?:dependency )?detected"
@@ -99,8 +78,12 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.LOCKDEP,
           r"(?:WARNING|INFO|BUG): (?P<what>suspicious RCU usage|Invalid wait context)",
           "WARNING: {what}"),
+    _rule(_K.LOCKDEP, r"WARNING: (?P<what>chain_key collision)", "WARNING: {what}"),
     _rule(_K.LOCKDEP, r"INFO: (?P<what>trying to register non-static key)", "INFO: {what}"),
-    _rule(_K.LOCKDEP, r"BUG: (?P<what>MAX_\w+ too low)", "BUG: {what}", "none"),
+    _rule(_K.LOCKDEP, r"BUG: (?P<what>MAX_\w+ too low)", "BUG: {what}", "none", "bare"),
+    _rule(_K.LOCKDEP,
+          r"BUG: (?P<what>looking up invalid subclass|key) .*(?:has not been registered|: \d)",
+          "BUG: {what}"),
     _rule(_K.LOCKDEP, r"WARNING: .*kernel/locking/lockdep\.c:\d+", "WARNING: locking bug", flags="joins"),
     # the reason, given just before (or inside) a WARN() or BUG()
     _rule(_K.REFCOUNT,
@@ -113,6 +96,17 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.LIST,
           r"(?:kernel BUG at |WARNING: .*)\blib/list_debug\.c:\d+",
           "corrupted list", flags="joins"),
+    _rule(_K.BUG,
+          r"usercopy: Kernel memory \w+ attempt detected",
+          "BUG: bad usercopy", flags="fatal head"),
+    _rule(_K.WARNING, r"ODEBUG: .*\(active state \d", "WARNING: ODEBUG bug", flags="head joins"),
+    _rule(_K.WARNING,
+          r"WARNING: .*lib/debugobjects\.c:\d+(?: at)?(?: (?P<f>[\w.$]+)\+)?",
+          "WARNING: ODEBUG bug", flags="joins"),
+    _rule(_K.BUG, r"rust_kernel: panicked at", "rust panic", flags="fatal head"),
+    _rule(_K.OTHER,
+          r"^(?P<what>[\w-]+): .*\bASSERT(?:ION)? FAILED\b",
+          "{what}: ASSERT FAILED", "none", "head stamped bare"),
     _rule(_K.BUG, r"BUG:? (?P<what>Dentry) .*still in use", "BUG: Dentry still in use", flags="head"),
     # lockups
     _rule(_K.SOFT_LOCKUP, r"BUG: soft lockup", "BUG: soft lockup", "stall"),
@@ -132,14 +126,14 @@ RULES: tuple[Rule, ...] = (
           "voluntary context switch within RCU read-side critical section", flags="head joins"),
     _rule(_K.SEQ_FILE,
           r"seq_file: buggy \.next function (?P<f>[\w.$]+)",
-          "seq_file: buggy .next function", "header"),
+          "seq_file: buggy .next function", "header", "bare"),
     # memory
     _rule(_K.OOM,
           rf"{_PANIC}.*(?:[Oo]ut of memory|deadlocked on memory)",
-          "out of memory", "none", "fatal tail"),
+          "out of memory", "none", "fatal tail bare"),
     _rule(_K.OOM,
           r"invoked oom-killer:|oom-kill:constraint=|[Oo]ut of memory: Kill|[Oo]ut of memory \(oom_kill",
-          "out of memory", "none", "tail"),
+          "out of memory", "none", "tail bare"),
     _rule(_K.KMEMLEAK,
           r"BUG: memory leak|kmemleak: \d+ new suspected memory leaks",
           "memory leak", "leak", "head"),
@@ -158,15 +152,21 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.OOPS,
           r"kernel stack overflow \(|Insufficient stack space to handle",
           "BUG: stack guard page was hit", "entry", "fatal head joins"),
-    _rule(_K.OOPS, r"PANIC: double fault", "PANIC: double fault", flags="fatal head"),
+    _rule(_K.OOPS, r"PANIC: (?P<what>double fault|early exception|invalid or fatal FRED)",
+          "PANIC: {what}", flags="fatal head"),
     _rule(_K.OOPS, r"general protection fault[,:]", "general protection fault", flags="fatal head joins"),
     _rule(_K.OOPS,
-          r"\b(?P<what>[a-z][a-z _-]{2,30}): [0-9a-f]{4} \[#\d+\]",
+          r"\b(?P<what>[a-z][a-z0-9 _-]{2,30}): [0-9a-f]{4} \[#\d+\]",
           "{what}", flags="fatal joins"),
     _rule(_K.OOPS,
-          r"Unhandled (?:fault: |64-bit el1|prefetch abort)",
+          r"Unhandled (?:fault: |prefetch abort|[\w -]+ exception on CPU)",
           "unhandled fault", flags="fatal head"),
     _rule(_K.BUG, r"kernel BUG at [^\s:]+:\d+", "kernel BUG", flags="fatal head joins"),
+    _rule(_K.BUG,
+          r"[Kk]ernel BUG at (?P<f>[A-Za-z_][\w.$]*)?.*\[verbose debug info unavailable\]",
+          "kernel BUG", flags="fatal head joins"),
+    _rule(_K.BUG, r"^BUG at (?P<f>[A-Za-z_]\w*):\d+ \(\d+\)", "BUG: maple tree"),
+    _rule(_K.WARNING, r"^WARN at (?P<f>[A-Za-z_]\w*):\d+ \(\d+\)", "WARNING: maple tree"),
     _rule(_K.OOPS, r"Internal error: .*\[#\d+\]", "Internal error", flags="fatal joins"),
     _rule(_K.OOPS, r"\bOops: .*\[#\d+\]", "Oops", flags="fatal joins"),
     _rule(_K.PANIC,
@@ -182,18 +182,26 @@ RULES: tuple[Rule, ...] = (
           "kernel panic: {what}", "entry", "fatal"),
     _rule(_K.PANIC, rf"{_PANIC}(?P<what>.{{0,100}})", "kernel panic: {what}", "none", "fatal"),
     # BUG: and its cousins
+    _rule(_K.BUG, r"BUG: Bad page (?:state|map|cache): \d+ messages suppressed", "", "none", "ignored"),
+    _rule(_K.LOCKUP, r"BUG: (?P<what>(?:spin|rw)lock lockup suspected)", "BUG: {what}"),
     _rule(_K.BUG,
           r"BUG: (?P<what>Bad (?:page (?:state|map|cache)|rss-counter)|non-zero pgtables_bytes"
-          r"|scheduling while atomic|sleeping function called from invalid context"
+          r"|scheduling (?:while atomic|in a non-blocking section)|sleeping function called from invalid context"
           r"|assuming (?:non-)?atomic context|workqueue leaked (?:lock|atomic)"
-          r"|(?:spin|rw)lock (?:bad magic|(?:cpu )?recursion|wrong \w+|already unlocked|lockup suspected)"
+          r"|(?:spin|rw)lock (?:bad magic|(?:cpu )?recursion|wrong \w+|already unlocked)"
           r"|using \w+\(\) in preemptible)",
           "BUG: {what}"),
-    _rule(_K.BUG, r"BUG: workqueue lockup", "BUG: workqueue lockup", "none"),
-    _rule(_K.BUG, r"VFS: Busy inodes after unmount", "VFS: Busy inodes after unmount", "none"),
+    _rule(_K.LOCKUP, r"BUG: workqueue lockup", "BUG: workqueue lockup", "none", "bare"),
+    _rule(_K.BUG, r"VFS: Busy inodes after unmount", "VFS: Busy inodes after unmount", "none", "bare"),
+    _rule(_K.BUG, r"VFS: Close: file count is (?:0|zero)", "VFS: Close: file count is zero", "none", "bare"),
+    _rule(_K.OTHER,
+          r"unregister_netdevice: waiting for \S+ to become free",
+          "unregister_netdevice: waiting for a device to become free", "none", "bare"),
+    _rule(_K.BUG, r"slab error in (?P<f>\w+)\(\): cache", "BUG: slab error", flags="tail"),
+    _rule(_K.BUG, r"Slab corruption[ (:]", "BUG: slab corruption", flags="tail"),
     _rule(_K.BUG,
           r"BUG \S+ \((?:Not tainted|Tainted).*?\): (?P<what>[\w -]+)",
-          "BUG: slab: {what}", "none", "tail"),
+          "BUG: slab: {what}", flags="tail"),
     _rule(_K.BUG,
           r"INFO: (?:Allocated|Freed) in (?P<f>[\w.$]+)\+0x\S+ age=",
           "BUG: slab object", "header", "tail"),
@@ -201,21 +209,28 @@ RULES: tuple[Rule, ...] = (
           r"WARNING: CPU: \d+ PID: \d+ at (?P<file>[^\s:]+):\d+(?: (?P<f>[\w.$]+)\+)?",
           "WARNING", flags="joins"),
     _rule(_K.WARNING,
+          r"WARNING: at (?P<file>[^\s:]+):\d+(?: (?P<f>[A-Za-z_][\w.$]*)\+)?",
+          "WARNING", flags="joins"),
+    _rule(_K.WARNING, r"WARNING: at (?P<f>[A-Za-z_][\w.$]*)\+0x", "WARNING", flags="joins"),
+    _rule(_K.WARNING,
           r"WARNING: (?P<file>[^\s:]+):\d+ at (?P<f>[A-Za-z_][\w.$]*)?",
           "WARNING", flags="joins"),
     _rule(_K.WARNING,
           r"WARNING: kernel stack (?:regs|frame pointer) at .* has bad",
-          "WARNING: kernel stack has bad value", "none"),
+          "WARNING: kernel stack has bad value", "none", "bare"),
+    _rule(_K.WARNING,
+          r"WARNING: stack recursion on stack type",
+          "WARNING: stack recursion", "none", "bare"),
     _rule(_K.BUG, r"^(?:\[ )?BUG: (?P<what>[A-Za-z][\w ]{0,60})", "BUG: {what}", flags="stamped"),
     _rule(_K.WARNING, r"-----\[ cut here \]-----", "WARNING", flags="head joins weak"),
-    _rule(_K.REBOOT, r"^Linux version \d", "unexpected reboot", "none", "fatal stamped"),
+    _rule(_K.REBOOT, r"^Linux version \d", "unexpected reboot", "none", "fatal stamped bare"),
 )
 # fmt: on
 
 #: One of these is in every line that a rule can match; looking for bytes first is what makes a flood cheap.
 HINTS = re.compile(
-    rb"BUG|WARNING|UBSAN: |INFO: |detected|IRQ-safe|refcount_t|corruption|double add|LOCKUP|kthread [st]"
-    rb"|blocked |Voluntary|seq_file: |oom-kill|ut of memory|kmemleak: |unreferenced |Unable to|stack overflow"
+    rb"BUG|WARNING|UBSAN: |INFO: |detected|IRQ-safe|refcount_t|corruption|double add|LOCKUP|kthread [st]|ODEBUG: |usercopy: |rust_kernel|FAILED|unregister_netdevice|[Ss]lab |file count"
+    rb"|blocked |PANIC|WARN at|Voluntary|seq_file: |oom-kill|ut of memory|kmemleak: |unreferenced |Unable to|stack overflow"
     rb"|Insufficient stack|protection fault|double fault| \[#\d|Unhandled |Internal error"
     rb"|Oops|Kernel panic|VFS: Busy|cut here|Linux version"
 )

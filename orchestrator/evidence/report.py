@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One kernel report while it is being printed: which lines are its own, where it ends, and what it says."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+import msgspec
+
+from orchestrator.evidence.frames import TRACE, blamed, frame, function_name
+from orchestrator.evidence.kinds import CLASSES, Class, Kind
+from orchestrator.evidence.records import Record
+from orchestrator.evidence.splat_rules import RULED_OFF, Rule
+
+MAX_LINES = 800
+"""Lines of one report that are looked at."""
+EXCERPT_LINES = 120
+MAX_GAP = 40
+"""So many lines of the same printer that look like none of a report end it."""
+
+_NUMBER = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
+_ACCESS = re.compile(
+    r"^(?P<a>Read|Write)(?P<size> of size \d+)?(?: at addr| by task)"
+    r"|^(?:race at unknown origin, with )?(?P<race>read|write|read-write)\b.* to 0x[0-9a-f]+ of (?P<bytes>\d+) bytes"
+    r"|^(?:Out-of-bounds|Use-after-free|Invalid) (?P<fence>read|write) at 0x"
+    r"|^#PF: \w+ (?P<fault>read|write) access|^\s*(?:CM = \d, )?WnR = (?P<wnr>[01])"
+    r"|Memory access of size (?P<msan>\d+) starts at"
+)
+#: Lines that reports are made of, whatever is reported: frames and what frames stand between, registers,
+#: dumps of memory, held locks, rules.
+_BODY = re.compile(
+    r"\s*</?[A-Z]+>|\s*(?:={8}|-{8}|\*{3} )|---\[|8<---"
+    r"|(?:R?[A-Z]{2,3}|R\d\d?|x\d\d?|r\d\d?|[CD]R\d|sp|pc|lr|pstate|psr) ?: |RSP|Code: |E?IP: |RIP"
+    r"|Call [Tt]race:|CPU: \d|Hardware name: |Modules linked in:|Workqueue: |task:|Tainted: |Stack: ?"
+    r"|[>\s]*[0-9a-f]{8,16}: [0-9a-f]|raw: [0-9a-f]{8}|\s*#\d+:? |\S+ locks? held by |no locks held by "
+    r"|Kernel panic - not syncing|Kernel Offset: |Rebooting in |Sending NMI|NMI backtrace|stack backtrace"
+    r"|(?:Read|Write|Free) of |(?:Allocated|Freed) (?:by task|in) |The buggy address|Memory state around"
+    r"|page:|page dumped because|vma [0-9a-f]|mm [0-9a-f]|hardirqs last|softirqs last|irq event stamp"
+    r"|INFO: |preempt_count|in_atomic|Preemption disabled|Internal error: |Mem abort info|Data abort info|\[[0-9a-f]{16}\] "
+    r"|PGD |#PF: |Oops|Reported by Kernel|Uninit was|Bytes? \d|value changed|rcu: |Showing |Possible |-> #\d"
+)
+_CPU = re.compile(r"CPU: \d+ (?:UID: \d+ )?PID: (?P<pid>\d+) ")
+_DROPPED = re.compile(r"\*\* \d+ printk messages dropped \*\*")
+_CUT_OFF = re.compile(r"stack backtrace:|Call [Tt]race:|^[Bb]acktrace|^\s+backtrace")
+
+
+class Splat(msgspec.Struct, frozen=True, kw_only=True):
+    """One report on the console.
+
+    ``title`` reads like ``KASAN: slab-use-after-free Read in mas_next_slot``; ``function`` is the frame
+    it blames, empty if the report does not tell. ``access`` is ``Read of size 8`` and the like, empty where
+    none is told. ``fingerprint`` is the same in every run: no address, number, pid or compiler suffix.
+    ``fatal``: the kernel died of it, or goes on only by luck. ``corrupted``: the report is cut or torn, so
+    that of the function only a name in its head counts. ``user``: a program wrote it into the kernel's log.
+    ``line`` is the first line, ``excerpt`` at most `EXCERPT_LINES` lines, both clean text. ``offset`` is the
+    byte in the console stream at which the first line starts; ``first_line`` and ``last_line`` count from 1.
+    ``count`` is 1, and on the last splat kept of its fingerprint also counts those that were not, so that
+    the counts of a console add up. ``at_s`` is the guest's clock, -1 where it is not printed.
+    """
+
+    kind: Kind
+    title: str
+    function: str
+    fingerprint: str
+    fatal: bool
+    line: str
+    excerpt: tuple[str, ...]
+    offset: int
+    access: str = ""
+    corrupted: bool = False
+    user: bool = False
+    first_line: int = 0
+    last_line: int = 0
+    at_s: float = -1.0
+    count: int = 1
+
+    @property
+    def category(self) -> Class:
+        """The coarse class."""
+        return CLASSES[self.kind]
+
+
+@dataclass(eq=False)
+class Report:
+    """A report that is open: ``take`` gives it its lines until it is ``ended``."""
+
+    rule: Rule
+    match: re.Match[str]
+    record: Record
+    offset: int
+    number: int
+    """Of its first line, from 1."""
+    lines: list[str] = field(default_factory=list)
+    framed: bool = False
+    fatal: bool = False
+    muted: bool = False
+    ended: bool = False
+    head: str = ""
+    splat: Splat | None = None
+    _last: int = 0
+    _length: int = 0
+    _gap: int = 0
+    _torn: bool = False
+    _traced: bool = False
+    _sure: bool = False
+    _pids: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.fatal = self.rule.fatal and not self.record.user
+        self._last = self.number
+
+    @property
+    def caller(self) -> str:
+        return self.record.caller
+
+    @property
+    def line(self) -> str:
+        return self.record.text
+
+    def retitle(self, rule: Rule, match: re.Match[str], record: Record) -> None:
+        """A later line of the head says better what this is."""
+        self.rule, self.match, self.record = rule, match, record
+
+    def takes(self, caller: str) -> bool:
+        """Whether a line by this printer can be one of the report.
+
+        The traces of a stall are printed by the CPUs themselves, in an interrupt.
+        """
+        return not self.caller or self.caller == caller or (self.rule.by == "stall" and caller[:1] == "C")
+
+    def take(self, text: str, number: int, *, torn: bool) -> None:
+        """The next line; ``torn``: there are several records on it."""
+        self.lines.append(text)
+        name, sure = frame(text)
+        if name or self.number == number or _BODY.match(text):
+            self._last, self._length, self._gap = number, len(self.lines), 0
+        elif text.strip():
+            self._gap += 1
+        self._learn(text, name, sure, torn)
+        ended = self.rule.by != "stall" and (
+            "---[ end " in text
+            or (self.framed and self.rule.kind in RULED_OFF and text.lstrip().startswith("=" * 20))
+        )
+        self.ended = ended or len(self.lines) >= MAX_LINES or self._gap > MAX_GAP
+
+    def _learn(self, text: str, name: str, sure: bool, torn: bool) -> None:
+        if _CUT_OFF.search(text):
+            self._traced = True
+        if name and sure:
+            self.framed = True
+            self._sure = self._sure or self._traced or self.rule.kind in RULED_OFF or self.rule.by == "hang"
+        if not self._sure:
+            self._torn = self._torn or torn or _DROPPED.search(text) is not None
+            if not self.caller and (cpu := _CPU.match(text)):
+                self._pids.add(cpu["pid"])
+
+    def corrupted(self) -> bool:
+        """Whether it is cut or torn: lines were lost or mixed, or no frame is where one has to be.
+
+        Where the kernel prints no callers, a second task's lines before the trace are not told apart.
+        """
+        if "bare" in self.rule.flags:
+            return self._torn
+        return self._torn or not self._sure or len(self._pids) > 1
+
+    def build(self) -> Splat:
+        """What it says, as far as it has come."""
+        groups = {name: value or "" for name, value in self.match.groupdict().items()}
+        header = sorted({function_name(groups[name]) for name in ("f", "f2") if groups.get(name)})
+        lines = self.lines[: self._length]
+        function = function_name(blamed(self.rule, header[0] if header else "", lines))
+        access = _access(lines[:12])
+        title = self.rule.title.format_map(groups).strip()
+        if self.rule.kind is Kind.KASAN and access:
+            title = f"{title} {access.split()[0]}"
+        elif not function and groups.get("file"):
+            title = f"{title} at {groups['file']}"
+        title = _NUMBER.sub("N", title)
+        where = " / ".join(header) if len(header) > 1 else function
+        named = f"{title} in {where}" if where else title
+        return Splat(
+            kind=self.rule.kind,
+            title=named,
+            function=function,
+            fingerprint=re.sub(r"[^\w.$]+", "-", f"{self.rule.kind}:{named}"),
+            fatal=self.fatal,
+            line=self.line,
+            excerpt=_excerpt(lines or [self.line]),
+            offset=self.offset,
+            access=access,
+            corrupted=self.corrupted(),
+            user=self.record.user,
+            first_line=self.number,
+            last_line=self._last,
+            at_s=float(self.record.stamp or -1),
+        )
+
+
+def _access(lines: list[str]) -> str:
+    """What was tried: ``Read of size 8``, ``Write``; empty where the report does not say."""
+    for line in lines:
+        if not (match := _ACCESS.search(line)):
+            continue
+        if match["a"]:
+            return match["a"] + (match["size"] or "")
+        if match["race"]:
+            return f"{match['race'].capitalize()} of size {match['bytes']}"
+        if match["msan"]:
+            return f"Read of size {match['msan']}"
+        return "Write" if match["wnr"] == "1" else (match["fence"] or match["fault"] or "read").capitalize()
+    return ""
+
+
+def _excerpt(lines: list[str]) -> tuple[str, ...]:
+    if len(lines) <= EXCERPT_LINES:
+        return tuple(lines)
+    trace = next((at for at, line in enumerate(lines) if TRACE.search(line)), 0)
+    head = min(trace, EXCERPT_LINES // 3)
+    return (
+        *lines[:head],
+        f"[... {trace - head} lines ...]",
+        *lines[trace : trace + EXCERPT_LINES - head - 1],
+    )
