@@ -61,6 +61,7 @@ _OTHERS = re.compile(
     r"|sending nmi"
 )
 _LOCK_AT = re.compile(r"\bat:?\s+(?:\[<[^>]*>\]\s*)?(?P<f>[A-Za-z_][\w.$]*)(?:\+0x| |$)")
+_CHAIN = re.compile(r"existing dependency chain|other info that might|stack backtrace")
 _TOLD = re.compile(r"last function: (?P<f>[A-Za-z_][\w.$]*)")
 
 
@@ -72,7 +73,8 @@ def function_name(symbol: str) -> str:
 
 
 @functools.lru_cache(4096)
-def _plumbing(function: str) -> bool:
+def plumbing(function: str) -> bool:
+    """Whether a function is of those that are only blamed where there is no other."""
     name = rust.path(function) if function.startswith("_R") else _SUFFIX.sub("", function).lstrip("_")
     return PLUMBING.fullmatch(name) is not None
 
@@ -111,7 +113,7 @@ def _traces(lines: Iterable[str]) -> list[list[str]]:
 
 
 def _first(functions: Iterable[str]) -> str:
-    return next((f for f in functions if not _plumbing(f)), "")
+    return next((f for f in functions if not plumbing(f)), "")
 
 
 def _stalled(lines: list[str]) -> str:
@@ -129,7 +131,7 @@ def _stalled(lines: list[str]) -> str:
         for f in functions:
             if _DISPATCH.fullmatch(f.lstrip("_")) and below:
                 return below
-            below = f
+            below = "" if plumbing(f) else f
         if found := _first(functions):
             return found
     return ""
@@ -142,11 +144,15 @@ def _locked(lines: list[str], *, irq: bool) -> str:
             taken = _traces(lines[at : at + 20]) if "which became" in line else []
             if taken and (found := _first(taken[0])):
                 return found
+    # the lock that is wanted, then the one that is held
+    places = 0
     for at, line in enumerate(lines):
         after = lines[at + 1] if line.endswith(" at:") and at + 1 < len(lines) else ""
         if match := _LOCK_AT.search(line) or FRAME.match(after):
-            if not _plumbing(match["f"]):
+            if not plumbing(match["f"]):
                 return match["f"]
+            places += 1
+        if places == 2 or _CHAIN.search(line):
             break
     start = next((at for at, line in enumerate(lines) if "stack backtrace" in line), None)
     traces = _traces(lines[start:]) if start is not None else _traces(lines)[::-1]
@@ -179,6 +185,11 @@ def blamed(rule: Rule, header: str, lines: list[str]) -> str:
         if found := _first([*heads, *_below(heads, frames)]) or _first(frames):
             return found
     return next(iter([*heads, *frames] if rule.fatal else heads), "")
+
+
+def exception_at(lines: Iterable[str]) -> str:
+    """Where the CPU was when it stumbled, by its registers; empty if they are not shown."""
+    return next((match["f"] for line in lines if (match := _PC.search(line) or _WARN_AT.search(line))), "")
 
 
 def _below(heads: list[str], frames: list[str]) -> list[str]:

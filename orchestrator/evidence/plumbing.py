@@ -15,7 +15,7 @@ _FAMILIES = (
     r" arch_stack_walk walk_stackframe stack_depot_.* print_.* (?:nmi_)?panic.* check_panic_on_warn"
     r" warn(?:_.*)? report_.* die(?:_.*)? oops_.* nmi_.* v?printk.* vprintk.* rcu_dump_.* stackleak_.*"
     r" k[acm]san_.* (?:hw)?asan_.* m?tsan_.* msan_.* kfence_.* ubsan_.* check_memory_region.* sanitizer_cov_.*"
-    r" (?:read|write)_(?:once|word_at)_\w+ write_comp_data kmemleak_.* create_object \w*assertfail assfail"
+    r" (?:read|write)_(?:once|word_at)_\w+  kmemleak_.* create_object \w*assertfail assfail"
     r" spin_(?:bug|dump) rwlock_bug stack_chk_fail ref_tracker_.* fortify_.* usercopy_.* check_object_size"
     r" check_heap_object bad_page(?:_reason)? free_page_is_bad check_new_pages? dump_page \w+fs_panic"
     r" should_fail.* fail_dump \w*cfi_\w*(?:fail|handler|brk)\w* \w*trigger\w*_backtrace (?:mmap|vma)_assert_.*"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from orchestrator.evidence.frames import TRACE, blamed, frame, function_name
+from orchestrator.evidence.frames import TRACE, blamed, exception_at, frame, function_name, plumbing
 from orchestrator.evidence.kinds import CLASSES, Class, Kind
 from orchestrator.evidence.records import Record
 from orchestrator.evidence.splat_rules import RULED_OFF, Rule
@@ -40,9 +40,12 @@ _BODY = re.compile(
     r"|INFO: |preempt_count|in_atomic|Preemption disabled|Internal error: |Mem abort info|Data abort info|\[[0-9a-f]{16}\] "
     r"|PGD |#PF: |Oops|Reported by Kernel|Uninit was|Bytes? \d|value changed|rcu: |Showing |Possible |-> #\d"
 )
-_CPU = re.compile(r"CPU: \d+ (?:UID: \d+ )?PID: (?P<pid>\d+) ")
+#: Who speaks, in a console that does not print callers.
+_PID = re.compile(r"CPU: \d+ (?:UID: \d+ )?PID: (?P<pid>\d+) |\b(?:held by|by task) \S+/(?P<by>\d+)\b")
+#: What may follow a trace, but not its first line.
+_NO_TRACE = re.compile(r"Code: |Kernel panic|Kernel Offset|Rebooting|---\[ end |Modules linked in")
 _DROPPED = re.compile(r"\*\* \d+ printk messages dropped \*\*")
-_CUT_OFF = re.compile(r"stack backtrace:|Call [Tt]race:|^[Bb]acktrace|^\s+backtrace")
+_TRACE = re.compile(r"stack backtrace:|Call [Tt]race:|^[Bb]acktrace|^\s+backtrace")
 
 
 class Splat(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +105,9 @@ class Report:
     _length: int = 0
     _gap: int = 0
     _torn: bool = False
+    _holes: bool = False
     _traced: bool = False
+    _awaits: bool = False
     _sure: bool = False
     _pids: set[str] = field(default_factory=set)
 
@@ -142,34 +147,46 @@ class Report:
             "---[ end " in text
             or (self.framed and self.rule.kind in RULED_OFF and text.lstrip().startswith("=" * 20))
         )
-        self.ended = ended or len(self.lines) >= MAX_LINES or self._gap > MAX_GAP
+        self.ended = ended or "line" in self.rule.flags or len(self.lines) >= MAX_LINES or self._gap > MAX_GAP
 
     def _learn(self, text: str, name: str, sure: bool, torn: bool) -> None:
-        if _CUT_OFF.search(text):
-            self._traced = True
+        if not self._sure or self.rule.by not in ("stall", "hang"):
+            self._torn = self._torn or torn
+            self._holes = self._holes or _DROPPED.search(text) is not None
+            if not self.caller and (told := _PID.search(text)):
+                self._pids.add(told["pid"] or told["by"])
+        if self._awaits and (name or _NO_TRACE.match(text)):
+            self._torn, self._awaits = self._torn or not name, False
+        if _TRACE.search(text):
+            self._traced = self._awaits = True
         if name and sure:
             self.framed = True
             self._sure = self._sure or self._traced or self.rule.kind in RULED_OFF or self.rule.by == "hang"
-        if not self._sure:
-            self._torn = self._torn or torn or _DROPPED.search(text) is not None
-            if not self.caller and (cpu := _CPU.match(text)):
-                self._pids.add(cpu["pid"])
 
-    def corrupted(self) -> bool:
+    def _mixed(self) -> bool:
+        """Whether some of its lines are missing, or another task's."""
+        return self._holes or len(self._pids) > 1
+
+    def corrupted(self, function: str) -> bool:
         """Whether it is cut or torn: lines were lost or mixed, or no frame is where one has to be.
 
-        Where the kernel prints no callers, a second task's lines before the trace are not told apart.
+        Where the kernel prints no callers, a second task's lines are told by its pid only.
         """
         if "bare" in self.rule.flags:
-            return self._torn
-        return self._torn or not self._sure or len(self._pids) > 1
+            return self._torn or self._mixed()
+        if self._torn or not self._sure or self._mixed():
+            return True
+        return self.rule.by not in ("none", "header") and (not function or plumbing(function))
 
     def build(self) -> Splat:
         """What it says, as far as it has come."""
         groups = {name: value or "" for name, value in self.match.groupdict().items()}
         header = sorted({function_name(groups[name]) for name in ("f", "f2") if groups.get(name)})
         lines = self.lines[: self._length]
-        function = function_name(blamed(self.rule, header[0] if header else "", lines))
+        named = header[0] if header else ""
+        # of a trace with holes, or of two, whatever frame is next is a guess
+        function = named or exception_at(lines) if self._mixed() else blamed(self.rule, named, lines)
+        function = function_name(function)
         access = _access(lines[:12])
         title = self.rule.title.format_map(groups).strip()
         if self.rule.kind is Kind.KASAN and access:
@@ -178,18 +195,18 @@ class Report:
             title = f"{title} at {groups['file']}"
         title = _NUMBER.sub("N", title)
         where = " / ".join(header) if len(header) > 1 else function
-        named = f"{title} in {where}" if where else title
+        title = f"{title} in {where}" if where else title
         return Splat(
             kind=self.rule.kind,
-            title=named,
+            title=title,
             function=function,
-            fingerprint=re.sub(r"[^\w.$]+", "-", f"{self.rule.kind}:{named}"),
+            fingerprint=re.sub(r"[^\w.$]+", "-", f"{self.rule.kind}:{title}"),
             fatal=self.fatal,
             line=self.line,
             excerpt=_excerpt(lines or [self.line]),
             offset=self.offset,
             access=access,
-            corrupted=self.corrupted(),
+            corrupted=self.corrupted(function),
             user=self.record.user,
             first_line=self.number,
             last_line=self._last,

@@ -51,6 +51,8 @@ MAX_HEAD = 40
 STAMPING = 32
 """So many lines with a printk stamp show that this kernel stamps what it prints."""
 
+#: What old kernels print before the rest of a line, stamp included.
+_MARK = re.compile(r"\s*(?:<[A-Z]+> *)?")
 _NUMBER = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
 
 
@@ -181,12 +183,13 @@ class Scanner:
         for report in [r for r in self._open if offset - r.offset > SPAN]:
             self._close(report)
         found = records(raw.rstrip(b"\r"))
+        torn = sum(1 for record in found if record.stamp and not _MARK.fullmatch(record.text)) > 1
         for record in found:
             if hint:
                 self._match(record, offset)
             for report in list(self._open):
                 if report.takes(record.caller):
-                    report.take(record.text, self._number, torn=len(found) > 1)
+                    report.take(record.text, self._number, torn=torn)
                     if report.ended or (report.muted and len(report.lines) >= MUTED_LINES):
                         self._close(report)
 
@@ -205,7 +208,7 @@ class Scanner:
             return
         if "tail" in rule.flags and self._trailed(same, rule, offset):
             return
-        if same:
+        if same and (record.caller or "line" not in rule.flags):
             self._close(same)
         while len(self._open) >= MAX_OPEN:
             self._close(self._open[0])

@@ -25,7 +25,7 @@ class Rule:
     ``fatal`` as in `Splat`. ``head``: until its first frame the report may be continued by a line whose rule
     has ``joins``. ``tail``: the line belongs to an earlier report, if there is one. ``weak``: whatever line
     follows says better what this is. ``stamped``: only behind a printk timestamp. ``bare``: the kernel prints
-    no stack trace with it. ``ignored``: no report at all, though it looks like one.
+    no stack trace with it. ``line``: it is this one line. ``ignored``: no report at all, though it looks like one.
     """
 
     kind: Kind
@@ -73,8 +73,11 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.LOCKDEP, r"(?P<what>bad (?:unlock balance|contention)) detected!", "WARNING: {what}", "lock"),
     _rule(_K.LOCKDEP,
           r"(?:BUG|WARNING): (?:.* )?(?P<what>held lock freed|still has locks held|lock held at task exit"
-          r"|lock held when returning to user space|Nested lock was not taken)",
+          r"|Nested lock was not taken)",
           "WARNING: {what}", "lock"),
+    _rule(_K.LOCKDEP,
+          r"(?:BUG|WARNING): (?P<what>lock held when returning to user space)",
+          "WARNING: {what}", "lock", "bare"),
     _rule(_K.LOCKDEP,
           r"(?:WARNING|INFO|BUG): (?P<what>suspicious RCU usage|Invalid wait context)",
           "WARNING: {what}"),
@@ -102,7 +105,7 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.WARNING, r"ODEBUG: .*\(active state \d", "WARNING: ODEBUG bug", flags="head joins"),
     _rule(_K.WARNING,
           r"WARNING: .*lib/debugobjects\.c:\d+(?: at)?(?: (?P<f>[\w.$]+)\+)?",
-          "WARNING: ODEBUG bug", flags="joins"),
+          "WARNING: ODEBUG bug", flags="head joins"),
     _rule(_K.BUG, r"rust_kernel: panicked at", "rust panic", flags="fatal head"),
     _rule(_K.OTHER,
           r"^(?P<what>[\w-]+): .*\bASSERT(?:ION)? FAILED\b",
@@ -126,7 +129,7 @@ RULES: tuple[Rule, ...] = (
           "voluntary context switch within RCU read-side critical section", flags="head joins"),
     _rule(_K.SEQ_FILE,
           r"seq_file: buggy \.next function (?P<f>[\w.$]+)",
-          "seq_file: buggy .next function", "header", "bare"),
+          "seq_file: buggy .next function", "header", "line bare"),
     # memory
     _rule(_K.OOM,
           rf"{_PANIC}.*(?:[Oo]ut of memory|deadlocked on memory)",
@@ -135,8 +138,9 @@ RULES: tuple[Rule, ...] = (
           r"invoked oom-killer:|oom-kill:constraint=|[Oo]ut of memory: Kill|[Oo]ut of memory \(oom_kill",
           "out of memory", "none", "tail bare"),
     _rule(_K.KMEMLEAK,
-          r"BUG: memory leak|kmemleak: \d+ new suspected memory leaks",
-          "memory leak", "leak", "head"),
+          r"kmemleak: \d+ new suspected memory leaks",
+          "memory leak", "leak", "head bare"),
+    _rule(_K.KMEMLEAK, r"BUG: memory leak", "memory leak", "leak", "head"),
     _rule(_K.KMEMLEAK, r"^\s*unreferenced object 0x[0-9a-f]+ \(size", "memory leak", "leak", "joins"),
     # exceptions
     _rule(_K.OOPS,
@@ -176,7 +180,7 @@ RULES: tuple[Rule, ...] = (
           "kernel panic: {what}", "none", "fatal tail"),
     _rule(_K.PANIC,
           rf"{_PANIC}stack-protector: Kernel stack is corrupted in: (?:(?P<f>[A-Za-z_][\w.]*)\+)?",
-          "kernel panic: stack is corrupted", flags="fatal"),
+          "kernel panic: stack is corrupted", flags="fatal bare"),
     _rule(_K.PANIC,
           rf"{_PANIC}(?P<what>corrupted stack end) detected",
           "kernel panic: {what}", "entry", "fatal"),
@@ -185,18 +189,22 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.BUG, r"BUG: Bad page (?:state|map|cache): \d+ messages suppressed", "", "none", "ignored"),
     _rule(_K.LOCKUP, r"BUG: (?P<what>(?:spin|rw)lock lockup suspected)", "BUG: {what}"),
     _rule(_K.BUG,
-          r"BUG: (?P<what>Bad (?:page (?:state|map|cache)|rss-counter)|non-zero pgtables_bytes"
+          r"BUG: (?P<what>Bad rss-counter|non-zero pgtables_bytes)",
+          "BUG: {what}", "none", "line bare"),
+    _rule(_K.BUG, r"BUG: (?P<what>workqueue leaked (?:lock|atomic))", "BUG: {what}", flags="bare"),
+    _rule(_K.BUG,
+          r"BUG: (?P<what>Bad page (?:state|map|cache)"
           r"|scheduling (?:while atomic|in a non-blocking section)|sleeping function called from invalid context"
-          r"|assuming (?:non-)?atomic context|workqueue leaked (?:lock|atomic)"
+          r"|assuming (?:non-)?atomic context"
           r"|(?:spin|rw)lock (?:bad magic|(?:cpu )?recursion|wrong \w+|already unlocked)"
           r"|using \w+\(\) in preemptible)",
           "BUG: {what}"),
     _rule(_K.LOCKUP, r"BUG: workqueue lockup", "BUG: workqueue lockup", "none", "bare"),
-    _rule(_K.BUG, r"VFS: Busy inodes after unmount", "VFS: Busy inodes after unmount", "none", "bare"),
-    _rule(_K.BUG, r"VFS: Close: file count is (?:0|zero)", "VFS: Close: file count is zero", "none", "bare"),
+    _rule(_K.BUG, r"VFS: Busy inodes after unmount", "VFS: Busy inodes after unmount", "none", "line bare"),
+    _rule(_K.BUG, r"VFS: Close: file count is (?:0|zero)", "VFS: Close: file count is zero", "none", "line bare"),
     _rule(_K.OTHER,
           r"unregister_netdevice: waiting for \S+ to become free",
-          "unregister_netdevice: waiting for a device to become free", "none", "bare"),
+          "unregister_netdevice: waiting for a device to become free", "none", "line bare"),
     _rule(_K.BUG, r"slab error in (?P<f>\w+)\(\): cache", "BUG: slab error", flags="tail"),
     _rule(_K.BUG, r"Slab corruption[ (:]", "BUG: slab corruption", flags="tail"),
     _rule(_K.BUG,
@@ -221,9 +229,9 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.WARNING,
           r"WARNING: stack recursion on stack type",
           "WARNING: stack recursion", "none", "bare"),
-    _rule(_K.BUG, r"^(?:\[ )?BUG: (?P<what>[A-Za-z][\w ]{0,60})", "BUG: {what}", flags="stamped"),
+    _rule(_K.BUG, r"^(?:\[ )?BUG: (?P<what>[A-Za-z][\w ]{0,60})", "BUG: {what}", flags="stamped bare"),
     _rule(_K.WARNING, r"-----\[ cut here \]-----", "WARNING", flags="head joins weak"),
-    _rule(_K.REBOOT, r"^Linux version \d", "unexpected reboot", "none", "fatal stamped bare"),
+    _rule(_K.REBOOT, r"^Linux version \d", "unexpected reboot", "none", "fatal stamped line bare"),
 )
 # fmt: on
 
