@@ -7,17 +7,15 @@ The guest is hostile: what a terminal would obey is taken out, and a record's te
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MAX_TEXT = 512
 """Characters of one printk record that are looked at: what keeps a hostile line from costing much time."""
 
-#: ``<6>[    1.000000][  T123] text``; the caller only with CONFIG_PRINTK_CALLER, the level where raw records
-#: are kept (``dmesg -r``, pstore); and ``kern  :info  : [    1.000000] text`` of ``dmesg -x``.
-_STAMP = re.compile(
-    rb"(?:<(?P<level>\d{1,3})>|(?P<name>[a-z]{2,8}) *:[a-z]{2,7} *: )?"
-    rb"\[ *(?P<at>\d{1,9}\.\d{6})\](?:\[ *(?P<caller>[TC]\d{1,9})\])? ?"
-)
+#: ``[    1.000000][  T123] text``; the caller only with CONFIG_PRINTK_CALLER.
+_STAMP = re.compile(rb"\[ *(?P<at>\d{1,9}\.\d{6})\](?:\[ *(?P<caller>[TC]\d{1,9})\])? ?")
+#: What raw records have before that: ``<6>`` (``dmesg -r``, pstore), ``kern  :info  : `` (``dmesg -x``).
+_PREFIX = re.compile(rb"<(?P<level>\d{1,3})>|(?P<name>[a-z]{2,8}) *:[a-z]{2,7} *: ")
 #: A record as ``/dev/kmsg`` gives it: ``6,339,5140900,-,caller=T1;text``.
 _DEV_KMSG = re.compile(
     rb"(?P<level>\d{1,4}),\d+,(?P<us>\d{1,15}),[-c](?:,caller=(?P<caller>[TC]\d{1,9}))?[^;]{0,80};"
@@ -31,8 +29,7 @@ _JUNK = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """A printk record on a console line; a torn line has several.
 
     ``caller`` is ``T123`` (a task) or ``C1`` (a CPU in an interrupt), ``stamp`` the seconds as printed; both
@@ -48,7 +45,8 @@ class Record:
 
 def clean(raw: bytes) -> str:
     """Text without control characters, cut to `MAX_TEXT`."""
-    return _JUNK.sub("", raw[:MAX_TEXT].decode("utf-8", "replace"))
+    text = raw[:MAX_TEXT].decode("utf-8", "replace")
+    return text if text.isascii() and text.isprintable() else _JUNK.sub("", text)
 
 
 def records(line: bytes) -> list[Record]:
@@ -57,14 +55,19 @@ def records(line: bytes) -> list[Record]:
         us = int(kmsg["us"])
         stamp = f"{us // 1_000_000}.{us % 1_000_000:06}"
         return [Record(clean(line[kmsg.end() :]), _caller(kmsg), stamp, int(kmsg["level"]) >= 8)]
+    first = _STAMP.match(line)
+    if first and not _STAMP.search(line, first.end()):
+        return [Record(clean(line[first.end() :]), _caller(first), first["at"].decode())]
     stamps = list(_STAMP.finditer(line))
     if not stamps:
         return [Record(clean(line))]
-    found = [Record(clean(line[: stamps[0].start()]))] if line[: stamps[0].start()].strip() else []
-    ends = [stamp.start() for stamp in stamps[1:]] + [len(line)]
-    for stamp, end in zip(stamps, ends, strict=True):
+    before = line[: stamps[0].start()]
+    prefix = _PREFIX.fullmatch(before) if before else None
+    found = [Record(clean(before))] if before.strip() and not prefix else []
+    ends = [stamp.start() for stamp in stamps[1:]]
+    for stamp, end in zip(stamps, [*ends, len(line)], strict=True):
         text = clean(line[stamp.end() : end])
-        found.append(Record(text, _caller(stamp), stamp["at"].decode(), _by_user(stamp)))
+        found.append(Record(text, _caller(stamp), stamp["at"].decode(), prefix is not None and _by_user(prefix)))
     return found
 
 
@@ -72,8 +75,6 @@ def _caller(match: re.Match[bytes]) -> str:
     return (match["caller"] or b"").decode()
 
 
-def _by_user(stamp: re.Match[bytes]) -> bool:
+def _by_user(prefix: re.Match[bytes]) -> bool:
     """A level's upper bits are its facility: 0 is the kernel, whatever else is somebody's write."""
-    if stamp["level"]:
-        return int(stamp["level"]) >= 8
-    return (stamp["name"] or b"kern") != b"kern"
+    return int(prefix["level"]) >= 8 if prefix["level"] else prefix["name"] != b"kern"

@@ -150,18 +150,20 @@ class Report:
         self.ended = ended or "line" in self.rule.flags or len(self.lines) >= MAX_LINES or self._gap > MAX_GAP
 
     def _learn(self, text: str, name: str, sure: bool, torn: bool) -> None:
-        if not self._sure or self.rule.by not in ("stall", "hang"):
-            self._torn = self._torn or torn
-            self._holes = self._holes or _DROPPED.search(text) is not None
-            if not self.caller and (told := _PID.search(text)):
+        if not self.caller and ("PID: " in text or "/" in text) and self.rule.by not in ("stall", "hang"):
+            if told := _PID.search(text):
                 self._pids.add(told["pid"] or told["by"])
+        if self._sure:
+            return
+        self._torn = self._torn or torn
+        self._holes = self._holes or _DROPPED.search(text) is not None
         if self._awaits and (name or _NO_TRACE.match(text)):
             self._torn, self._awaits = self._torn or not name, False
         if _TRACE.search(text):
             self._traced = self._awaits = True
         if name and sure:
             self.framed = True
-            self._sure = self._sure or self._traced or self.rule.kind in RULED_OFF or self.rule.by == "hang"
+            self._sure = self._traced or self.rule.kind in RULED_OFF or self.rule.by == "hang"
 
     def _mixed(self) -> bool:
         """Whether some of its lines are missing, or another task's."""

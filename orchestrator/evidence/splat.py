@@ -18,7 +18,7 @@ from orchestrator.evidence.frames import function_name
 from orchestrator.evidence.kinds import Class, Kind
 from orchestrator.evidence.records import MAX_TEXT, RUNNING, STAMPED, Record, records
 from orchestrator.evidence.report import EXCERPT_LINES, MAX_LINES, Report, Splat
-from orchestrator.evidence.splat_rules import HINTS, RULES, TAIL_OF, Rule
+from orchestrator.evidence.splat_rules import RULES, TAIL_OF, Rule, hints
 from orchestrator.results.model import Blame
 
 __all__ = [
@@ -51,6 +51,7 @@ MAX_HEAD = 40
 STAMPING = 32
 """So many lines with a printk stamp show that this kernel stamps what it prints."""
 
+_BY_WORD = [(word, rule) for rule in RULES for word in rule.words]
 #: What old kernels print before the rest of a line, stamp included.
 _MARK = re.compile(r"\s*(?:<[A-Z]+> *)?")
 _NUMBER = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
@@ -144,19 +145,24 @@ class Scanner:
         start = self._offset + len(tail) + self._tail_cut
         self._look_at_stamps(head, self._offset, start, block, first + 1)
         self._number += 1
-        self._line(self._offset, head)
+        self._line(self._offset, head, hints(head) is not None)
         at = first + 1
+        finder = hints(block)
+        hint = -1
         while at < len(block):
+            if hint < at:
+                found = finder.search(block, at) if finder else None
+                hint = found.start() if found else len(block)
             if not self._open:
-                hint = HINTS.search(block, at)
-                if not hint:
+                if hint == len(block):
                     break
-                begin = block.rfind(b"\n", at, hint.start()) + 1 or at
+                begin = block.rfind(b"\n", at, hint) + 1 or at
                 self._number += block.count(b"\n", at, begin)
                 at = begin
             end = block.find(b"\n", at)
+            cut = min(end, at + MAX_LINE)
             self._number += 1
-            self._line(start + at, block[at : min(end, at + MAX_LINE)])
+            self._line(start + at, block[at:cut], hint < cut)
             at = end + 1
         self._number += block.count(b"\n", at)
         self._offset = start + len(block)
@@ -176,12 +182,11 @@ class Scanner:
                 self._stamped_at = places[STAMPING - self._stamps - 1]
             self._stamps += len(places)
 
-    def _line(self, offset: int, raw: bytes) -> None:
-        hint = HINTS.search(raw)
+    def _line(self, offset: int, raw: bytes, hint: bool) -> None:
         if not hint and not self._open:
             return
-        for report in [r for r in self._open if offset - r.offset > SPAN]:
-            self._close(report)
+        if self._open and offset - self._open[0].offset > SPAN:
+            self._close(self._open[0])
         found = records(raw.rstrip(b"\r"))
         torn = sum(1 for record in found if record.stamp and not _MARK.fullmatch(record.text)) > 1
         for record in found:
@@ -194,8 +199,9 @@ class Scanner:
                         self._close(report)
 
     def _match(self, record: Record, offset: int) -> None:
-        for rule in RULES:
-            if match := rule.pattern.search(record.text):
+        text = record.text
+        for word, rule in _BY_WORD:
+            if word in text and (match := rule.pattern.search(text)):
                 break
         else:
             return

@@ -10,6 +10,7 @@ SysRq help. A soft lockup or RCU stall *is* one; whether the host's steal made i
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -33,14 +34,34 @@ class Rule:
     title: str
     by: str
     flags: frozenset[str]
+    words: tuple[str, ...]
+    """One of them is in every line that matches: quicker to look for than the pattern."""
 
     @property
     def fatal(self) -> bool:
         return "fatal" in self.flags
 
 
-def _rule(kind: Kind, pattern: str, title: str, by: str = "frame", flags: str = "") -> Rule:
-    return Rule(kind, re.compile(pattern), title, by, frozenset(flags.split()))
+def _rule(
+    kind: Kind, pattern: str, title: str, by: str = "frame", flags: str = "", words: tuple[str, ...] = ()
+) -> Rule:
+    return Rule(kind, re.compile(pattern), title, by, frozenset(flags.split()), words or _words(pattern))
+
+
+def _words(pattern: str) -> tuple[str, ...]:
+    """The longest plain text that each alternative of a pattern cannot do without."""
+    hole = "\0"
+    text = re.sub(r"\\[wdsSb]|\[(?:\\.|[^\]])*\]", hole, pattern)
+    group = re.compile(r"\((?:\\.|[^()\\])*\)[?*+]?")
+    while group.search(text):
+        text = group.sub(hole, text)
+    found = []
+    for alternative in text.split("|"):
+        plain = re.sub(r"(?:\\.|.)(?:[?*]|\{[^}]*\})|(?<!\\)[.^$+]", hole, alternative)
+        found.append(max(re.sub(r"\\(.)", r"\1", plain).split(hole), key=len))
+    if min(map(len, found)) < 4:
+        raise ValueError(f"{pattern}: say which words each match has")
+    return tuple(found)
 
 
 _K = Kind
@@ -69,18 +90,18 @@ RULES: tuple[Rule, ...] = (
           r"|possible irq lock inversion",
           "possible deadlock", "lock"),
     _rule(_K.LOCKDEP, r"IRQ-safe -> \w+-unsafe lock order detected", "possible deadlock", "irqlock"),
-    _rule(_K.LOCKDEP, r"(?:WARNING|INFO): (?P<what>inconsistent (?:lock|\{\S+\}) \w+)", "{what}", "lock"),
+    _rule(_K.LOCKDEP, r"(?:WARNING|INFO): (?P<what>inconsistent (?:lock|\{\S+\}) \w+)", "{what}", "lock", words=('inconsistent ',)),
     _rule(_K.LOCKDEP, r"(?P<what>bad (?:unlock balance|contention)) detected!", "WARNING: {what}", "lock"),
     _rule(_K.LOCKDEP,
           r"(?:BUG|WARNING): (?:.* )?(?P<what>held lock freed|still has locks held|lock held at task exit"
           r"|Nested lock was not taken)",
-          "WARNING: {what}", "lock"),
+          "WARNING: {what}", "lock", words=('held lock freed', 'locks held', 'lock held at', 'Nested lock')),
     _rule(_K.LOCKDEP,
           r"(?:BUG|WARNING): (?P<what>lock held when returning to user space)",
-          "WARNING: {what}", "lock", "bare"),
+          "WARNING: {what}", "lock", "bare", words=('lock held when',)),
     _rule(_K.LOCKDEP,
           r"(?:WARNING|INFO|BUG): (?P<what>suspicious RCU usage|Invalid wait context)",
-          "WARNING: {what}"),
+          "WARNING: {what}", words=('suspicious RCU', 'Invalid wait')),
     _rule(_K.LOCKDEP, r"WARNING: (?P<what>chain_key collision)", "WARNING: {what}"),
     _rule(_K.LOCKDEP, r"INFO: (?P<what>trying to register non-static key)", "INFO: {what}"),
     _rule(_K.LOCKDEP, r"BUG: (?P<what>MAX_\w+ too low)", "BUG: {what}", "none", "bare"),
@@ -95,7 +116,7 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.REFCOUNT, r"WARNING: .*lib/refcount\.c:\d+", "refcount bug", flags="joins"),
     _rule(_K.LIST,
           r"(?:list_(?:add|del)|hlist_\w+) (?:double add|corruption)",
-          "corrupted list", flags="head joins"),
+          "corrupted list", flags="head joins", words=('double add', 'corruption')),
     _rule(_K.LIST,
           r"(?:kernel BUG at |WARNING: .*)\blib/list_debug\.c:\d+",
           "corrupted list", flags="joins"),
@@ -161,7 +182,7 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.OOPS, r"general protection fault[,:]", "general protection fault", flags="fatal head joins"),
     _rule(_K.OOPS,
           r"\b(?P<what>[a-z][a-z0-9 _-]{2,30}): [0-9a-f]{4} \[#\d+\]",
-          "{what}", flags="fatal joins"),
+          "{what}", flags="fatal joins", words=(' [#',)),
     _rule(_K.OOPS,
           r"Unhandled (?:fault: |prefetch abort|[\w -]+ exception on CPU)",
           "unhandled fault", flags="fatal head"),
@@ -209,7 +230,7 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.BUG, r"Slab corruption[ (:]", "BUG: slab corruption", flags="tail"),
     _rule(_K.BUG,
           r"BUG \S+ \((?:Not tainted|Tainted).*?\): (?P<what>[\w -]+)",
-          "BUG: slab: {what}", flags="tail"),
+          "BUG: slab: {what}", flags="tail", words=('BUG ',)),
     _rule(_K.BUG,
           r"INFO: (?:Allocated|Freed) in (?P<f>[\w.$]+)\+0x\S+ age=",
           "BUG: slab object", "header", "tail"),
@@ -229,19 +250,32 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.WARNING,
           r"WARNING: stack recursion on stack type",
           "WARNING: stack recursion", "none", "bare"),
-    _rule(_K.BUG, r"^(?:\[ )?BUG: (?P<what>[A-Za-z][\w ]{0,60})", "BUG: {what}", flags="stamped bare"),
+    _rule(_K.BUG, r"^(?:\[ )?BUG: (?P<what>[A-Za-z][\w ]{0,60})", "BUG: {what}", flags="stamped bare", words=('BUG: ',)),
     _rule(_K.WARNING, r"-----\[ cut here \]-----", "WARNING", flags="head joins weak"),
     _rule(_K.REBOOT, r"^Linux version \d", "unexpected reboot", "none", "fatal stamped line bare"),
 )
+#: One of these is in every line that a rule can match; looking for bytes first is what makes a flood cheap.
+HINTS: tuple[bytes, ...] = (
+    b"BUG", b"WARNING", b"UBSAN: ", b"INFO: ", b"detected", b"IRQ-safe", b"refcount_t", b"corruption",
+    b"double add", b"LOCKUP", b" kthread ", b"ODEBUG: ", b"usercopy: ", b"rust_kernel", b"FAILED",
+    b"unregister_netdevice", b"lab error in", b"lab corruption", b"file count", b"blocked ", b"PANIC", b"WARN at",
+    b"Voluntary", b"seq_file: ", b"oom-kill", b"ut of memory", b"kmemleak: ", b"unreferenced ", b"Unable to",
+    b"stack overflow", b"Insufficient stack", b"protection fault", b" [#", b"Unhandled ", b"Internal error",
+    b"Oops", b"Kernel panic", b"VFS: Busy", b"cut here", b"Linux version",
+)
 # fmt: on
 
-#: One of these is in every line that a rule can match; looking for bytes first is what makes a flood cheap.
-HINTS = re.compile(
-    rb"BUG|WARNING|UBSAN: |INFO: |detected|IRQ-safe|refcount_t|corruption|double add|LOCKUP|kthread [st]|ODEBUG: |usercopy: |rust_kernel|FAILED|unregister_netdevice|[Ss]lab |file count"
-    rb"|blocked |PANIC|WARN at|Voluntary|seq_file: |oom-kill|ut of memory|kmemleak: |unreferenced |Unable to|stack overflow"
-    rb"|Insufficient stack|protection fault|double fault| \[#\d|Unhandled |Internal error"
-    rb"|Oops|Kernel panic|VFS: Busy|cut here|Linux version"
-)
+
+def hints(data: bytes) -> re.Pattern[bytes] | None:
+    """What finds the hints in ``data``; ``None`` where there is none."""
+    words = tuple(word for word in HINTS if word in data)
+    return _any_of(words) if words else None
+
+
+@functools.lru_cache(512)
+def _any_of(words: tuple[bytes, ...]) -> re.Pattern[bytes]:
+    return re.compile(b"|".join(re.escape(word) for word in words))
+
 
 #: Reports of these kinds end at a ruled line.
 RULED_OFF = frozenset({Kind.KASAN, Kind.KCSAN, Kind.KFENCE, Kind.KMSAN, Kind.UBSAN})
