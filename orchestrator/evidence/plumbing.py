@@ -59,6 +59,8 @@ _FAMILIES = (
     r" cache_grow_begin alloc_(?:frozen_)?pages?.* folio_alloc.* get_free_pages? free_large_kmalloc"
     r" free_pages(?:_exact|_nolock|_ok|_prepare)? free_(?:one_page|pcppages\w*|frozen_pages\w*|unref_\w+)"
     r" get_page_from_freelist post_alloc_hook prep_new_page page_pool_alloc.* alloc_slab_\w+"
+    r" free_to_partial_list (?:free|alloc)_(?:debug_processing|consistency_checks) on_freelist object_err"
+    r" check_(?:object|slab|bytes\w*|pad_bytes) init_object"
     r" pcpu_.*alloc.* alloc_percpu.* krealloc.* kmemdup.* kstr.*dup.* (?:get|put|clear)_user(?:_(?:\d|no|asm)\w*)?"
     r" \w*copy_(?:to|from|mc)_.* copy_user_.* copy_page copy(?:in|out) copy_page_(?:to|from)_iter.* instrument_\w+ simple_copy_to_iter"
     r" truncate_inode_pages.* find_(?:lock|get)_(?:entries|pages).*"

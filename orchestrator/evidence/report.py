@@ -107,6 +107,7 @@ class Report:
     _torn: bool = False
     _holes: bool = False
     _traced: bool = False
+    _asked: bool = False
     _awaits: bool = False
     _sure: bool = False
     _pids: set[str] = field(default_factory=set)
@@ -130,9 +131,9 @@ class Report:
     def takes(self, caller: str) -> bool:
         """Whether a line by this printer can be one of the report.
 
-        The traces of a stall are printed by the CPUs themselves, in an interrupt.
+        The traces of a stall are printed by the CPUs that are asked for them, in an interrupt.
         """
-        return not self.caller or self.caller == caller or (self.rule.by == "stall" and caller[:1] == "C")
+        return not self.caller or self.caller == caller or (self._asked and caller[:1] == "C")
 
     def take(self, text: str, number: int, *, torn: bool) -> None:
         """The next line; ``torn``: there are several records on it."""
@@ -142,6 +143,7 @@ class Report:
             self._last, self._length, self._gap = number, len(self.lines), 0
         elif text.strip():
             self._gap += 1
+        self._asked = self._asked or (self.rule.by == "stall" and "Sending NMI" in text)
         self._learn(text, name, sure, torn)
         ended = self.rule.by != "stall" and (
             "---[ end " in text

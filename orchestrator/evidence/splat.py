@@ -258,7 +258,8 @@ class Scanner:
 
     def _trailed(self, same: Report | None, rule: Rule, offset: int) -> bool:
         """Whether a line only tells what became of an earlier report."""
-        for report in (same, self._last):
+        # what SLUB says of an object stands in the report that it is about
+        for report in (same,) if rule.kind is Kind.BUG else (same, self._last):
             if not report or offset - report.offset > 2 * SPAN:
                 continue
             if rule.kind is Kind.PANIC or report.rule.kind in TAIL_OF[rule.kind]:

@@ -48,17 +48,24 @@ def _rule(
     return Rule(kind, re.compile(pattern), title, by, frozenset(flags.split()), words or _words(pattern))
 
 
+_ESCAPED = 0xE000
+
+
 def _words(pattern: str) -> tuple[str, ...]:
     """The longest plain text that each alternative of a pattern cannot do without."""
     hole = "\0"
-    text = re.sub(r"\\[wdsSb]|\[(?:\\.|[^\]])*\]", hole, pattern)
-    group = re.compile(r"\((?:\\.|[^()\\])*\)[?*+]?")
+    # an escaped sign is text, and must not be taken for one that means something
+    text = re.sub(r"\\[wdsSb]", hole, pattern)
+    text = re.sub(r"\\(.)", lambda sign: chr(_ESCAPED + ord(sign[1])), text)
+    text = re.sub(r"\[[^\]]*\]", hole, text)
+    group = re.compile(r"\([^()]*\)[?*+]?")
     while group.search(text):
         text = group.sub(hole, text)
     found = []
     for alternative in text.split("|"):
-        plain = re.sub(r"(?:\\.|.)(?:[?*]|\{[^}]*\})|(?<!\\)[.^$+]", hole, alternative)
-        found.append(max(re.sub(r"\\(.)", r"\1", plain).split(hole), key=len))
+        plain = re.sub(r".(?:[?*]|\{[^}]*\})|[.^$+]", hole, alternative)
+        longest = max(plain.split(hole), key=len)
+        found.append("".join(chr(ord(sign) - _ESCAPED) if sign >= chr(_ESCAPED) else sign for sign in longest))
     if min(map(len, found)) < 4:
         raise ValueError(f"{pattern}: say which words each match has")
     return tuple(found)
@@ -226,7 +233,7 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.OTHER,
           r"unregister_netdevice: waiting for \S+ to become free",
           "unregister_netdevice: waiting for a device to become free", "none", "line bare"),
-    _rule(_K.BUG, r"slab error in (?P<f>\w+)\(\): cache", "BUG: slab error", flags="tail"),
+    _rule(_K.BUG, r"slab error in \w+\(\): cache", "BUG: slab error", flags="tail"),
     _rule(_K.BUG, r"Slab corruption[ (:]", "BUG: slab corruption", flags="tail"),
     _rule(_K.BUG,
           r"BUG \S+ \((?:Not tainted|Tainted).*?\): (?P<what>[\w -]+)",
