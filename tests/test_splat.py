@@ -493,9 +493,206 @@ def test_each_line_is_known(kind: Kind, line: str) -> None:
 
 
 def test_each_rule_has_a_sample() -> None:
-    used = [next(rule for rule in RULES if rule.pattern.search(line)) for _, line in SAMPLES + SILENT]
+    used = [next((rule for rule in RULES if rule.pattern.search(line)), None) for _, line in SAMPLES + SILENT]
     assert [rule.pattern.pattern for rule in RULES if rule not in used] == []
 
 
 def test_each_kind_has_a_rule() -> None:
     assert {rule.kind for rule in RULES} == set(Kind)
+
+
+# --- torn, cut, mixed
+
+FRAMES = ["Call Trace:", " <TASK>", " dump_stack_lvl+0x1/0x2", " m_next+0x1/0x2", " seq_read_iter+0x1/0x2"]
+WHOLE = ["BUG: Bad page state in process a  pfn:00001", *FRAMES]
+
+
+def test_a_whole_report_is_not_corrupted() -> None:
+    (found,) = scan(printk(*WHOLE))
+    assert not found.corrupted
+    assert found.function == "m_next"
+
+
+@pytest.mark.parametrize(
+    ("why", "lines"),
+    [
+        ("nothing but the head", WHOLE[:1]),
+        ("a trace without a frame", WHOLE[:2]),
+        ("only what printed it", WHOLE[:4]),
+        ("only frames that the unwinder doubts", [*WHOLE[:3], " ? m_next+0x1/0x2", " ? f+0x1/0x2"]),
+        ("two records on one line", [WHOLE[0] + "[    1.000000] e1000: link is up", *FRAMES]),
+        ("lost lines", [WHOLE[0], "** 12 printk messages dropped **", *FRAMES]),
+        ("a trace that something else follows", [*WHOLE[:2], "Code: 00 00", "Kernel panic - not syncing: x", *FRAMES]),
+        ("two tasks without callers", [WHOLE[0], "CPU: 0 PID: 1 Comm: a", "CPU: 1 PID: 2 Comm: b", *FRAMES]),
+    ],
+)  # fmt: skip
+def test_what_is_torn_is_told(why: str, lines: list[str]) -> None:
+    assert scan(printk(*lines))[0].corrupted, why
+
+
+def test_between_two_tasks_nothing_is_guessed() -> None:
+    (found,) = scan(printk(WHOLE[0], "CPU: 0 PID: 1 Comm: a", "CPU: 1 PID: 2 Comm: b", *FRAMES))
+    assert found.function == ""
+    head = "BUG: KASAN: use-after-free in m_start+0x1/0x2"
+    (found,) = scan(printk(head, "CPU: 0 PID: 1 Comm: a", "CPU: 1 PID: 2 Comm: b", *FRAMES))
+    assert found.corrupted
+    assert found.function == "m_start"
+
+
+def test_a_mark_before_a_frame_is_not_torn() -> None:
+    (found,) = scan(printk(*WHOLE[:2], " <IRQ> [    1.000000]  dump_stack+0x1/0x2", *WHOLE[4:]))
+    assert not found.corrupted
+
+
+def test_a_prompt_before_the_head_is_not_torn() -> None:
+    (found,) = scan(b"guest login: " + printk(*WHOLE))
+    assert not found.corrupted
+
+
+# --- from where to where
+
+
+def test_lines_are_counted_from_one() -> None:
+    quiet = ["nothing"] * 7
+    found = scan(printk(*quiet, *WHOLE, *quiet, "BUG: Bad rss-counter state mm:1 type:MM_ANONPAGES val:1", *quiet))
+    assert [(one.first_line, one.last_line) for one in found] == [(8, 13), (21, 21)]
+    assert found[0].excerpt == tuple(WHOLE)
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_line_numbers_are_right_in_any_chunks(data: st.DataObject) -> None:
+    body = b"".join(data.draw(st.lists(st.sampled_from([b"\n", b"x\n", printk(*WHOLE), b"y" * 9000]), max_size=8)))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=8)))
+    scanner = Scanner()
+    for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True):
+        scanner.feed(body[start:end])
+    for found in scanner.finish():
+        assert found.first_line == body[: found.offset].count(b"\n") + 1
+
+
+def test_a_report_ends_where_the_log_goes_on_about_other_things() -> None:
+    (found,) = scan(printk(*WHOLE, *["other business"] * 300, " late_frame+0x1/0x2"))
+    assert found.last_line == len(WHOLE)
+    assert "late_frame" not in "".join(found.excerpt)
+
+
+def test_a_stall_takes_the_traces_of_the_cpus_it_asked() -> None:
+    def by(caller: str, *lines: str) -> bytes:
+        return "".join(f"[    1.000000][{caller:>6}] {line}\n" for line in lines).encode()
+
+    head = by("C1", "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:")
+    foreign = by("T9", "innocent")
+    asked = by("C1", "Sending NMI from CPU 1 to CPUs 0:")
+    trace = by("C0", "NMI backtrace for cpu 0", "RIP: 0010:m_next+0x1/0x2", "Call Trace:", " sys_read+0x1/0x2")
+    (found,) = scan(head + foreign + asked + trace)
+    assert (found.function, found.last_line) == ("m_next", 7)
+    assert "innocent" not in found.excerpt
+    (alone,) = scan(head + foreign + trace)
+    assert (alone.function, alone.last_line) == ("", 1)
+
+
+# --- who wrote it
+
+
+@pytest.mark.parametrize(
+    ("line", "user"),
+    [
+        (b"<0>[    1.000000] Kernel panic - not syncing: x", False),
+        (b"<12>[    1.000000] Kernel panic - not syncing: x", True),
+        (b"kern  :emerg : [    1.000000] Kernel panic - not syncing: x", False),
+        (b"user  :warn  : [    1.000000] Kernel panic - not syncing: x", True),
+        (b"0,339,1000000,-;Kernel panic - not syncing: x", False),
+        (b"12,339,1000000,-,caller=T1;Kernel panic - not syncing: x", True),
+    ],
+)
+def test_what_a_program_wrote_is_marked_where_the_log_tells(line: bytes, user: bool) -> None:
+    (found,) = scan(line + b"\n")
+    assert (found.user, found.fatal) == (user, not user)
+    assert blame(found) is (Blame.TEST if user else Blame.KERNEL)
+
+
+def test_a_program_does_not_end_a_report_of_the_kernel() -> None:
+    kernel = b"".join(b"<4>" + line + b"\n" for line in printk(*WHOLE).splitlines())
+    (real, forged) = scan(kernel + b"<12>[    1.000000] Kernel panic - not syncing: x\n")
+    assert (real.fatal, real.function, forged.user) == (False, "m_next", True)
+
+
+def test_text_without_a_stamp_is_not_the_kernels_where_it_stamps() -> None:
+    forged = b"Kernel panic - not syncing: VFS: Unable to mount root fs\nBUG: KASAN: x in f+0x1/0x2\n"
+    assert len(scan(forged)) == 2
+    assert scan(printk(*["boot"] * splat.STAMPING) + forged) == ()
+    assert len(scan(printk(*["boot"] * splat.STAMPING) + printk(*forged.decode().splitlines()))) > 0
+
+
+def test_a_console_that_begins_in_the_middle_shows_a_reboot_too() -> None:
+    running, banner = b"[  812.000000] eth0: up\n", b"[    0.000000] Linux version 7.2.12\n"
+    assert [found.kind for found in scan(running + banner)] == [Kind.REBOOT]
+    assert scan(b"SeaBIOS\n" + banner + running) == ()
+    assert scan(b"[    0.000000] Booting Linux on physical CPU 0x0\n" + banner) == ()
+
+
+# --- the fingerprint
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_the_fingerprint_outlives_what_differs_from_run_to_run(data: st.DataObject) -> None:
+    draw = data.draw
+    body = read(draw(st.sampled_from(GOLDEN)))[1]
+
+    def other_number(base: int, least: int, most: int) -> bytes:
+        return (f"{{:{'x' if base == 16 else 'd'}}}".format(draw(st.integers(least, most)))).encode()
+
+    before = [found.fingerprint for found in scan(body)]
+    shift = draw(st.integers(1, 9000))
+    body = re.sub(
+        rb"(?m)^\[ *(\d+)\.(\d{6})\]",
+        lambda m: b"[%5d.%s]" % (int(m[1]) + (0 if m[1] == b"0" else shift), m[2]),
+        body,
+    )
+    offset, size = other_number(16, 1, 0xFFF), other_number(16, 0x1000, 0xFFFF)
+    suffix = draw(st.sampled_from([b"", b".isra.0", b".constprop.3", b".part.0.cold", b".cold", b".llvm.123"]))
+    body = re.sub(rb"(?:\.(?:isra|constprop|part|cold|llvm)[.\d]*)*\+0x[0-9a-f]+/0x[0-9a-f]+", suffix + b"+0x" + offset + b"/0x" + size, body)  # fmt: skip
+    address = b"ffff8880" + other_number(16, 0x10000000, 0xFFFFFFFF)
+    body = re.sub(rb"\bffff[0-9a-f]{12}\b", address, body)
+    pid = other_number(10, 2, 99999)
+    body = re.sub(rb"(PID: |pid:|pid |by task \S+/)\d+", lambda m: m[1] + pid, body)
+    body = re.sub(rb"CPU#\d+|CPU: \d+", lambda m: m[0].split(b" ")[0] + b" 3" if b": " in m[0] else b"CPU#3", body)
+    assert [found.fingerprint for found in scan(body)] == before
+
+
+def test_the_prefix_of_a_record_is_not_in_the_fingerprint() -> None:
+    body = printk(*WHOLE)
+    plain = re.sub(rb"(?m)^\[ +1\.000000\] ", b"", body)
+    raw = re.sub(rb"(?m)^", b"<4>", body).removesuffix(b"<4>")
+    callers = body.replace(b"] ", b"][   T12] ")
+    assert len({scan(one)[0].fingerprint for one in (body, plain, raw, callers, body.replace(b"\n", b"\r\n"))}) == 1
+
+
+# --- bad input
+
+
+def test_noise_is_survived_and_says_nothing() -> None:
+    assert scan(bytes(range(256)) * 4000) == ()
+
+
+@pytest.mark.parametrize("junk", [b"\x00", b"\x1b[31m", b"\xe2\x82", b"\xff\xfe", b"\x1b]0;t\x07"])
+def test_junk_in_a_line_hides_no_report(junk: bytes) -> None:
+    body = printk(*WHOLE).replace(b"] BUG", b"] " + junk + b"BUG").replace(b"\n", junk + b"\r\n")
+    (found,) = scan(body)
+    assert found.function == "m_next"
+    assert "\x1b" not in "".join(found.excerpt)
+
+
+def test_lines_of_a_megabyte_cost_no_more_than_their_head() -> None:
+    scanner = Scanner()
+    for _ in range(3):
+        scanner.feed(b"z" * 1_000_000 + b"BUG: not seen\n" + printk(*WHOLE))
+    found = scanner.finish()
+    assert sum(one.count for one in found) == 3
+    assert found[1].first_line == 1 + len(WHOLE) + 2
+
+
+def test_an_empty_console_is_clean() -> None:
+    assert scan(b"") == scan(b"\n") == scan(b"\r\n") == ()

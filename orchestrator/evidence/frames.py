@@ -107,7 +107,7 @@ def _traces(lines: Iterable[str]) -> list[list[str]]:
             # what ran since the trap instruction of WARN() or BUG() only reports it
             trace.clear()
             continue
-        trace.append(name)
+        trace.append(_SUFFIX.sub("", name))
         in_frames = in_frames or not pc
     return [trace for trace in traces if trace]
 

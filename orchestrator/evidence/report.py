@@ -31,14 +31,14 @@ _ACCESS = re.compile(
 #: dumps of memory, held locks, rules.
 _BODY = re.compile(
     r"\s*</?[A-Z]+>|\s*(?:={8}|-{8}|\*{3} )|---\[|8<---"
-    r"|(?:R?[A-Z]{2,3}|R\d\d?|x\d\d?|r\d\d?|[CD]R\d|sp|pc|lr|pstate|psr) ?: |RSP|Code: |E?IP: |RIP"
+    r"|(?:R[A-Z]{2}|E[A-Z]{2}|[C-GS]S|R\d\d?|x\d\d?|r\d\d?|[CD]R\d|sp|pc|lr|pstate|psr) ?: |RSP|Code: |E?IP: |RIP"
     r"|Call [Tt]race:|CPU: \d|Hardware name: |Modules linked in:|Workqueue: |task:|Tainted: |Stack: ?"
     r"|[>\s]*[0-9a-f]{8,16}: [0-9a-f]|raw: [0-9a-f]{8}|\s*#\d+:? |\S+ locks? held by |no locks held by "
     r"|Kernel panic - not syncing|Kernel Offset: |Rebooting in |Sending NMI|NMI backtrace|stack backtrace"
     r"|(?:Read|Write|Free) of |(?:Allocated|Freed) (?:by task|in) |The buggy address|Memory state around"
     r"|page:|page dumped because|vma [0-9a-f]|mm [0-9a-f]|hardirqs last|softirqs last|irq event stamp"
     r"|INFO: |preempt_count|in_atomic|Preemption disabled|Internal error: |Mem abort info|Data abort info|\[[0-9a-f]{16}\] "
-    r"|PGD |#PF: |Oops|Reported by Kernel|Uninit was|Bytes? \d|value changed|rcu: |Showing |Possible |-> #\d"
+    r"|PGD |#PF: |Oops|Reported by Kernel|Uninit was|Bytes? \d|value changed|rcu: |Showing |Possible |\s*-> #\d"
 )
 #: Who speaks, in a console that does not print callers.
 _PID = re.compile(r"CPU: \d+ (?:UID: \d+ )?PID: (?P<pid>\d+) |\b(?:held by|by task) \S+/(?P<by>\d+)\b")

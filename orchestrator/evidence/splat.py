@@ -190,30 +190,30 @@ class Scanner:
         found = records(raw.rstrip(b"\r"))
         torn = sum(1 for record in found if record.stamp and not _MARK.fullmatch(record.text)) > 1
         for record in found:
-            if hint:
-                self._match(record, offset)
-            for report in list(self._open):
+            begun = self._match(record, offset) if hint else None
+            for report in [begun] if begun and "line" in begun.rule.flags else list(self._open):
                 if report.takes(record.caller):
                     report.take(record.text, self._number, torn=torn)
                     if report.ended or (report.muted and len(report.lines) >= MUTED_LINES):
                         self._close(report)
 
-    def _match(self, record: Record, offset: int) -> None:
+    def _match(self, record: Record, offset: int) -> Report | None:
+        """Begin the report that a record begins; ``None`` if it begins none of its own."""
         text = record.text
         for word, rule in _BY_WORD:
             if word in text and (match := rule.pattern.search(text)):
                 break
         else:
-            return
+            return None
         if "ignored" in rule.flags or not self._printed(record, rule, offset):
-            return
+            return None
         if rule.kind is Kind.REBOOT and not self._rebooted(record, offset):
-            return
+            return None
         same = next((r for r in reversed(self._open) if r.caller == record.caller), None)
         if same and same.record.user == record.user and self._joined(same, rule, match, record):
-            return
+            return None
         if "tail" in rule.flags and self._trailed(same, rule, offset):
-            return
+            return None
         if same and (record.caller or "line" not in rule.flags):
             self._close(same)
         while len(self._open) >= MAX_OPEN:
@@ -224,6 +224,7 @@ class Scanner:
         self._last = report
         if "weak" not in rule.flags:
             self._notice(report)
+        return report
 
     def _printed(self, record: Record, rule: Rule, offset: int) -> bool:
         """Whether the kernel may have printed it: one that stamps lines does so with each of them."""
