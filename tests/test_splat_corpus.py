@@ -64,9 +64,7 @@ def read(path: Path) -> Log:
     scanner = Scanner()
     scanner.feed(body.split(b"\nREPORT:")[0])
     titles = re.findall(r"^(?:TITLE|ALT): *(.*?)\s*$", head.decode(), re.MULTILINE)
-    return Log(
-        path.stem, [title for title in titles if title], b"CORRUPTED: Y" in head, scanner.finish()
-    )
+    return Log(path.stem, [title for title in titles if title], b"CORRUPTED: Y" in head, scanner.finish())
 
 
 def functions(titles: Iterable[str]) -> set[str]:
@@ -97,7 +95,8 @@ class Figure:
         if right:
             self.right += 1
         else:
-            self.wrong.append((log.name, log.titles[0] if log.titles else "", log.first.title if log.first else ""))
+            wanted, got = (log.titles or [""])[0], log.first.title if log.first else ""
+            self.wrong.append((log.name, wanted, got))
 
     @property
     def share(self) -> float:

@@ -33,7 +33,9 @@ _IRQ_ENTRY = re.compile(
 
 #: Where a trap instruction enters the kernel, and what is above that only if it was one of WARN() or BUG().
 _BUG_ENTRY = re.compile(r"invalid_op|(?:asm_)?exc_invalid_op|el1_(?:dbg|brk\w*)|el1h_64_sync")
-_BUG_HANDLER = re.compile(r"report_bug|(?:\w+_)?bug_handler|do_(?:error_trap|invalid_op|debug_exception|el1_brk)")
+_BUG_HANDLER = re.compile(
+    r"report_bug|(?:\w+_)?bug_handler|do_(?:error_trap|invalid_op|debug_exception|el1_brk)"
+)
 
 _SUFFIX = re.compile(r"\.(?:isra|constprop|part|cold|llvm|lto_priv|\d).*$")
 _SYSCALL = re.compile(
@@ -80,7 +82,7 @@ def plumbing(function: str) -> bool:
 
 
 def frame(line: str) -> tuple[str, bool]:
-    """The function of a line of a stack trace and whether the unwinder was sure of it; empty for other lines."""
+    """The function of a line of a stack trace (else empty), and whether the unwinder is sure of it."""
     match = FRAME.match(line)
     if not match:
         return "", False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What sorts of kernel reports there are: the fine `Kind` of a rule, and the coarse `Class` that users filter by."""
+"""The sorts of kernel reports: the fine `Kind` of a rule, and the coarse `Class` that users filter by."""
 
 from __future__ import annotations
 

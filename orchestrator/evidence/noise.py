@@ -27,7 +27,8 @@ _Text = Annotated[str, Meta(min_length=1)]
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One report that is noise: ``title`` is a pattern of titles (``*`` and ``?``), the rest narrows it.
 
-    ``before_s``: only in so many seconds of the guest's clock, 0 for always. It holds until the day ``expires``.
+    ``before_s``: only in so many seconds of the guest's clock, 0 for always. It holds until the day
+    ``expires``.
     """
 
     title: _Text

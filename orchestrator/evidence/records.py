@@ -65,9 +65,10 @@ def records(line: bytes) -> list[Record]:
     prefix = _PREFIX.fullmatch(before) if before else None
     found = [Record(clean(before))] if before.strip() and not prefix else []
     ends = [stamp.start() for stamp in stamps[1:]]
-    for stamp, end in zip(stamps, [*ends, len(line)], strict=True):
-        text = clean(line[stamp.end() : end])
-        found.append(Record(text, _caller(stamp), stamp["at"].decode(), prefix is not None and _by_user(prefix)))
+    user = prefix is not None and _by_user(prefix)
+    for match, end in zip(stamps, [*ends, len(line)], strict=True):
+        text = clean(line[match.end() : end])
+        found.append(Record(text, _caller(match), match["at"].decode(), user))
     return found
 
 

@@ -22,7 +22,8 @@ MAX_GAP = 40
 _NUMBER = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
 _ACCESS = re.compile(
     r"^(?P<a>Read|Write)(?P<size> of size \d+)?(?: at addr| by task)"
-    r"|^(?:race at unknown origin, with )?(?P<race>read|write|read-write)\b.* to 0x[0-9a-f]+ of (?P<bytes>\d+) bytes"
+    r"|^(?:race at unknown origin, with )?(?P<race>read|write|read-write)\b"
+    r".* to 0x[0-9a-f]+ of (?P<bytes>\d+) bytes"
     r"|^(?:Out-of-bounds|Use-after-free|Invalid) (?P<fence>read|write) at 0x"
     r"|^#PF: \w+ (?P<fault>read|write) access|^\s*(?:CM = \d, )?WnR = (?P<wnr>[01])"
     r"|Memory access of size (?P<msan>\d+) starts at"
@@ -31,14 +32,17 @@ _ACCESS = re.compile(
 #: dumps of memory, held locks, rules.
 _BODY = re.compile(
     r"\s*</?[A-Z]+>|\s*(?:={8}|-{8}|\*{3} )|---\[|8<---"
-    r"|(?:R[A-Z]{2}|E[A-Z]{2}|[C-GS]S|R\d\d?|x\d\d?|r\d\d?|[CD]R\d|sp|pc|lr|pstate|psr) ?: |RSP|Code: |E?IP: |RIP"
+    r"|(?:R[A-Z]{2}|E[A-Z]{2}|[C-GS]S|R\d\d?|x\d\d?|r\d\d?|[CD]R\d|sp|pc|lr|pstate|psr) ?: "
+    r"|RSP|Code: |E?IP: |RIP"
     r"|Call [Tt]race:|CPU: \d|Hardware name: |Modules linked in:|Workqueue: |task:|Tainted: |Stack: ?"
     r"|[>\s]*[0-9a-f]{8,16}: [0-9a-f]|raw: [0-9a-f]{8}|\s*#\d+:? |\S+ locks? held by |no locks held by "
     r"|Kernel panic - not syncing|Kernel Offset: |Rebooting in |Sending NMI|NMI backtrace|stack backtrace"
     r"|(?:Read|Write|Free) of |(?:Allocated|Freed) (?:by task|in) |The buggy address|Memory state around"
     r"|page:|page dumped because|vma [0-9a-f]|mm [0-9a-f]|hardirqs last|softirqs last|irq event stamp"
-    r"|INFO: |preempt_count|in_atomic|Preemption disabled|Internal error: |Mem abort info|Data abort info|\[[0-9a-f]{16}\] "
-    r"|PGD |#PF: |Oops|Reported by Kernel|Uninit was|Bytes? \d|value changed|rcu: |Showing |Possible |\s*-> #\d"
+    r"|INFO: |preempt_count|in_atomic|Preemption disabled|Internal error: |Mem abort info|Data abort info"
+    r"|\[[0-9a-f]{16}\] "
+    r"|PGD |#PF: |Oops|Reported by Kernel|Uninit was|Bytes? \d|value changed|rcu: |Showing "
+    r"|Possible |\s*-> #\d"
 )
 #: Who speaks, in a console that does not print callers.
 _PID = re.compile(r"CPU: \d+ (?:UID: \d+ )?PID: (?P<pid>\d+) |\b(?:held by|by task) \S+/(?P<by>\d+)\b")
@@ -152,9 +156,9 @@ class Report:
         self.ended = ended or "line" in self.rule.flags or len(self.lines) >= MAX_LINES or self._gap > MAX_GAP
 
     def _learn(self, text: str, name: str, sure: bool, torn: bool) -> None:
-        if not self.caller and ("PID: " in text or "/" in text) and self.rule.by not in ("stall", "hang"):
-            if told := _PID.search(text):
-                self._pids.add(told["pid"] or told["by"])
+        alone = not self.caller and self.rule.by not in ("stall", "hang")
+        if alone and ("PID: " in text or "/" in text) and (told := _PID.search(text)):
+            self._pids.add(told["pid"] or told["by"])
         if self._sure:
             return
         self._torn = self._torn or torn

@@ -58,7 +58,7 @@ _NUMBER = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
 
 
 def blame(splat: Splat) -> Blame:
-    """Whose fault a splat is: running out of memory the infrastructure's, what a program wrote the test's, else
+    """Whose fault a splat is: the infrastructure's if memory ran out, the test's if a program wrote it, else
     the kernel's."""
     if splat.user:
         return Blame.TEST

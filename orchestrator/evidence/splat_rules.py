@@ -26,7 +26,8 @@ class Rule:
     ``fatal`` as in `Splat`. ``head``: until its first frame the report may be continued by a line whose rule
     has ``joins``. ``tail``: the line belongs to an earlier report, if there is one. ``weak``: whatever line
     follows says better what this is. ``stamped``: only behind a printk timestamp. ``bare``: the kernel prints
-    no stack trace with it. ``line``: it is this one line. ``ignored``: no report at all, though it looks like one.
+    no stack trace with it. ``line``: it is this one line. ``ignored``: no report at all, though it looks like
+    one.
     """
 
     kind: Kind
@@ -65,7 +66,7 @@ def _words(pattern: str) -> tuple[str, ...]:
     for alternative in text.split("|"):
         plain = re.sub(r".(?:[?*]|\{[^}]*\})|[.^$+]", hole, alternative)
         longest = max(plain.split(hole), key=len)
-        found.append("".join(chr(ord(sign) - _ESCAPED) if sign >= chr(_ESCAPED) else sign for sign in longest))
+        found.append("".join(chr(ord(sign) % _ESCAPED) for sign in longest))
     if min(map(len, found)) < 4:
         raise ValueError(f"{pattern}: say which words each match has")
     return tuple(found)
@@ -97,18 +98,19 @@ RULES: tuple[Rule, ...] = (
           r"|possible irq lock inversion",
           "possible deadlock", "lock"),
     _rule(_K.LOCKDEP, r"IRQ-safe -> \w+-unsafe lock order detected", "possible deadlock", "irqlock"),
-    _rule(_K.LOCKDEP, r"(?:WARNING|INFO): (?P<what>inconsistent (?:lock|\{\S+\}) \w+)", "{what}", "lock", words=('inconsistent ',)),
+    _rule(_K.LOCKDEP, r"(?:WARNING|INFO): (?P<what>inconsistent (?:lock|\{\S+\}) \w+)", "{what}", "lock",
+          words=("inconsistent ",)),
     _rule(_K.LOCKDEP, r"(?P<what>bad (?:unlock balance|contention)) detected!", "WARNING: {what}", "lock"),
     _rule(_K.LOCKDEP,
           r"(?:BUG|WARNING): (?:.* )?(?P<what>held lock freed|still has locks held|lock held at task exit"
           r"|Nested lock was not taken)",
-          "WARNING: {what}", "lock", words=('held lock freed', 'locks held', 'lock held at', 'Nested lock')),
+          "WARNING: {what}", "lock", words=("held lock freed", "locks held", "lock held at", "Nested lock")),
     _rule(_K.LOCKDEP,
           r"(?:BUG|WARNING): (?P<what>lock held when returning to user space)",
           "WARNING: {what}", "lock", "bare", words=('lock held when',)),
     _rule(_K.LOCKDEP,
           r"(?:WARNING|INFO|BUG): (?P<what>suspicious RCU usage|Invalid wait context)",
-          "WARNING: {what}", words=('suspicious RCU', 'Invalid wait')),
+          "WARNING: {what}", words=("suspicious RCU", "Invalid wait")),
     _rule(_K.LOCKDEP, r"WARNING: (?P<what>chain_key collision)", "WARNING: {what}"),
     _rule(_K.LOCKDEP, r"INFO: (?P<what>trying to register non-static key)", "INFO: {what}"),
     _rule(_K.LOCKDEP, r"BUG: (?P<what>MAX_\w+ too low)", "BUG: {what}", "none", "bare"),
@@ -123,7 +125,7 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.REFCOUNT, r"WARNING: .*lib/refcount\.c:\d+", "refcount bug", flags="joins"),
     _rule(_K.LIST,
           r"(?:list_(?:add|del)|hlist_\w+) (?:double add|corruption)",
-          "corrupted list", flags="head joins", words=('double add', 'corruption')),
+          "corrupted list", flags="head joins", words=("double add", "corruption")),
     _rule(_K.LIST,
           r"(?:kernel BUG at |WARNING: .*)\blib/list_debug\.c:\d+",
           "corrupted list", flags="joins"),
@@ -222,14 +224,15 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.BUG, r"BUG: (?P<what>workqueue leaked (?:lock|atomic))", "BUG: {what}", flags="bare"),
     _rule(_K.BUG,
           r"BUG: (?P<what>Bad page (?:state|map|cache)"
-          r"|scheduling (?:while atomic|in a non-blocking section)|sleeping function called from invalid context"
-          r"|assuming (?:non-)?atomic context"
+          r"|scheduling (?:while atomic|in a non-blocking section)|sleeping function called"
+          r" from invalid context|assuming (?:non-)?atomic context"
           r"|(?:spin|rw)lock (?:bad magic|(?:cpu )?recursion|wrong \w+|already unlocked)"
           r"|using \w+\(\) in preemptible)",
           "BUG: {what}"),
     _rule(_K.LOCKUP, r"BUG: workqueue lockup", "BUG: workqueue lockup", "none", "bare"),
     _rule(_K.BUG, r"VFS: Busy inodes after unmount", "VFS: Busy inodes after unmount", "none", "line bare"),
-    _rule(_K.BUG, r"VFS: Close: file count is (?:0|zero)", "VFS: Close: file count is zero", "none", "line bare"),
+    _rule(_K.BUG, r"VFS: Close: file count is (?:0|zero)", "VFS: Close: file count is zero", "none",
+          "line bare"),
     _rule(_K.OTHER,
           r"unregister_netdevice: waiting for \S+ to become free",
           "unregister_netdevice: waiting for a device to become free", "none", "line bare"),
@@ -257,7 +260,8 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.WARNING,
           r"WARNING: stack recursion on stack type",
           "WARNING: stack recursion", "none", "bare"),
-    _rule(_K.BUG, r"^(?:\[ )?BUG: (?P<what>[A-Za-z][\w ]{0,60})", "BUG: {what}", flags="stamped bare", words=('BUG: ',)),
+    _rule(_K.BUG, r"^(?:\[ )?BUG: (?P<what>[A-Za-z][\w ]{0,60})", "BUG: {what}", flags="stamped bare",
+          words=("BUG: ",)),
     _rule(_K.WARNING, r"-----\[ cut here \]-----", "WARNING", flags="head joins weak"),
     _rule(_K.REBOOT, r"^Linux version \d", "unexpected reboot", "none", "fatal stamped line bare"),
 )
@@ -265,7 +269,8 @@ RULES: tuple[Rule, ...] = (
 HINTS: tuple[bytes, ...] = (
     b"BUG", b"WARNING", b"UBSAN: ", b"INFO: ", b"detected", b"IRQ-safe", b"refcount_t", b"corruption",
     b"double add", b"LOCKUP", b" kthread ", b"ODEBUG: ", b"usercopy: ", b"rust_kernel", b"FAILED",
-    b"unregister_netdevice", b"lab error in", b"lab corruption", b"file count", b"blocked ", b"PANIC", b"WARN at",
+    b"unregister_netdevice", b"lab error in", b"lab corruption", b"file count", b"blocked ", b"PANIC",
+    b"WARN at",
     b"Voluntary", b"seq_file: ", b"oom-kill", b"ut of memory", b"kmemleak: ", b"unreferenced ", b"Unable to",
     b"stack overflow", b"Insufficient stack", b"protection fault", b" [#", b"Unhandled ", b"Internal error",
     b"Oops", b"Kernel panic", b"VFS: Busy", b"cut here", b"Linux version",
