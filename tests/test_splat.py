@@ -395,7 +395,7 @@ SAMPLES = [
     (Kind.HUNG_TASK, "INFO: task a:1 can't die for more than 143 seconds."),
     (Kind.RCU_USE, "Voluntary context switch within RCU read-side critical section!"),
     (Kind.SEQ_FILE, "seq_file: buggy .next function m_next did not update position index"),
-    (Kind.OOM, "Kernel panic - not syncing: Out of memory: system-wide panic_on_oom is enabled"),
+    (Kind.OOM_PANIC, "Kernel panic - not syncing: Out of memory: system-wide panic_on_oom is enabled"),
     (Kind.OOM, "Memory cgroup out of memory: Killed process 3 (a) total-vm:1kB"),
     (Kind.KMEMLEAK, "kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)"),
     (Kind.KMEMLEAK, "unreferenced object 0xffff8880055 (size 64):"),
@@ -426,6 +426,11 @@ SAMPLES = [
     (Kind.BUG, "BUG: something that was never seen before"),
     (Kind.WARNING, "------------[ cut here ]------------"),
     (Kind.REBOOT, "Linux version 7.2.11"),
+    (Kind.OOPS, "Alignment trap: not handling instruction e1932f9f at [<8028bd58>]"),
+    (Kind.OOPS, "BUG: Unable to handle kernel data access on read at 0xc000000012345678"),
+    (Kind.OOPS, "Unable to handle kernel pointer dereference in virtual kernel address space"),
+    (Kind.OOPS, "specification exception: 0006 ilc:2 [#1] SMP"),
+    (Kind.WARNING, "WARNING: stack going in the wrong direction? at f+0x1/0x2"),
     (Kind.UBSAN, "UBSAN: array index out of bounds at f+0x1/0x2"),
     (Kind.LOCKDEP, "WARNING: lock held when returning to user space!"),
     (Kind.LOCKDEP, "WARNING: chain_key collision"),
@@ -493,7 +498,11 @@ def test_each_line_is_known(kind: Kind, line: str) -> None:
 
 
 def test_each_rule_has_a_sample() -> None:
-    used = [next((rule for rule in RULES if rule.pattern.search(line)), None) for _, line in SAMPLES + SILENT]
+    others = [(None, "Booting the kernel."), (None, "2026/01/02 03:04:05 SYZFATAL: executor 1 failed")]
+    used = [
+        next((rule for rule in RULES if rule.pattern.search(line)), None)
+        for _, line in SAMPLES + SILENT + others
+    ]
     assert [rule.pattern.pattern for rule in RULES if rule not in used] == []
 
 
@@ -634,6 +643,35 @@ def test_a_console_that_begins_in_the_middle_shows_a_reboot_too() -> None:
     assert [found.kind for found in scan(running + banner)] == [Kind.REBOOT]
     assert scan(b"SeaBIOS\n" + banner + running) == ()
     assert scan(b"[    0.000000] Booting Linux on physical CPU 0x0\n" + banner) == ()
+
+
+def test_what_the_decompressor_says_is_a_reboot_too() -> None:
+    boot = b"Decompressing Linux... done.\nBooting the kernel.\n[    0.000000] Linux version 7.2.12\n"
+    running = printk("eth0: up")
+    assert scan(boot + running) == ()
+    again = scan(boot + running + boot + running)
+    assert [found.kind for found in again][:1] == [Kind.REBOOT]
+    assert sum(found.count for found in again) == 1
+    assert (
+        scan(running + b"xfs: Unknown parameter 'Booting the kernel.'\n" + printk("Booting the kernel."))
+        == ()
+    )
+
+
+def test_a_fuzzer_that_fails_is_not_the_kernels_fault() -> None:
+    (found,) = scan(printk(*["boot"] * splat.STAMPING) + b"SYZFAIL: mmap failed\n")
+    assert (found.kind, blame(found), found.fatal) == (Kind.FUZZER, Blame.TEST, False)
+    assert scan(printk("SYZFAIL: mmap failed")) == ()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["EIP: f+0x1/0x2 SS:ESP 0068:1", "EIP is at f+0x1/0x2", "NIP [c0000000000d7a3c] f+0x2c/0x50", "epc : f+0x1/0x2",
+     "pc : f+0x1/0x2", "Krnl PSW : 0704c00180000000 00000000001ef2a8 (f+0x1/0x2)", "RIP: 0010:[<ffffffff82d4e304>]  [<ffffffff82d4e304>] f+0x1/0x2"],
+)  # fmt: skip
+def test_registers_name_the_place(line: str) -> None:
+    (found,) = scan(printk("Internal error: Oops: 5 [#1]", line, "Call Trace:", " caller+0x1/0x2"))
+    assert found.function == "f"
 
 
 # --- the fingerprint

@@ -48,7 +48,8 @@ FRAME = re.compile(
     r"(?:\+0x[0-9a-f]+/0x[0-9a-f]+|(?= from \[?)|(?= [\w./-]+\.[chS]:\d+))"
 )
 _PC = re.compile(
-    r"\b(?:R?E?IP: (?:00[16]0:)?|PC is at |pc : )(?:\s*\[<[^>]*>\])*\s*"
+    r"\b(?:R?E?IP: (?:00[16]0:)?|(?:EIP|PC) is at |e?pc : |NIP |Krnl PSW : [0-9a-f]+ [0-9a-f]+ \()"
+    r"(?:\s*\[<?[0-9a-f]+>?\])*\s*"
     r"(?P<f>[A-Za-z_][\w.$]*)(?:\+0x| (?!:))"
 )
 _WARN_AT = re.compile(r"WARNING: .* (?P<f>[A-Za-z_][\w.$]*)\+0x")

@@ -50,6 +50,8 @@ class Kind(StrEnum):
     SEQ_FILE = "seq-file"
     KMEMLEAK = "kmemleak"
     OOM = "oom"
+    OOM_PANIC = "oom-panic"
+    FUZZER = "fuzzer"
     REBOOT = "reboot"
     OTHER = "other"
 
@@ -78,6 +80,8 @@ CLASSES: dict[Kind, Class] = {
     Kind.SEQ_FILE: Class.BUG,
     Kind.KMEMLEAK: Class.LEAK,
     Kind.OOM: Class.OTHER,
+    Kind.OOM_PANIC: Class.PANIC,
+    Kind.FUZZER: Class.OTHER,
     Kind.REBOOT: Class.OTHER,
     Kind.OTHER: Class.OTHER,
 }

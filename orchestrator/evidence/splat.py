@@ -60,9 +60,9 @@ _NUMBER = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
 def blame(splat: Splat) -> Blame:
     """Whose fault a splat is: the infrastructure's if memory ran out, the test's if a program wrote it, else
     the kernel's."""
-    if splat.user:
+    if splat.user or splat.kind is Kind.FUZZER:
         return Blame.TEST
-    return Blame.INFRA if splat.kind is Kind.OOM else Blame.KERNEL
+    return Blame.INFRA if splat.kind in (Kind.OOM, Kind.OOM_PANIC) else Blame.KERNEL
 
 
 class Scanner:
@@ -228,17 +228,19 @@ class Scanner:
 
     def _printed(self, record: Record, rule: Rule, offset: int) -> bool:
         """Whether the kernel may have printed it: one that stamps lines does so with each of them."""
-        if record.stamp:
-            return True
+        if record.stamp or "raw" in rule.flags:
+            return bool(record.stamp) is not ("raw" in rule.flags)
         stamping = self._stamped_at is not None and self._stamped_at < offset
         return not stamping and "stamped" not in rule.flags
 
     def _rebooted(self, record: Record, offset: int) -> bool:
         """Whether the banner is that of another boot than the console's first."""
-        if not record.stamp.startswith("0.0"):
+        if record.stamp and not record.stamp.startswith("0.0"):
             return False
         before = self._booted or (self._running_at is not None and self._running_at < offset)
-        self._booted = True
+        # what the decompressor says comes before the banner of the same boot
+        self._booted = bool(record.stamp)
+        self._running_at = self._running_at if record.stamp else None
         for report in list(self._open) if before else ():
             self._close(report)
         return before

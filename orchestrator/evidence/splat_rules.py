@@ -26,7 +26,8 @@ class Rule:
     ``fatal`` as in `Splat`. ``head``: until its first frame the report may be continued by a line whose rule
     has ``joins``. ``tail``: the line belongs to an earlier report, if there is one. ``weak``: whatever line
     follows says better what this is. ``stamped``: only behind a printk timestamp. ``bare``: the kernel prints
-    no stack trace with it. ``line``: it is this one line. ``ignored``: no report at all, though it looks like
+    no stack trace with it. ``line``: it is this one line. ``raw``: no printk
+    record, it has no stamp. ``ignored``: no report at all, though it looks like
     one.
     """
 
@@ -161,9 +162,9 @@ RULES: tuple[Rule, ...] = (
           r"seq_file: buggy \.next function (?P<f>[\w.$]+)",
           "seq_file: buggy .next function", "header", "line bare"),
     # memory
-    _rule(_K.OOM,
-          rf"{_PANIC}.*(?:[Oo]ut of memory|deadlocked on memory)",
-          "out of memory", "none", "fatal tail bare"),
+    _rule(_K.OOM_PANIC,
+          rf"{_PANIC}.*(?P<what>[Oo]ut of memory|deadlocked on memory)",
+          "kernel panic: {what}", "none", "fatal tail bare"),
     _rule(_K.OOM,
           r"invoked oom-killer:|oom-kill:constraint=|[Oo]ut of memory: Kill|[Oo]ut of memory \(oom_kill",
           "out of memory", "none", "tail bare"),
@@ -177,8 +178,8 @@ RULES: tuple[Rule, ...] = (
           r"(?:BUG|Unable).*(?:kernel|handle) NULL pointer dereference",
           "BUG: unable to handle kernel NULL pointer dereference", flags="fatal head"),
     _rule(_K.OOPS,
-          r"BUG: unable to handle (?:kernel paging|page fault)"
-          r"|Unable to handle kernel [\w -]+ at virtual",
+          r"BUG: unable to handle (?:kernel paging|page fault)|BUG: Unable to handle kernel "
+          r"|Unable to handle kernel [\w -]+ (?:at virtual|for|in virtual)",
           "BUG: unable to handle kernel paging request", flags="fatal head"),
     _rule(_K.OOPS,
           r"BUG: .*stack guard page was hit",
@@ -190,8 +191,9 @@ RULES: tuple[Rule, ...] = (
           "PANIC: {what}", flags="fatal head"),
     _rule(_K.OOPS, r"general protection fault[,:]", "general protection fault", flags="fatal head joins"),
     _rule(_K.OOPS,
-          r"\b(?P<what>[a-z][a-z0-9 _-]{2,30}): [0-9a-f]{4} \[#\d+\]",
+          r"\b(?P<what>[a-z][a-z0-9 _-]{2,30}): [0-9a-f]{4}(?: ilc:\d)? \[#\d+\]",
           "{what}", flags="fatal joins", words=(' [#',)),
+    _rule(_K.OOPS, r"Alignment trap: not handling", "alignment trap", flags="fatal head"),
     _rule(_K.OOPS,
           r"Unhandled (?:fault: |prefetch abort|[\w -]+ exception on CPU)",
           "unhandled fault", flags="fatal head"),
@@ -204,9 +206,10 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.OOPS, r"Internal error: .*\[#\d+\]", "Internal error", flags="fatal joins"),
     _rule(_K.OOPS, r"\bOops: .*\[#\d+\]", "Oops", flags="fatal joins"),
     _rule(_K.PANIC,
-          rf"{_PANIC}(?P<what>(?:\w+: )?(?:panic_on_\w+ set|Fatal exception|Oops|softlockup|hung_task"
+          rf"{_PANIC}(?P<what>(?:\w+: )?(?:panic_on_\w+ set|kmsan\.panic set|Fatal exception|Fatal machine check"
+          r"|Aiee, killing interrupt|Oops|softlockup|hung_task"
           r"|RCU Stall|Hard LOCKUP|Machine halted|scheduling while atomic|kernel stack overflow"
-          r"|Attempted to kill init))",
+          r"|Attempted to kill (?:init|the idle task)))",
           "kernel panic: {what}", "none", "fatal tail"),
     _rule(_K.PANIC,
           rf"{_PANIC}stack-protector: Kernel stack is corrupted in: (?:(?P<f>[A-Za-z_][\w.]*)\+)?",
@@ -219,7 +222,7 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.BUG, r"BUG: Bad page (?:state|map|cache): \d+ messages suppressed", "", "none", "ignored"),
     _rule(_K.LOCKUP, r"BUG: (?P<what>(?:spin|rw)lock lockup suspected)", "BUG: {what}"),
     _rule(_K.BUG,
-          r"BUG: (?P<what>Bad rss-counter|non-zero pgtables_bytes)",
+          r"BUG: (?P<what>Bad rss-counter|non-zero (?:pgtables_bytes|nr_p[mt][de]s))",
           "BUG: {what}", "none", "line bare"),
     _rule(_K.BUG, r"BUG: (?P<what>workqueue leaked (?:lock|atomic))", "BUG: {what}", flags="bare"),
     _rule(_K.BUG,
@@ -258,12 +261,20 @@ RULES: tuple[Rule, ...] = (
           r"WARNING: kernel stack (?:regs|frame pointer) at .* has bad",
           "WARNING: kernel stack has bad value", "none", "bare"),
     _rule(_K.WARNING,
-          r"WARNING: stack recursion on stack type",
-          "WARNING: stack recursion", "none", "bare"),
+          r"WARNING: (?P<what>stack (?:recursion|going in the wrong direction)"
+          r"|can't (?:access|dereference) (?:iret )?registers)",
+          "WARNING: {what}", "none", "line bare"),
     _rule(_K.BUG, r"^(?:\[ )?BUG: (?P<what>[A-Za-z][\w ]{0,60})", "BUG: {what}", flags="stamped bare",
           words=("BUG: ",)),
     _rule(_K.WARNING, r"-----\[ cut here \]-----", "WARNING", flags="head joins weak"),
     _rule(_K.REBOOT, r"^Linux version \d", "unexpected reboot", "none", "fatal stamped line bare"),
+    _rule(_K.REBOOT,
+          r"^(?:Decompressing Linux\.\.\.|Booting the kernel\b)",
+          "unexpected reboot", "none", "fatal raw line bare",
+          words=("Decompressing ", "Booting the kernel")),
+    _rule(_K.FUZZER,
+          r"^(?:\d{4}/\d\d/\d\d \S+ )?(?P<what>SYZ(?:FAIL|FATAL): .{0,80})",
+          "{what}", "none", "raw line bare", words=("SYZF",)),
 )
 #: One of these is in every line that a rule can match; looking for bytes first is what makes a flood cheap.
 HINTS: tuple[bytes, ...] = (
@@ -274,6 +285,7 @@ HINTS: tuple[bytes, ...] = (
     b"Voluntary", b"seq_file: ", b"oom-kill", b"ut of memory", b"kmemleak: ", b"unreferenced ", b"Unable to",
     b"stack overflow", b"Insufficient stack", b"protection fault", b" [#", b"Unhandled ", b"Internal error",
     b"Oops", b"Kernel panic", b"VFS: Busy", b"cut here", b"Linux version",
+    b"Decompressing ", b"Booting the kernel", b"SYZF", b"Alignment trap", b"registers", b"wrong direction",
 )
 # fmt: on
 
@@ -294,6 +306,7 @@ RULED_OFF = frozenset({Kind.KASAN, Kind.KCSAN, Kind.KFENCE, Kind.KMSAN, Kind.UBS
 #: A line of a kind whose rule has ``tail`` belongs to an earlier report of one of these kinds.
 TAIL_OF: dict[Kind, frozenset[Kind]] = {
     Kind.OOM: frozenset({Kind.OOM}),
+    Kind.OOM_PANIC: frozenset({Kind.OOM}),
     Kind.RCU_STALL: frozenset({Kind.RCU_STALL}),
     Kind.BUG: frozenset({Kind.KASAN, Kind.KFENCE, Kind.BUG}),
 }
