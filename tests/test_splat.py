@@ -666,9 +666,16 @@ def test_a_fuzzer_that_fails_is_not_the_kernels_fault() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["EIP: f+0x1/0x2 SS:ESP 0068:1", "EIP is at f+0x1/0x2", "NIP [c0000000000d7a3c] f+0x2c/0x50", "epc : f+0x1/0x2",
-     "pc : f+0x1/0x2", "Krnl PSW : 0704c00180000000 00000000001ef2a8 (f+0x1/0x2)", "RIP: 0010:[<ffffffff82d4e304>]  [<ffffffff82d4e304>] f+0x1/0x2"],
-)  # fmt: skip
+    [
+        "EIP: f+0x1/0x2 SS:ESP 0068:1",
+        "EIP is at f+0x1/0x2",
+        "NIP [c0000000000d7a3c] f+0x2c/0x50",
+        "epc : f+0x1/0x2",
+        "pc : f+0x1/0x2",
+        "Krnl PSW : 0704c00180000000 00000000001ef2a8 (f+0x1/0x2)",
+        "RIP: 0010:[<ffffffff82d4e304>]  [<ffffffff82d4e304>] f+0x1/0x2",
+    ],
+)
 def test_registers_name_the_place(line: str) -> None:
     (found,) = scan(printk("Internal error: Oops: 5 [#1]", line, "Call Trace:", " caller+0x1/0x2"))
     assert found.function == "f"

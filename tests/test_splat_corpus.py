@@ -44,7 +44,25 @@ CLASSES = [
 ]
 
 #: Why a log is answered otherwise than there, so that a new miss is told from an old one.
-MISSES: dict[str, str] = {}
+MISSES = {
+    "6": "`WARNING:` in front of free text: a healthy kernel prints that too, so it is never counted",
+    "134": "a line of the report is torn, though its trace is whole",
+    "140": "no frame follows `Call Trace:`; the name stands in the head",
+    "320": "the stack is corrupted, so that there is no trace; the name stands in the head",
+    "328": "the stack is corrupted, so that there is no trace; the name stands in the head",
+    "200": "another task's report is mixed in without a pid, so that it cannot be told",
+    "334": "an OOM report without a caller begins within the trace and ends ours",
+    "354": "the firmware's line shares one with the kernel's next",
+    "492": "of two CPUs' traces the first is of a timer that was interrupted, theirs is the other",
+    "548": "32 bit arm: all frames are plumbing, theirs names the exception's entry",
+    "604": "the only frame is the entry of a system call",
+    "624": "theirs says `unmount`, which is no frame; ours names the frame",
+    "628": "theirs names the lock function, ours its caller, as in all others",
+    "632": "two CPUs' idle tasks print with the same caller",
+    "714": "32 bit arm: the unwinder's name is that of the function behind a call that does not return",
+    "718": "theirs knows no frame of a stalled CPU; ours takes the trace that is there",
+    "720": "theirs knows no frame of a stalled CPU; ours takes the trace that is there",
+}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from orchestrator.evidence.splat_rules import Rule
 #: A stall is blamed on the function just below one of these: what it spins in differs from run to run.
 _DISPATCH = re.compile(
     r"do_syscall_.*|do_\w+_syscall_.*|entry_SYS.*|el0_svc.*|invoke_syscall|ret_fast_syscall|new_sync_.*"
-    r"|(?:do_)?vfs_(?:ioctl|read|write)|\w*sys_(?:ioctl|read|write|[gs]etsockopt)|\w*SyS_ioctl|blkdev_\w*ioctl"
+    r"|(?:do_)?vfs_(?:ioctl|read|write)|\w*sys_(?:ioctl|read|write|[gs]etsockopt)|\w*SyS_ioctl|(?:compat_)?blkdev_\w*ioctl"
     r"|sock_(?:sendmsg|recvmsg|common_setsockopt).*|netif_receive_skb.*|(?:nf|rt)?netlink_rcv_msg"
     r"|process_one_work|worker_thread|kthread|task_work_run|call_timer_fn|run_timer.*|run_hrtimer.*"
     r"|hrtimer_run_queues|tasklet_action.*|handle_softirqs|do_softirq.*"
@@ -97,13 +97,16 @@ def _traces(lines: Iterable[str]) -> list[list[str]]:
     before = ""
     for line in lines:
         aside, before = before.rstrip().endswith("disabled at:"), line
-        if TRACE.search(line):
-            if in_frames:
-                traces.append([])
-            in_frames = False
-        pc = _PC.search(line)
-        name, sure = (pc["f"], True) if pc else frame(line)
-        if not name or aside or not sure:
+        pc = None
+        name, sure = frame(line)
+        if not name:
+            if TRACE.search(line):
+                if in_frames:
+                    traces.append([])
+                in_frames = False
+            pc = _PC.search(line)
+            name, sure = (pc["f"], True) if pc else ("", False)
+        if not sure or aside:
             continue
         trace = traces[-1]
         if _BUG_ENTRY.fullmatch(name) and any(_BUG_HANDLER.match(f) for f in trace):
@@ -134,7 +137,9 @@ def _stalled(lines: list[str]) -> str:
         for f in functions:
             if _DISPATCH.fullmatch(f.lstrip("_")) and below:
                 return below
-            below = "" if plumbing(f) else f
+            # kvm_vm_compat_ioctl only leads to kvm_vm_ioctl
+            if not below or f.replace("compat_", "") != below:
+                below = "" if plumbing(f) else f
         if found := _first(functions):
             return found
     return ""

@@ -102,6 +102,7 @@ class Report:
     framed: bool = False
     fatal: bool = False
     muted: bool = False
+    skipped: int = 0
     ended: bool = False
     head: str = ""
     splat: Splat | None = None
@@ -118,11 +119,8 @@ class Report:
 
     def __post_init__(self) -> None:
         self.fatal = self.rule.fatal and not self.record.user
+        self.caller = self.record.caller
         self._last = self.number
-
-    @property
-    def caller(self) -> str:
-        return self.record.caller
 
     @property
     def line(self) -> str:

@@ -187,15 +187,27 @@ class Scanner:
             return
         if self._open and offset - self._open[0].offset > SPAN:
             self._close(self._open[0])
+        if not hint and all(report.muted for report in self._open):
+            for report in list(self._open):
+                self._skip(report)
+            return
         found = records(raw.rstrip(b"\r"))
-        torn = sum(1 for record in found if record.stamp and not _MARK.fullmatch(record.text)) > 1
+        torn = len(found) > 1 and sum(bool(r.stamp) and not _MARK.fullmatch(r.text) for r in found) > 1
         for record in found:
             begun = self._match(record, offset) if hint else None
             for report in [begun] if begun and "line" in begun.rule.flags else list(self._open):
-                if report.takes(record.caller):
+                if report.muted:
+                    self._skip(report)
+                elif report.takes(record.caller):
                     report.take(record.text, self._number, torn=torn)
-                    if report.ended or (report.muted and len(report.lines) >= MUTED_LINES):
+                    if report.ended:
                         self._close(report)
+
+    def _skip(self, report: Report) -> None:
+        """Let a line of a report go by that is only counted."""
+        report.skipped += 1
+        if report.skipped >= MUTED_LINES:
+            self._close(report)
 
     def _match(self, record: Record, offset: int) -> Report | None:
         """Begin the report that a record begins; ``None`` if it begins none of its own."""

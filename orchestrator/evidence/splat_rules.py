@@ -206,8 +206,8 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.OOPS, r"Internal error: .*\[#\d+\]", "Internal error", flags="fatal joins"),
     _rule(_K.OOPS, r"\bOops: .*\[#\d+\]", "Oops", flags="fatal joins"),
     _rule(_K.PANIC,
-          rf"{_PANIC}(?P<what>(?:\w+: )?(?:panic_on_\w+ set|kmsan\.panic set|Fatal exception|Fatal machine check"
-          r"|Aiee, killing interrupt|Oops|softlockup|hung_task"
+          rf"{_PANIC}(?P<what>(?:\w+: )?(?:panic_on_\w+ set|kmsan\.panic set|Fatal exception"
+          r"|Fatal machine check|Aiee, killing interrupt|Oops|softlockup|hung_task"
           r"|RCU Stall|Hard LOCKUP|Machine halted|scheduling while atomic|kernel stack overflow"
           r"|Attempted to kill (?:init|the idle task)))",
           "kernel panic: {what}", "none", "fatal tail"),
