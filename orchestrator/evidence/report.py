@@ -110,6 +110,7 @@ class Report:
     _length: int = 0
     _gap: int = 0
     _torn: bool = False
+    _hollow: bool = False
     _holes: bool = False
     _traced: bool = False
     _asked: bool = False
@@ -162,7 +163,7 @@ class Report:
         self._torn = self._torn or torn
         self._holes = self._holes or _DROPPED.search(text) is not None
         if self._awaits and (name or _NO_TRACE.match(text)):
-            self._torn, self._awaits = self._torn or not name, False
+            self._hollow, self._awaits = self._hollow or not name, False
         if _TRACE.search(text):
             self._traced = self._awaits = True
         if name and sure:
@@ -180,7 +181,7 @@ class Report:
         """
         if "bare" in self.rule.flags:
             return self._torn or self._mixed()
-        if self._torn or not self._sure or self._mixed():
+        if self._torn or self._hollow or not self._sure or self._mixed():
             return True
         return self.rule.by not in ("none", "header") and (not function or plumbing(function))
 
