@@ -605,6 +605,13 @@ def test_a_stall_takes_the_traces_of_the_cpus_it_asked() -> None:
     assert (alone.function, alone.last_line) == ("", 1)
 
 
+def test_text_between_that_the_kernel_did_not_print_is_left_out() -> None:
+    sshd = b"[67] Nov 26 00:33:45 Child connection from 10.0.2.2:34532\n other_frame+0x1/0x2\n"
+    (found,) = scan(printk(*WHOLE[:3]) + sshd * 30 + printk(*WHOLE[3:]))
+    assert found.excerpt == tuple(WHOLE)
+    assert (found.first_line, found.last_line, found.corrupted) == (1, 6 + 60, False)
+
+
 # --- who wrote it
 
 

@@ -47,7 +47,6 @@ CLASSES = [
 MISSES = {
     "6": "`WARNING:` in front of free text: a healthy kernel prints that too, so it is never counted",
     "134": "a line of the report is torn, though its trace is whole",
-    "140": "no frame follows `Call Trace:`; the name stands in the head",
     "200": "another task's report is mixed in without a pid, so that it cannot be told",
     "334": "an OOM report without a caller begins within the trace and ends ours",
     "354": "the firmware's line shares one with the kernel's next",

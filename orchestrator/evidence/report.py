@@ -131,12 +131,14 @@ class Report:
         """A later line of the head says better what this is."""
         self.rule, self.match, self.record = rule, match, record
 
-    def takes(self, caller: str) -> bool:
-        """Whether a line by this printer can be one of the report.
+    def takes(self, record: Record) -> bool:
+        """Whether a record can be one of the report: by its printer, and stamped if the others are.
 
         The traces of a stall are printed by the CPUs that are asked for them, in an interrupt.
         """
-        return not self.caller or self.caller == caller or (self._asked and caller[:1] == "C")
+        if self.record.stamp and not record.stamp:
+            return _DROPPED.match(record.text) is not None
+        return not self.caller or self.caller == record.caller or (self._asked and record.caller[:1] == "C")
 
     def take(self, text: str, number: int, *, torn: bool) -> None:
         """The next line; ``torn``: there are several records on it."""

@@ -198,7 +198,7 @@ class Scanner:
             for report in [begun] if begun and "line" in begun.rule.flags else list(self._open):
                 if report.muted:
                     self._skip(report)
-                elif report.takes(record.caller):
+                elif report.takes(record):
                     report.take(record.text, self._number, torn=torn)
                     if report.ended:
                         self._close(report)
