@@ -754,3 +754,10 @@ def test_lines_of_a_megabyte_cost_no_more_than_their_head() -> None:
 
 def test_an_empty_console_is_clean() -> None:
     assert scan(b"") == scan(b"\n") == scan(b"\r\n") == ()
+
+
+def test_memory_that_runs_out_meanwhile_does_not_end_a_report_of_another() -> None:
+    oom = "hog invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0"
+    found = scan(printk(*WHOLE[:4], oom, *WHOLE[4:]))
+    assert [(one.kind, one.function) for one in found] == [(Kind.BUG, "m_next"), (Kind.OOM, "")]
+    assert not found[0].corrupted

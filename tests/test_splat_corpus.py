@@ -48,7 +48,6 @@ MISSES = {
     "6": "`WARNING:` in front of free text: a healthy kernel prints that too, so it is never counted",
     "134": "a line of the report is torn, though its trace is whole",
     "200": "another task's report is mixed in without a pid, so that it cannot be told",
-    "334": "an OOM report without a caller begins within the trace and ends ours",
     "354": "the firmware's line shares one with the kernel's next",
     "492": "of two CPUs' traces the first is of a timer that was interrupted, theirs is the other",
     "548": "32 bit arm: all frames are plumbing, theirs names the exception's entry",

@@ -21,7 +21,11 @@ _DISPATCH = re.compile(
     r"|(?:do_)?vfs_(?:ioctl|read|write)|\w*sys_(?:ioctl|read|write|[gs]etsockopt)|\w*SyS_ioctl|(?:compat_)?blkdev_\w*ioctl"
     r"|sock_(?:sendmsg|recvmsg|common_setsockopt).*|netif_receive_skb.*|(?:nf|rt)?netlink_rcv_msg"
     r"|process_one_work|worker_thread|kthread|task_work_run|call_timer_fn|run_timer.*|run_hrtimer.*"
-    r"|hrtimer_run_queues|tasklet_action.*|handle_softirqs|do_softirq.*"
+    r"|hrtimer_run_queues|tasklet_action.*|handle_softirqs|do_softirq.*|run_ksoftirqd|smpboot_thread_fn"
+    r"|rcu_(?:do_batch|core\w*)|(?:vfs|do)_iter_\w+|call_(?:read|write)_iter|vfs_(?:readv|writev)|fput"
+    r"|(?:compat_)?sock_(?:release|close|mmap|ioctl|do_ioctl)|sk_common_release|sysenter_dispatch"
+    r"|(?:\w*sys|kernel)_(?:listen|accept4?|socketpair|setsockopt)|do_(?:page_)?fault|exc_page_fault"
+    r"|exit_to_user\w*|ret_from_fork.*|start_secondary|cpu_startup_entry"
 )
 _IDLE = re.compile(r"\w*default_idle\w*|\w*safe_halt|cpu_idle\w*|arch_cpu_idle|rcu_gp_\w+|\w*mwait_idle\w*")
 #: A leak is blamed on who asked for memory, not on how it was got.

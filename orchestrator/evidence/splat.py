@@ -226,7 +226,8 @@ class Scanner:
             return None
         if "tail" in rule.flags and self._trailed(same, rule, offset):
             return None
-        if same and (record.caller or "line" not in rule.flags):
+        # without callers such a line may be another task's, in the midst of this one's trace
+        if same and (record.caller or not ("line" in rule.flags or rule.kind is Kind.OOM)):
             self._close(same)
         while len(self._open) >= MAX_OPEN:
             self._close(self._open[0])
