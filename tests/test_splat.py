@@ -634,7 +634,8 @@ def test_what_a_program_wrote_is_marked_where_the_log_tells(line: bytes, user: b
 
 def test_a_program_does_not_end_a_report_of_the_kernel() -> None:
     kernel = b"".join(b"<4>" + line + b"\n" for line in printk(*WHOLE).splitlines())
-    (real, forged) = scan(kernel + b"<12>[    1.000000] Kernel panic - not syncing: x\n")
+    panic = b"<12>[    1.000000] Kernel panic - not syncing: Fatal exception\n"
+    (real, forged) = scan(kernel + panic)
     assert (real.fatal, real.function, forged.user) == (False, "m_next", True)
 
 
@@ -761,3 +762,11 @@ def test_memory_that_runs_out_meanwhile_does_not_end_a_report_of_another() -> No
     found = scan(printk(*WHOLE[:4], oom, *WHOLE[4:]))
     assert [(one.kind, one.function) for one in found] == [(Kind.BUG, "m_next"), (Kind.OOM, "")]
     assert not found[0].corrupted
+
+
+def test_a_program_does_not_rename_a_report_of_the_kernel() -> None:
+    cut = b"<4>[    1.000000] ------------[ cut here ]------------\n"
+    forged = b"<12>[    1.000000] WARNING: mm/x.c:1 at innocent+0x1/0x2, CPU#0: a/1\n"
+    real, other = scan(cut + forged + b"<4>[    1.000000]  culprit+0x1/0x2\n")
+    assert (real.user, other.user) == (False, True)
+    assert (real.title, other.title) == ("WARNING in culprit", "WARNING in innocent")

@@ -46,10 +46,8 @@ def read(log: str) -> Console:
         raise UserError(f"{log}: {why}", remedy="Name the file of a console, or - for a pipe.") from None
     found = scanner.finish()
     shown = noise.loud(found, entries)
-    return Console(
-        name=name, splats=shown, hidden=sum(s.count for s in found) - sum(s.count for s in shown),
-        dropped=scanner.dropped,
-    )  # fmt: skip
+    hidden = sum(splat.count for splat in found) - sum(splat.count for splat in shown)
+    return Console(name=name, splats=shown, hidden=hidden, dropped=scanner.dropped)
 
 
 def _scan(stream: BinaryIO) -> Scanner:

@@ -131,11 +131,17 @@ class Report:
         """A later line of the head says better what this is."""
         self.rule, self.match, self.record = rule, match, record
 
+    def by_same(self, record: Record) -> bool:
+        """Whether a record is by the same printer, as far as the console tells."""
+        return self.caller == record.caller and self.record.user == record.user
+
     def takes(self, record: Record) -> bool:
         """Whether a record can be one of the report: by its printer, and stamped if the others are.
 
         The traces of a stall are printed by the CPUs that are asked for them, in an interrupt.
         """
+        if record.user != self.record.user:
+            return False
         if self.record.stamp and not record.stamp:
             return _DROPPED.match(record.text) is not None
         return not self.caller or self.caller == record.caller or (self._asked and record.caller[:1] == "C")

@@ -221,10 +221,10 @@ class Scanner:
             return None
         if rule.kind is Kind.REBOOT and not self._rebooted(record, offset):
             return None
-        same = next((r for r in reversed(self._open) if r.caller == record.caller), None)
-        if same and same.record.user == record.user and self._joined(same, rule, match, record):
+        same = next((r for r in reversed(self._open) if r.by_same(record)), None)
+        if same and self._joined(same, rule, match, record):
             return None
-        if "tail" in rule.flags and self._trailed(same, rule, offset):
+        if "tail" in rule.flags and self._trailed(same, rule, record, offset):
             return None
         # without callers such a line may be another task's, in the midst of this one's trace
         if same and (record.caller or not ("line" in rule.flags or rule.kind is Kind.OOM)):
@@ -272,11 +272,11 @@ class Scanner:
             self._notice(report)
         return True
 
-    def _trailed(self, same: Report | None, rule: Rule, offset: int) -> bool:
+    def _trailed(self, same: Report | None, rule: Rule, record: Record, offset: int) -> bool:
         """Whether a line only tells what became of an earlier report."""
         # what SLUB says of an object stands in the report that it is about
         for report in (same,) if rule.kind is Kind.BUG else (same, self._last):
-            if not report or offset - report.offset > 2 * SPAN:
+            if not report or report.record.user != record.user or offset - report.offset > 2 * SPAN:
                 continue
             if rule.kind is Kind.PANIC or report.rule.kind in TAIL_OF[rule.kind]:
                 report.fatal = report.fatal or rule.fatal
