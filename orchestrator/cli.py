@@ -209,6 +209,22 @@ def doctor(arches: tuple[str, ...], network: bool) -> None:
     sys.exit(doctors.exit_code(checks))
 
 
+@cli.command(epilog=_EXIT_CODES)
+@click.argument("log", shell_complete=completion.files)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array, [] for a clean console.")
+def console(log: str, as_json: bool) -> None:
+    """Find kernel reports in the console LOG; - reads standard input.
+
+    For each: its class, title, function, fingerprint and lines. Exits with 0 for a
+    clean console and 1 for one with splats."""
+    from orchestrator.evidence import offline
+    from orchestrator.report import splats
+
+    found = offline.read(log)
+    click.echo(splats.as_json(found.splats) if as_json else splats.as_text(found))
+    sys.exit(1 if found.splats or found.dropped else 0)
+
+
 @cli.command(name="completion")
 @click.argument("shell", required=False, type=click.Choice(completion.SHELLS))
 def completion_(shell: str | None) -> None:

@@ -26,6 +26,7 @@ import msgspec
 from orchestrator import arch as arches
 from orchestrator import source
 from orchestrator.evidence import host
+from orchestrator.evidence.splat import Scanner
 from orchestrator.kernel import build as kernels
 from orchestrator.kernel import kconfig, toolchain
 from orchestrator.kernel.model import KernelSpec
@@ -80,6 +81,7 @@ def main() -> None:
     for words in (["--help"], ["list"]):
         took = [_process(words) for _ in range(options.boots)]
         print(f"orchestrate {words[0]:<9} median {statistics.median(took):.2f} s, max {max(took):.2f} s")
+    _consoles()
     _warm_run(options.source)
 
 
@@ -129,6 +131,25 @@ def _costs(argv: Sequence[str], env: Mapping[str, str]) -> tuple[float, float]:
     since, before = time.monotonic(), cpu_s()
     subprocess.run(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     return time.monotonic() - since, cpu_s() - before
+
+
+def _consoles() -> None:
+    """Reading 10 MB of console: one that is clean, one in which each line is a report's."""
+    golden = sorted((Path(__file__).parent / "data" / "splat").glob("*.log"))
+    kinds = {
+        "clean": b"".join(b"[%5d.%06d] eth0: link is up, %d\n" % (n, n, n) for n in range(10_000)),
+        "splats": b"".join((b"\n" + path.read_bytes()).partition(b"\n\n")[2] for path in golden),
+    }
+    for name, block in kinds.items():
+        data = (block * (10_000_000 // len(block) + 1))[:10_000_000]
+        took = []
+        for _ in range(5):
+            since = time.monotonic()
+            scanner = Scanner()
+            scanner.feed(data)
+            scanner.finish()
+            took.append(time.monotonic() - since)
+        print(f"10 MB of console, {name:<7} median {statistics.median(took):.2f} s, max {max(took):.2f} s")
 
 
 def _process(words: Sequence[str]) -> float:

@@ -344,3 +344,20 @@ def test_licence_line(page: Path) -> None:
     assert (
         page.read_text(encoding="utf-8").splitlines()[0] == "<!-- SPDX-License-Identifier: GPL-2.0-only -->"
     )
+
+
+def test_what_is_told_of_a_splat_is_documented() -> None:
+    from orchestrator.evidence import noise
+    from orchestrator.evidence.kinds import Class
+    from orchestrator.evidence.splat import Scanner
+    from orchestrator.report import splats
+
+    scanner = Scanner()
+    scanner.feed(b"BUG: Bad rss-counter state mm:1\n")
+    (found,) = msgspec.json.decode(splats.as_json(scanner.finish()))
+    rows = table(text("consoles.md"), "What is told of a splat")
+    assert [name for row in rows for name in re.findall(r"`(\w+)`", row[0])] == list(found)
+    rows = table(text("consoles.md"), "Classes")
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row[0])} == set(Class)
+    rows = table(text("consoles.md"), "Known noise")
+    assert {row[0].strip("`") for row in rows} == set(noise.Entry.__struct_fields__)

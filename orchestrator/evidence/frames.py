@@ -7,73 +7,25 @@ skipped while there is another function. How a report is read, its rule says (``
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 
+from orchestrator.evidence import rust
+from orchestrator.evidence.plumbing import PLUMBING
 from orchestrator.evidence.splat_rules import Rule
 
-#: Functions that every report of some sort goes through, and helpers with thousands of callers: not blamed
-#: while there is another. Matched against the whole name without leading underscores.
-_PLUMBING_NAMES = (
-    # what prints reports, and what leads there
-    r" dump_(?:stack|backtrace).* show_(?:stack|regs|trace).* unwind_.* stack_trace_.* save_stack.*"
-    r" arch_stack_walk print_.* (?:nmi_)?panic.* check_panic_on_warn warn(?:_.*)? report_.*"
-    r" (?:handle|fixup)_bug (?:bug|brk)_handler do_error_trap do_invalid_op invalid_op die(?:_.*)?"
-    r" bad_area.* no_context k[ac]san_.* (?:hw)?asan_.* tsan_.* kmsan_.* msan_.* kfence_.* ubsan_.*"
-    r" check_memory_region.* sanitizer_cov_.* do_(?:kern|user)_addr_fault do_page_fault page_fault"
-    r" do_(?:mem_abort|translation_fault|DataAbort|PrefetchAbort|trap.*) die_kernel_fault do_kernel_fault"
-    r" do_tag_check_fault x86_(?:indirect|return)_thunk.* v?printk.* vprintk.* (?:perf_)?trace_lock.*"
-    r" assertfail kmemleak_.* create_object rcu_dump_.* \w*trigger\w*_backtrace walk_stackframe bad_page"
-    r" dump_page spin_(?:bug|dump) rwlock_bug stack_chk_fail ref_tracker_.* warn_bogus_irq_restore"
-    r" stack_depot_.* oops_.* nmi_.*"
-    # entry and interrupts
-    r" (?:asm_)?(?:exc|sysvec)_.* error_entry entry_.* ret_from_.* ret_fast_syscall do_syscall_.*"
-    r" syscall_.* el[01]h?t?_.* irq(?:entry)?_(?:enter|exit).* (?:smp_)?apic_timer_interrupt"
-    r" call_on_.*stack.* asm_call_.* do_IRQ common_interrupt (?:do|invoke)_softirq.* handle_softirqs"
-    r" dabt_svc irq_svc"
-    # locking
-    r" lock_(?:acquire|release|is_held|downgrade).* lockdep_.* debug_(?:check_no_locks|lockdep).*"
-    r" validate_chain mark_(?:lock|usage|held).*"
-    r" check_(?:prev|noncircular|deadlock|irq_usage|wait_context|usage).* (?:register|look_up)_lock_class.*"
-    r" assign_lock_key valid_state (?:do_|arch_)?(?:raw_)*(?:spin|read|write)_(?:try|un)?lock.*"
-    r" (?:native_)?queued_.* rcu_read_(?:un)?lock.* lock_sock.* rcu_is_watching (?:rt_|ww_)?mutex_.*"
-    r" down(?:_.*)? up(?:_.*)? rwsem_.* (?:might|cant)_(?:sleep|fault|resched|alloc).* local_bh_.*"
-    r" trace_(?:hard|soft)irqs_.* osq_.* (?:task_|this_)?rq_lock.* call_rwsem_.* console_lock lock_page.*"
-    r" folio_(?:un)?lock lock_timer_base mod_timer preempt_.* debug_smp_processor_id this_cpu_preempt_check"
-    r" check_preemption_disabled fs_reclaim_.* console_trylock.*"
-    # scheduling and waiting
-    r" (?:io_)?schedule(?:_timeout.*|_bug|_preempt_.*|_debug)? cond_resched.* wait_(?:for_|on_).*"
-    r" do_wait_for_common bit_wait.* out_of_line_wait.* folio_wait_.* do_read_cache_.*"
-    r" (?:filemap_)?fdatawait_.* switch_to context_switch retint_.* finish_wait wake_up(?!_new).*"
-    r" try_to_wake_up (?:default|autoremove)_wake_.* prepare_to_wait.* swait.* rcu_note_context_switch"
-    # memory and strings
-    r" k[mzcv]*alloc.* kv?[mz]alloc.* kv?free(?:_.*)? v[mz]?alloc.* vfree kmem_cache_(?!destroy|create).*"
-    r" slab_.* cache_alloc.* new_slab allocate_slab alloc_(?:frozen_)?pages?.* get_free_pages?"
-    r" free_large_kmalloc free_pages(?:_exact|_nolock)? get_page_from_freelist post_alloc_hook"
-    r" prep_new_page free_unref_.* pcpu_.*alloc.* alloc_percpu.* vunmap krealloc.* kmemdup.* kstr.*dup.*"
-    r" mem(?:cpy|set|move|cmp|chr|scan|dup).* str[a-z]{1,6} sized_str.* v?s?c?n?printf string pointer"
-    r" (?:raw_|instrument_)?copy_(?:to|from|user|mc)_.* copy_page copy_page_(?:to|from)_iter.*"
-    r" copy(?:in|out) fortify_.* usercopy_.* check_object_size check_heap_object crc\w*"
-    r" skb_(?:panic|over_panic|under_panic|put|push) kfree_skb.*"
-    # data structures, deferred work
-    r" (?:arch_)?(?:test_and_|set_|clear_|change_|test_|find_)\w*bit\w* (?:arch_)?atomic_.* refcount_.*"
-    r" kref_.* kobject_.* add_uevent_var list_.* hlist_.* rb_.* xas_.*"
-    r" debug_(?:print_object|check_no_obj_freed|object_.*) del_timer.* try_to_del_timer.* timer_delete.*"
-    r" (?:start_)?flush_work.* call_rcu.* insert_work queue_(?:delayed_)?work.* drop_nlink"
-    r" mark_buffer_dirty (?:fast_)?dput raw_(?:read|write)[bwlq] timer_is_static_object simple_copy_to_iter"
-    r" idr_alloc.* try_to_grab_pending wait_rcu_gp kthread_stop iput klist_.*"
-    r" device_(?:add|del|release|destroy|register|unregister|initialize) get_device_parent dpm_sysfs_.*"
-    r" logic_(?:in|out)[bwl] page_pool_alloc.* usb_kill_urb \w+fs_panic cancel_(?:delayed_)?work.*"
-    r" sysfs_(?:create|remove|warn)_.* devres_release_all"
-)
-_PLUMBING = re.compile("|".join(_PLUMBING_NAMES.split()))
 #: A stall is blamed on the function just below one of these: what it spins in differs from run to run.
 _DISPATCH = re.compile(
     r"do_syscall_.*|do_\w+_syscall_.*|entry_SYS.*|el0_svc.*|invoke_syscall|ret_fast_syscall|new_sync_.*"
-    r"|(?:do_)?vfs_(?:ioctl|read|write)|\w*sys_(?:ioctl|read|write|[gs]etsockopt)|\w*SyS_ioctl|blkdev_\w*ioctl"
+    r"|(?:do_)?vfs_(?:ioctl|read|write)|\w*sys_(?:ioctl|read|write|[gs]etsockopt)|\w*SyS_ioctl|(?:compat_)?blkdev_\w*ioctl"
     r"|sock_(?:sendmsg|recvmsg|common_setsockopt).*|netif_receive_skb.*|(?:nf|rt)?netlink_rcv_msg"
     r"|process_one_work|worker_thread|kthread|task_work_run|call_timer_fn|run_timer.*|run_hrtimer.*"
-    r"|hrtimer_run_queues|tasklet_action.*|handle_softirqs|do_softirq.*"
+    r"|hrtimer_run_queues|tasklet_action.*|handle_softirqs|do_softirq.*|run_ksoftirqd|smpboot_thread_fn"
+    r"|rcu_(?:do_batch|core\w*)|(?:vfs|do)_iter_\w+|call_(?:read|write)_iter|vfs_(?:readv|writev)|fput"
+    r"|(?:compat_)?sock_(?:release|close|mmap|ioctl|do_ioctl)|sk_common_release|sysenter_dispatch"
+    r"|(?:\w*sys|kernel)_(?:listen|accept4?|socketpair|setsockopt)|do_(?:page_)?fault|exc_page_fault"
+    r"|exit_to_user\w*|ret_from_fork.*|start_secondary|cpu_startup_entry"
 )
 _IDLE = re.compile(r"\w*default_idle\w*|\w*safe_halt|cpu_idle\w*|arch_cpu_idle|rcu_gp_\w+|\w*mwait_idle\w*")
 #: A leak is blamed on who asked for memory, not on how it was got.
@@ -81,6 +33,12 @@ _ALLOCATES = re.compile(r"alloc|^_*(?:pcpu|idr)_")
 _TICK = re.compile(r"\w*hrtimer_interrupt|update_process_times|tick_\w+|arch_timer_handler\w*")
 _IRQ_ENTRY = re.compile(
     r"(?:asm_sysvec_)?(?:local_)?(?:smp_trace_)?apic_timer_interrupt\w*|el1h?_(?:64_)?irq|__irq_svc"
+)
+
+#: Where a trap instruction enters the kernel, and what is above that only if it was one of WARN() or BUG().
+_BUG_ENTRY = re.compile(r"invalid_op|(?:asm_)?exc_invalid_op|el1_(?:dbg|brk\w*)|el1h_64_sync")
+_BUG_HANDLER = re.compile(
+    r"report_bug|(?:\w+_)?bug_handler|do_(?:error_trap|invalid_op|debug_exception|el1_brk)"
 )
 
 _SUFFIX = re.compile(r"\.(?:isra|constprop|part|cold|llvm|lto_priv|\d).*$")
@@ -94,7 +52,8 @@ FRAME = re.compile(
     r"(?:\+0x[0-9a-f]+/0x[0-9a-f]+|(?= from \[?)|(?= [\w./-]+\.[chS]:\d+))"
 )
 _PC = re.compile(
-    r"\b(?:R?E?IP: (?:00[16]0:)?|PC is at |pc : )(?:\s*\[<[^>]*>\])*\s*"
+    r"\b(?:R?E?IP: (?:00[16]0:)?|(?:EIP|PC) is at |e?pc : |NIP |Krnl PSW : [0-9a-f]+ [0-9a-f]+ \()"
+    r"(?:\s*\[<?[0-9a-f]+>?\])*\s*"
     r"(?P<f>[A-Za-z_][\w.$]*)(?:\+0x| (?!:))"
 )
 _WARN_AT = re.compile(r"WARNING: .* (?P<f>[A-Za-z_][\w.$]*)\+0x")
@@ -109,16 +68,30 @@ _OTHERS = re.compile(
     r"|sending nmi"
 )
 _LOCK_AT = re.compile(r"\bat:?\s+(?:\[<[^>]*>\]\s*)?(?P<f>[A-Za-z_][\w.$]*)(?:\+0x| |$)")
+_CHAIN = re.compile(r"existing dependency chain|other info that might|stack backtrace")
 _TOLD = re.compile(r"last function: (?P<f>[A-Za-z_][\w.$]*)")
 
 
 def function_name(symbol: str) -> str:
     """A symbol without what differs from build to build, so that ``__arm64_sys_mmap`` is ``sys_mmap``."""
+    if symbol.startswith("_R"):
+        return rust.path(symbol)
     return _SYSCALL.sub("sys_", _SUFFIX.sub("", symbol))
 
 
-def _plumbing(function: str) -> bool:
-    return _PLUMBING.fullmatch(_SUFFIX.sub("", function).lstrip("_")) is not None
+@functools.lru_cache(4096)
+def plumbing(function: str) -> bool:
+    """Whether a function is of those that are only blamed where there is no other."""
+    name = rust.path(function) if function.startswith("_R") else _SUFFIX.sub("", function).lstrip("_")
+    return PLUMBING.fullmatch(name) is not None
+
+
+def frame(line: str) -> tuple[str, bool]:
+    """The function of a line of a stack trace (else empty), and whether the unwinder is sure of it."""
+    match = FRAME.match(line)
+    if not match:
+        return "", False
+    return match["f"], not match["doubt"] and "(unreliable)" not in line
 
 
 def _traces(lines: Iterable[str]) -> list[list[str]]:
@@ -128,20 +101,29 @@ def _traces(lines: Iterable[str]) -> list[list[str]]:
     before = ""
     for line in lines:
         aside, before = before.rstrip().endswith("disabled at:"), line
-        if TRACE.search(line):
-            if in_frames:
-                traces.append([])
-            in_frames = False
-        pc = _PC.search(line)
-        frame = pc or FRAME.match(line)
-        if frame and not aside and (pc or not frame["doubt"]):
-            traces[-1].append(frame["f"])
-            in_frames = in_frames or not pc
+        pc = None
+        name, sure = frame(line)
+        if not name:
+            if TRACE.search(line):
+                if in_frames:
+                    traces.append([])
+                in_frames = False
+            pc = _PC.search(line)
+            name, sure = (pc["f"], True) if pc else ("", False)
+        if not sure or aside:
+            continue
+        trace = traces[-1]
+        if _BUG_ENTRY.fullmatch(name) and any(_BUG_HANDLER.match(f) for f in trace):
+            # what ran since the trap instruction of WARN() or BUG() only reports it
+            trace.clear()
+            continue
+        trace.append(_SUFFIX.sub("", name))
+        in_frames = in_frames or not pc
     return [trace for trace in traces if trace]
 
 
 def _first(functions: Iterable[str]) -> str:
-    return next((f for f in functions if not _plumbing(f)), "")
+    return next((f for f in functions if not plumbing(f)), "")
 
 
 def _stalled(lines: list[str]) -> str:
@@ -159,7 +141,9 @@ def _stalled(lines: list[str]) -> str:
         for f in functions:
             if _DISPATCH.fullmatch(f.lstrip("_")) and below:
                 return below
-            below = f
+            # kvm_vm_compat_ioctl only leads to kvm_vm_ioctl
+            if not below or f.replace("compat_", "") != below:
+                below = "" if plumbing(f) else f
         if found := _first(functions):
             return found
     return ""
@@ -172,11 +156,15 @@ def _locked(lines: list[str], *, irq: bool) -> str:
             taken = _traces(lines[at : at + 20]) if "which became" in line else []
             if taken and (found := _first(taken[0])):
                 return found
+    # the lock that is wanted, then the one that is held
+    places = 0
     for at, line in enumerate(lines):
         after = lines[at + 1] if line.endswith(" at:") and at + 1 < len(lines) else ""
         if match := _LOCK_AT.search(line) or FRAME.match(after):
-            if not _plumbing(match["f"]):
+            if not plumbing(match["f"]):
                 return match["f"]
+            places += 1
+        if places == 2 or _CHAIN.search(line):
             break
     start = next((at for at, line in enumerate(lines) if "stack backtrace" in line), None)
     traces = _traces(lines[start:]) if start is not None else _traces(lines)[::-1]
@@ -206,6 +194,16 @@ def blamed(rule: Rule, header: str, lines: list[str]) -> str:
     heads = [name for name in heads if name]
     for part in (lines[:end], lines):
         frames = [name for trace in _traces(part) for name in trace]
-        if found := _first([*heads, *frames]):
+        if found := _first([*heads, *_below(heads, frames)]) or _first(frames):
             return found
     return next(iter([*heads, *frames] if rule.fatal else heads), "")
+
+
+def exception_at(lines: Iterable[str]) -> str:
+    """Where the CPU was when it stumbled, by its registers; empty if they are not shown."""
+    return next((match["f"] for line in lines if (match := _PC.search(line) or _WARN_AT.search(line))), "")
+
+
+def _below(heads: list[str], frames: list[str]) -> list[str]:
+    """The frames from the one that the head names: what is above it came in to report."""
+    return frames[next((at for at, name in enumerate(frames) if name in heads), 0) :]

@@ -8,27 +8,36 @@ guest is hostile: lines, reports and their number are bounded, and a report coun
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
-from dataclasses import dataclass, field
 
 import msgspec
 
-from orchestrator.evidence.frames import FRAME, TRACE, blamed, function_name
-from orchestrator.evidence.splat_rules import HINTS, RULED_OFF, RULES, TAIL_OF, Kind, Rule
+from orchestrator.evidence.frames import function_name
+from orchestrator.evidence.kinds import Class, Kind
+from orchestrator.evidence.records import MAX_TEXT, RUNNING, STAMPED, Record, records
+from orchestrator.evidence.report import EXCERPT_LINES, MAX_LINES, Report, Splat
+from orchestrator.evidence.splat_rules import RULES, TAIL_OF, Rule, hints
 from orchestrator.results.model import Blame
 
-__all__ = ["RULES", "Kind", "Scanner", "Splat", "blame", "function_name"]
+__all__ = [
+    "EXCERPT_LINES",
+    "MAX_LINES",
+    "MAX_TEXT",
+    "RULES",
+    "Class",
+    "Kind",
+    "Scanner",
+    "Splat",
+    "blame",
+    "function_name",
+]
 
 MAX_LINE = 4096
 """Bytes of one console line that are looked at; the rest of a longer one is dropped."""
 SPAN = 128 * 1024
 """Bytes of console after its first line within which a report must end."""
-MAX_LINES = 800
-"""Lines of one report that are looked at."""
-MAX_TEXT = 512
-"""Characters of one printk record that are looked at: what keeps a hostile line from costing much time."""
-EXCERPT_LINES = 120
 KEEP = 3
 """Splats of one fingerprint that are kept with their text; further ones are only counted."""
 MAX_FINGERPRINTS = 256
@@ -39,118 +48,21 @@ MUTED_LINES = 12
 MAX_OPEN = 4
 MAX_HEAD = 40
 """Lines of a report, at most, before its first frame."""
+STAMPING = 32
+"""So many lines with a printk stamp show that this kernel stamps what it prints."""
 
-_STAMP = re.compile(rb"(?:<\d{1,3}>)?\[ *(\d{1,9}\.\d{6})\](?:\[ *([TC]\d{1,9})\])? ?")
-_JUNK = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]|[\x00-\x08\x0a-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]"
-)
+_BY_WORD = [(word, rule) for rule in RULES for word in rule.words]
+#: What old kernels print before the rest of a line, stamp included.
+_MARK = re.compile(r"\s*(?:<[A-Z]+> *)?")
 _NUMBER = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
-_ACCESS = re.compile(r"\b(?P<a>Read|Write) (?:of size|at addr)")
-
-
-class Splat(msgspec.Struct, frozen=True, kw_only=True):
-    """One report on the console.
-
-    ``title`` reads like ``KASAN: slab-use-after-free Read in mas_next_slot``; ``function`` is the frame
-    it blames, empty if the report does not tell. ``fingerprint`` is the same in every run: no address,
-    number, pid or compiler suffix. ``fatal``: the kernel died of it, or goes on only by luck. ``line`` is
-    the first line, ``excerpt`` at most `EXCERPT_LINES` lines, both clean text. ``offset`` is the byte in
-    the console stream at which the first line starts. ``count`` is 1, and on the last splat kept of its
-    fingerprint also counts those that were not, so that the counts of a console add up.
-    """
-
-    kind: Kind
-    title: str
-    function: str
-    fingerprint: str
-    fatal: bool
-    line: str
-    excerpt: tuple[str, ...]
-    offset: int
-    count: int = 1
 
 
 def blame(splat: Splat) -> Blame:
-    """Whose fault a splat is: running out of memory the infrastructure's, else the kernel's."""
-    return Blame.INFRA if splat.kind is Kind.OOM else Blame.KERNEL
-
-
-def _text(raw: bytes) -> str:
-    return _JUNK.sub("", raw[:MAX_TEXT].decode("utf-8", "replace"))
-
-
-@dataclass
-class _Segment:
-    """A printk record on a console line; a torn line has several."""
-
-    text: str
-    caller: str
-    stamp: str
-
-
-def _segments(line: bytes) -> list[_Segment]:
-    stamps = list(_STAMP.finditer(line))
-    if not stamps:
-        return [_Segment(_text(line), "", "")]
-    found = [_Segment(_text(line[: stamps[0].start()]), "", "")] if line[: stamps[0].start()].strip() else []
-    ends = [stamp.start() for stamp in stamps[1:]] + [len(line)]
-    for stamp, end in zip(stamps, ends, strict=True):
-        found.append(_Segment(_text(line[stamp.end() : end]), (stamp[2] or b"").decode(), stamp[1].decode()))
-    return found
-
-
-@dataclass(eq=False)
-class _Report:
-    rule: Rule
-    match: re.Match[str]
-    caller: str
-    offset: int
-    line: str
-    lines: list[str] = field(default_factory=list)
-    framed: bool = False
-    fatal: bool = False
-    muted: bool = False
-    head: str = ""
-    splat: Splat | None = None
-
-    def takes(self, caller: str) -> bool:
-        return not self.caller or self.caller == caller or self.rule.by == "stall"
-
-    def build(self) -> Splat:
-        groups = {name: value or "" for name, value in self.match.groupdict().items()}
-        header = sorted({function_name(groups[name]) for name in ("f", "f2") if groups.get(name)})
-        function = function_name(blamed(self.rule, header[0] if header else "", self.lines))
-        title = self.rule.title.format_map(groups).strip()
-        if self.rule.kind is Kind.KASAN:
-            access = next((m["a"] for line in self.lines[:12] if (m := _ACCESS.search(line))), "")
-            title = f"{title} {access}".strip()
-        elif not function and groups.get("file"):
-            title = f"{title} at {groups['file']}"
-        title = _NUMBER.sub("N", title)
-        where = " / ".join(header) if len(header) > 1 else function
-        named = f"{title} in {where}" if where else title
-        return Splat(
-            kind=self.rule.kind,
-            title=named,
-            function=function,
-            fingerprint=re.sub(r"[^\w.$]+", "-", f"{self.rule.kind}:{named}"),
-            fatal=self.fatal,
-            line=self.line,
-            excerpt=_excerpt(self.lines or [self.line]),
-            offset=self.offset,
-        )
-
-
-def _excerpt(lines: list[str]) -> tuple[str, ...]:
-    if len(lines) <= EXCERPT_LINES:
-        return tuple(lines)
-    trace = next((at for at, line in enumerate(lines) if TRACE.search(line)), 0)
-    head = min(trace, EXCERPT_LINES // 3)
-    return (
-        *lines[:head],
-        f"[... {trace - head} lines ...]",
-        *lines[trace : trace + EXCERPT_LINES - head - 1],
-    )
+    """Whose fault a splat is: the infrastructure's if memory ran out, the test's if a program wrote it, else
+    the kernel's."""
+    if splat.user or splat.kind is Kind.FUZZER:
+        return Blame.TEST
+    return Blame.INFRA if splat.kind in (Kind.OOM, Kind.OOM_PANIC) else Blame.KERNEL
 
 
 class Scanner:
@@ -167,9 +79,13 @@ class Scanner:
         self._tail = b""
         self._tail_cut = 0
         self._offset = 0
-        self._open: list[_Report] = []
-        self._kept: list[_Report] = []
-        self._last: _Report | None = None
+        self._number = 0
+        self._stamps = 0
+        self._stamped_at: int | None = None
+        self._running_at: int | None = None
+        self._open: list[Report] = []
+        self._kept: list[Report] = []
+        self._last: Report | None = None
         self._counts: dict[str, int] = {}
         self._heads: dict[str, int] = {}
         self._head_fingerprints: dict[str, str] = {}
@@ -225,78 +141,124 @@ class Scanner:
     def _scan(self, tail: bytes, block: bytes) -> None:
         """``tail`` and ``block`` are whole lines; between reports only hints are looked for."""
         first = block.find(b"\n")
-        self._line(self._offset, (tail + block[:first])[:MAX_LINE])
+        head = (tail + block[:first])[:MAX_LINE]
         start = self._offset + len(tail) + self._tail_cut
+        self._look_at_stamps(head, self._offset, start, block, first + 1)
+        self._number += 1
+        self._line(self._offset, head, hints(head) is not None)
         at = first + 1
+        finder = hints(block)
+        hint = -1
         while at < len(block):
+            if hint < at:
+                found = finder.search(block, at) if finder else None
+                hint = found.start() if found else len(block)
             if not self._open:
-                hint = HINTS.search(block, at)
-                if not hint:
+                if hint == len(block):
                     break
-                at = block.rfind(b"\n", at, hint.start()) + 1 or at
+                begin = block.rfind(b"\n", at, hint) + 1 or at
+                self._number += block.count(b"\n", at, begin)
+                at = begin
             end = block.find(b"\n", at)
-            self._line(start + at, block[at : min(end, at + MAX_LINE)])
+            cut = min(end, at + MAX_LINE)
+            self._number += 1
+            self._line(start + at, block[at:cut], hint < cut)
             at = end + 1
+        self._number += block.count(b"\n", at)
         self._offset = start + len(block)
 
-    def _line(self, offset: int, raw: bytes) -> None:
-        hint = HINTS.search(raw)
+    def _look_at_stamps(self, head: bytes, offset: int, start: int, block: bytes, at: int) -> None:
+        """Find where this console shows that its kernel stamps lines, and that it has run for a while."""
+        if self._running_at is None:
+            if RUNNING.match(head):
+                self._running_at = offset
+            elif found := RUNNING.search(block, at):
+                self._running_at = start + found.start()
+        if self._stamped_at is None:
+            places = [offset] if STAMPED.match(head) else []
+            rest = (start + found.start() for found in STAMPED.finditer(block, at))
+            places += itertools.islice(rest, STAMPING - self._stamps)
+            if self._stamps + len(places) >= STAMPING:
+                self._stamped_at = places[STAMPING - self._stamps - 1]
+            self._stamps += len(places)
+
+    def _line(self, offset: int, raw: bytes, hint: bool) -> None:
         if not hint and not self._open:
             return
-        for report in [r for r in self._open if offset - r.offset > SPAN]:
-            self._close(report)
-        for segment in _segments(raw.rstrip(b"\r")):
-            if hint:
-                self._match(segment, offset)
+        if self._open and offset - self._open[0].offset > SPAN:
+            self._close(self._open[0])
+        if not hint and all(report.muted for report in self._open):
             for report in list(self._open):
-                if report.takes(segment.caller):
-                    self._append(report, segment.text)
+                self._skip(report)
+            return
+        found = records(raw.rstrip(b"\r"))
+        torn = len(found) > 1 and sum(bool(r.stamp) and not _MARK.fullmatch(r.text) for r in found) > 1
+        for record in found:
+            begun = self._match(record, offset) if hint else None
+            for report in [begun] if begun and "line" in begun.rule.flags else list(self._open):
+                if report.muted:
+                    self._skip(report)
+                elif report.takes(record):
+                    report.take(record.text, self._number, torn=torn)
+                    if report.ended:
+                        self._close(report)
 
-    def _append(self, report: _Report, text: str) -> None:
-        report.lines.append(text)
-        if not report.framed:
-            frame = FRAME.match(text)
-            report.framed = frame is not None and not frame["doubt"]
-        ended = report.rule.by != "stall" and (
-            "---[ end " in text
-            or (report.framed and report.rule.kind in RULED_OFF and text.lstrip().startswith("=" * 20))
-        )
-        if ended or len(report.lines) >= (MUTED_LINES if report.muted else MAX_LINES):
+    def _skip(self, report: Report) -> None:
+        """Let a line of a report go by that is only counted."""
+        report.skipped += 1
+        if report.skipped >= MUTED_LINES:
             self._close(report)
 
-    def _match(self, segment: _Segment, offset: int) -> None:
-        for rule in RULES:
-            if match := rule.pattern.search(segment.text):
+    def _match(self, record: Record, offset: int) -> Report | None:
+        """Begin the report that a record begins; ``None`` if it begins none of its own."""
+        text = record.text
+        for word, rule in _BY_WORD:
+            if word in text and (match := rule.pattern.search(text)):
                 break
         else:
-            return
-        if "stamped" in rule.flags and not segment.stamp:
-            return
-        if rule.kind is Kind.REBOOT:
-            if not segment.stamp.startswith("0.0"):
-                return
-            if not self._booted:
-                self._booted = True
-                return
-            for report in list(self._open):
-                self._close(report)
-        same = next((r for r in reversed(self._open) if r.caller == segment.caller), None)
-        if same and self._joined(same, rule, match):
-            return
-        if "tail" in rule.flags and self._trailed(same, rule, offset):
-            return
-        if same:
+            return None
+        if "ignored" in rule.flags or not self._printed(record, rule, offset):
+            return None
+        if rule.kind is Kind.REBOOT and not self._rebooted(record, offset):
+            return None
+        same = next((r for r in reversed(self._open) if r.by_same(record)), None)
+        if same and self._joined(same, rule, match, record):
+            return None
+        if "tail" in rule.flags and self._trailed(same, rule, record, offset):
+            return None
+        # without callers such a line may be another task's, in the midst of this one's trace
+        if same and (record.caller or not ("line" in rule.flags or rule.kind is Kind.OOM)):
             self._close(same)
         while len(self._open) >= MAX_OPEN:
             self._close(self._open[0])
-        report = _Report(rule, match, segment.caller, offset, segment.text, fatal=rule.fatal)
+        report = Report(rule, match, record, offset, self._number)
         self._open.append(report)
         self._kept.append(report)
         self._last = report
         if "weak" not in rule.flags:
             self._notice(report)
+        return report
 
-    def _joined(self, report: _Report, rule: Rule, match: re.Match[str]) -> bool:
+    def _printed(self, record: Record, rule: Rule, offset: int) -> bool:
+        """Whether the kernel may have printed it: one that stamps lines does so with each of them."""
+        if record.stamp or "raw" in rule.flags:
+            return bool(record.stamp) is not ("raw" in rule.flags)
+        stamping = self._stamped_at is not None and self._stamped_at < offset
+        return not stamping and "stamped" not in rule.flags
+
+    def _rebooted(self, record: Record, offset: int) -> bool:
+        """Whether the banner is that of another boot than the console's first."""
+        if record.stamp and not record.stamp.startswith("0.0"):
+            return False
+        before = self._booted or (self._running_at is not None and self._running_at < offset)
+        # what the decompressor says comes before the banner of the same boot
+        self._booted = bool(record.stamp)
+        self._running_at = self._running_at if record.stamp else None
+        for report in list(self._open) if before else ():
+            self._close(report)
+        return before
+
+    def _joined(self, report: Report, rule: Rule, match: re.Match[str], record: Record) -> bool:
         """Whether a line is the next of a report's head, rather than a splat of its own."""
         if "weak" in report.rule.flags:
             joins = "tail" not in rule.flags
@@ -304,16 +266,17 @@ class Scanner:
             joins = "head" in report.rule.flags and "joins" in rule.flags
         if not joins or report.framed or rule is report.rule or len(report.lines) > MAX_HEAD:
             return False
-        report.fatal = report.fatal or rule.fatal
+        report.fatal = report.fatal or (rule.fatal and not record.user)
         if "weak" in report.rule.flags:
-            report.rule, report.match, report.line = rule, match, match.string
+            report.retitle(rule, match, record)
             self._notice(report)
         return True
 
-    def _trailed(self, same: _Report | None, rule: Rule, offset: int) -> bool:
+    def _trailed(self, same: Report | None, rule: Rule, record: Record, offset: int) -> bool:
         """Whether a line only tells what became of an earlier report."""
-        for report in (same, self._last):
-            if not report or offset - report.offset > 2 * SPAN:
+        # what SLUB says of an object stands in the report that it is about
+        for report in (same,) if rule.kind is Kind.BUG else (same, self._last):
+            if not report or report.record.user != record.user or offset - report.offset > 2 * SPAN:
                 continue
             if rule.kind is Kind.PANIC or report.rule.kind in TAIL_OF[rule.kind]:
                 report.fatal = report.fatal or rule.fatal
@@ -322,7 +285,7 @@ class Scanner:
                 return True
         return False
 
-    def _notice(self, report: _Report) -> None:
+    def _notice(self, report: Report) -> None:
         """Announce a report, unless too many have begun with the same words: then it is only counted."""
         key = _NUMBER.sub("N", report.line)[:200]
         if key in self._heads or len(self._heads) < 4 * MAX_FINGERPRINTS:
@@ -332,7 +295,7 @@ class Scanner:
         if not report.muted:
             self._begun.append(report.build())
 
-    def _close(self, report: _Report) -> None:
+    def _close(self, report: Report) -> None:
         self._open.remove(report)
         if "weak" in report.rule.flags:
             self._notice(report)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
-from orchestrator.evidence import host
+from orchestrator.evidence import host, noise
 from orchestrator.evidence.splat import Kind, Scanner, Splat, blame
 from orchestrator.results.model import Blame
 
@@ -22,6 +22,7 @@ class ConsoleWatch:
         self._lock = threading.Lock()
         self._taken: Counter[str] = Counter()
         self._host = host.host_sample()
+        self._noise = noise.load()
 
     def feed(self, data: bytes) -> None:
         """The console's sink."""
@@ -34,7 +35,7 @@ class ConsoleWatch:
         A stall while the host itself was robbed of its CPUs is the infrastructure's.
         """
         with self._lock:
-            splats = self._scanner.splats()
+            splats = noise.loud(self._scanner.splats(), self._noise)
         before, self._host = self._host, host.host_sample()
         robbed = host.steal_fraction(before, self._host) > host.MAX_STEAL
         # by count, not by position: of a flood the scanner keeps the first few and counts the rest, and

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which function a report blames."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.evidence.splat import Scanner
+
+
+def blamed(*lines: str) -> str:
+    scanner = Scanner()
+    scanner.feed("".join(f"[    1.000000] {line}\n" for line in lines).encode())
+    (found,) = scanner.finish()
+    return found.function
+
+
+def at(*functions: str) -> list[str]:
+    return [f" {function}+0x1/0x2" for function in functions]
+
+
+@pytest.mark.parametrize(
+    ("handler", "entry"),
+    [("report_bug", "invalid_op"), ("report_bug", "asm_exc_invalid_op"), ("call_bug_handler", "el1_dbg")],
+)
+def test_what_ran_since_the_trap_only_reports(handler: str, entry: str) -> None:
+    head = ["WARNING: CPU: 0 PID: 1 at mm/x.c:1", "Call Trace:"]
+    assert blamed(*head, *at("new_reporter", handler, entry), *at("culprit", "caller")) == "culprit"
+    assert blamed(*head, *at("not_reporting", entry), *at("culprit", "caller")) == "not_reporting"
+
+
+def test_frames_above_the_one_in_the_head_only_report() -> None:
+    head = ["BUG: KASAN: use-after-free in memcpy+0x1/0x2", "Call Trace:"]
+    assert blamed(*head, *at("new_reporter", "memcpy", "culprit", "caller")) == "culprit"
+
+
+def test_a_frame_that_is_called_unreliable_is_not_blamed() -> None:
+    frames = [" [c000000001bb3530] [c000000001bb35a0] stale+0x1/0x2 (unreliable)", *at("culprit")]
+    assert blamed("BUG: Bad page state in process a", "Call Trace:", *frames) == "culprit"
+
+
+@pytest.mark.parametrize(
+    ("frames", "function"),
+    [
+        (["spins", "kvm_vm_ioctl", "kvm_vm_compat_ioctl", "do_syscall_64"], "kvm_vm_ioctl"),
+        (["spins", "kvm_vm_compat_ioctl", "do_syscall_64"], "kvm_vm_compat_ioctl"),
+        (["spins", "kvm_vm_ioctl", "__x64_sys_ioctl", "do_syscall_64"], "kvm_vm_ioctl"),
+        (["spins", "a_timer", "call_timer_fn", "run_timer_softirq"], "a_timer"),
+        (["default_idle", "cpu_startup_entry"], ""),
+    ],
+)
+def test_a_stall_is_blamed_below_what_dispatched_it(frames: list[str], function: str) -> None:
+    head = ["rcu: INFO: rcu_preempt self-detected stall on CPU", "Call Trace:"]
+    assert blamed(*head, *at(*frames)) == function
+
+
+def test_a_lock_is_blamed_on_who_wants_it_then_on_who_holds_another() -> None:
+    def locks(wants: str, holds: str) -> list[str]:
+        return [
+            "WARNING: possible circular locking dependency detected",
+            "a/1 is trying to acquire lock:",
+            f"(&x){{+.+.}}, at: {wants}+0x1/0x2",
+            "but task is already holding lock:",
+            f"(&y){{+.+.}}, at: {holds}+0x1/0x2",
+            "stack backtrace:",
+            "Call Trace:",
+            *at("lock_acquire", "from_trace"),
+        ]
+
+    assert blamed(*locks("wanter", "holder")) == "wanter"
+    assert blamed(*locks("down_read", "holder")) == "holder"
+    assert blamed(*locks("down_read", "down_write")) == "from_trace"
+
+
+def test_a_leak_is_blamed_on_who_asked_for_memory() -> None:
+    head = ["unreferenced object 0xffff888005d4c840 (size 192):", "  backtrace:"]
+    assert blamed(*head, *at("kmem_cache_alloc", "thing_alloc", "asker", "caller")) == "asker"
