@@ -151,12 +151,16 @@ def test_how_a_program_ends(
 def test_what_is_asked_of_the_guest(judge: Judge) -> None:
     guest = FakeGuest(cpus="0-1", nice=5)
     judge(guest, argv=("--x",), env={"A": "b"}, timeout_s=7, cpus="0-1", nice=5)
+    mark = guest.asked.pop("mark")
+    assert mark.id == "s/p"
+    assert mark.first != mark.second
     assert guest.asked == {
         "argv": ["/opt/orchestrate/suites/s/p", "--x"],
         "limit_s": 14.0,
-        "env": {"ORCHESTRATE_FACTOR": "2.00", "A": "b"},
+        "env": {"ORCHESTRATE_FACTOR": "2.00", "ORCHESTRATE_MARK": f"{mark.first} s/p", "A": "b"},
         "cwd": "/tmp",
         "options": ["--cpus", "0-1", "--nice", "5"],
+        "late": None,
     }
 
 
