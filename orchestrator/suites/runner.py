@@ -204,7 +204,8 @@ def _lost_case(
     case_id: str, guest: Guest, seen: Sequence[console.Sighting], error: Lost, limit_s: float
 ) -> Case:
     death = guest.death()
-    if crash := console.crash(case_id, seen):
+    # where a case is known to have burned, the program's own word is what took its guest down: the last
+    if crash := console.crash(case_id, [s for s in seen if s.case == case_id] or seen[-1:]):
         return crash
     detail = "\n".join(guest.console.tail(30))
     if guest.panicked:
