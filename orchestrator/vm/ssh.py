@@ -197,7 +197,9 @@ class Ssh:
         )
         body, trailer, tail = err.replace(said_late, b"", 1).rpartition(f"\n@orc {nonce} ".encode())
         if not trailer:
-            raise Lost(f"the connection was lost while {argv[0]} ran")
+            lost = Lost(f"the connection was lost while {argv[0]} ran")
+            lost.stdout, lost.stderr = out, err
+            raise lost
         try:
             facts = msgspec.json.decode(tail, type=Trailer)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
