@@ -133,6 +133,7 @@ def _proven(cell: Cell, guest: Guest, kernel: Kernel, since: float, log: Path) -
     )
     if cell.target.prebuilt is not None:
         _read_variant(cell, guest, found)
+    cell_health.leakless(cell, guest)
     cell.state = cell.proven_state = cell_health.state(guest)
     if found.tainted:
         cell.properties["tainted after boot"] = ", ".join(health.taint_reasons(found.tainted))

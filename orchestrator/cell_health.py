@@ -14,6 +14,7 @@ import msgspec
 from orchestrator.cell_state import Cell
 from orchestrator.evidence import health
 from orchestrator.evidence.health import State, Trouble
+from orchestrator.evidence.splat import Kind
 from orchestrator.kernel import flavor
 from orchestrator.results.model import GRAVITY, Blame, Case, Verdict
 from orchestrator.suites.runner import ProgramResult
@@ -25,6 +26,13 @@ from orchestrator.vm.overlay import LOOKER
 PASSING_S = 4.0
 _AGAIN_S = 0.5
 _LOOK_S = 20.0
+#: The flavor whose kernels have kmemleak.
+_MEMLEAK = "memleak"
+_DEBUG = "/sys/kernel/debug"
+#: What is lost counts once it is 5 s old and two scans have found nobody who knows it.
+_SCAN = f"cd {_DEBUG} && echo scan > kmemleak && sleep 6 && echo scan > kmemleak"
+_SCAN_S = 120.0
+_LEAK_BYTES = 1 << 18
 _OFF = "lockdep had turned itself off"
 
 
@@ -37,6 +45,37 @@ def state(guest: Guest) -> State:
     return health.parse_state(clean(said))
 
 
+def leakless(cell: Cell, guest: Guest) -> None:
+    """Where kmemleak is to tell what programs leak: what the boot has left behind is none of theirs.
+
+    :raises Lost: the guest does not answer.
+    """
+    if not _kmemleak(cell):
+        return
+    mount = "mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null"
+    guest.ssh.raw(
+        f"{mount}; {_SCAN}; cd {_DEBUG} && echo clear > kmemleak && echo scan=off > kmemleak",
+        limit_s=_SCAN_S * guest.factor,
+        gone=guest.death,
+    )
+
+
+def _kmemleak(cell: Cell) -> bool:
+    return _MEMLEAK in cell.context.choices.flavors
+
+
+def _leaks(cell: Cell, guest: Guest) -> tuple[Trouble, ...]:
+    if not _kmemleak(cell):
+        return ()
+    with cell.watch.ours(Kind.KMEMLEAK):
+        said = guest.ssh.raw(
+            f"{_SCAN}; head -c {_LEAK_BYTES} {_DEBUG}/kmemleak; echo clear > {_DEBUG}/kmemleak",
+            limit_s=_SCAN_S * guest.factor,
+            gone=guest.death,
+        )
+    return health.leaks(said)
+
+
 def look(cell: Cell, guest: Guest, done: ProgramResult, case_id: str) -> ProgramResult:
     """A program's result with what its guest suffered from it.
 
@@ -44,7 +83,7 @@ def look(cell: Cell, guest: Guest, done: ProgramResult, case_id: str) -> Program
     """
     before = cell.state
     after, found = _settled(cell, guest, before)
-    found = (*found, *health.negative(cell.watch.negative()))
+    found = (*found, *health.negative(cell.watch.negative()), *_leaks(cell, guest))
     explained = any(c.verdict is Verdict.CRASH for c in done.cases) or cell.watch.waits()
     cases = list(done.cases)
     for trouble in found:
@@ -76,7 +115,7 @@ def _with(cases: list[Case], case_id: str, trouble: Trouble) -> list[Case]:
         blame=trouble.blame,
         reason=trouble.reason,
         detail=trouble.detail,
-        fingerprint="tainted" if trouble.verdict is Verdict.CRASH else "",
+        fingerprint=trouble.fingerprint,
         log=next((c.log for c in cases if c.log), ""),
     )
     said = next((c for c in cases if c.id == case_id), None)

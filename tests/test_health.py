@@ -10,6 +10,7 @@ from orchestrator.evidence.health import (
     TAINT_BITS,
     State,
     Trouble,
+    leaks,
     lockdep_on,
     negative,
     new_taint,
@@ -208,3 +209,22 @@ def test_counters_below_zero() -> None:
     (trouble,) = negative({"nr_mlock": -3, "nr_file_hugepages": -1})
     assert (trouble.verdict, trouble.blame) == (Verdict.FAIL, Blame.KERNEL)
     assert trouble.reason.endswith("below zero: nr_file_hugepages -1, nr_mlock -3")
+
+
+LEAK = b"""\
+unreferenced object 0xffff888004b0a0c0 (size 192):
+  comm "mm-stress", pid 123, jiffies 4294902323
+  backtrace (crc 5a5a5a5a):
+    kmem_cache_alloc_noprof+0x1f5/0x3b0
+    vm_area_dup+0x21/0x60
+    copy_mm+0x3d1/0x800
+"""
+
+
+def test_what_kmemleak_says() -> None:
+    assert leaks(b"") == ()
+    (trouble,) = leaks(LEAK * 5)
+    assert (trouble.verdict, trouble.blame) == (Verdict.FAIL, Blame.KERNEL)
+    assert trouble.reason == "memory leaked, allocated in vm_area_dup (5)"
+    assert trouble.fingerprint == leaks(LEAK)[0].fingerprint != ""
+    assert "unreferenced object" in trouble.detail

@@ -8,11 +8,14 @@ not know the words. All of it comes from a hostile guest, so lines that are not 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from orchestrator.evidence.splat import Scanner
 from orchestrator.results.model import Blame, Verdict
+from orchestrator.text import clean
 
 #: What each bit of `/proc/sys/kernel/tainted` says; the letter is the one in a splat's ``Tainted:`` line.
 #: Source: Documentation/admin-guide/tainted-kernels.rst.
@@ -49,6 +52,7 @@ _SECTION = re.compile(r"^@ (\w+)$", re.M)
 _TASK = re.compile(r"(\d{1,9}) (\d{1,9}) ([A-Za-z]) (\S{1,100}) (\S{1,64})")
 _HUGE = re.compile(r"^(\S{1,60}) (\d{1,15}) (\d{1,15}) (\d{1,15})$", re.M)
 _MAX_TASKS = 4096
+_LEAK_CHARS = 16384
 _NAMED = 5
 
 #: Counters of `/proc/vmstat` that come back once the processes of a program are gone, each with what a clean
@@ -91,12 +95,16 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trouble(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that is worse than it was. ``passing``: it may still go away by itself."""
+    """Something that is worse than it was. ``passing``: it may still go away by itself.
+
+    ``fingerprint`` as of a splat, where it is the same in every run.
+    """
 
     verdict: Verdict
     blame: Blame
     reason: str
     detail: str = ""
+    fingerprint: str = ""
     passing: bool = False
 
 
@@ -181,7 +189,10 @@ def _taint(before: State, after: State, ours: int) -> Iterator[Trouble]:
         return
     if new := new_taint(before.tainted | ours, after.tainted):
         yield Trouble(
-            verdict=Verdict.CRASH, blame=Blame.KERNEL, reason=f"the kernel became tainted: {', '.join(new)}"
+            verdict=Verdict.CRASH,
+            blame=Blame.KERNEL,
+            reason=f"the kernel became tainted: {', '.join(new)}",
+            fingerprint="tainted",
         )
 
 
@@ -254,6 +265,26 @@ def _drift(before: State, after: State) -> Iterator[Trouble]:
             reason=f"counters did not come back after its processes had gone: {', '.join(moved)}",
             passing=True,
         )
+
+
+def leaks(report: bytes) -> tuple[Trouble, ...]:
+    """What `/sys/kernel/debug/kmemleak` says is lost, one trouble for all of it."""
+    scanner = Scanner()
+    scanner.feed(report[:_MAX_CHARS] + b"\n")
+    found = scanner.finish()
+    if not found:
+        return ()
+    counts = Counter(splat.function or "an unknown place" for splat in found for _ in range(splat.count))
+    where = ", ".join(f"{function} ({number})" for function, number in counts.most_common(_NAMED))
+    return (
+        Trouble(
+            verdict=Verdict.FAIL,
+            blame=Blame.KERNEL,
+            reason=f"memory leaked, allocated in {where}",
+            detail=clean(report, limit=_LEAK_CHARS),
+            fingerprint=found[0].fingerprint,
+        ),
+    )
 
 
 def negative(counters: Mapping[str, int]) -> tuple[Trouble, ...]:

@@ -71,7 +71,7 @@ class ConsoleWatch:
         self._marks: list[Mark] = []
         self._places: list[_Place] = []
         self._seen: set[str] = set()
-        self._ours: list[tuple[int, float]] = []
+        self._ours: list[tuple[int, float, tuple[Kind, ...]]] = []
         self._negative: dict[str, int] = {}
 
     def feed(self, data: bytes) -> None:
@@ -124,15 +124,15 @@ class ConsoleWatch:
             return self._lock.wait_for(lambda: mark.second in self._seen, timeout_s)
 
     @contextlib.contextmanager
-    def ours(self) -> Iterator[None]:
-        """What the console says meanwhile was asked for by us: it is no finding."""
+    def ours(self, *kinds: Kind) -> Iterator[None]:
+        """What the console says meanwhile was asked for by us: no finding. ``kinds``: these only."""
         with self._lock:
-            self._ours.append((self._fed, float("inf")))
+            self._ours.append((self._fed, float("inf"), kinds))
         try:
             yield
         finally:
             with self._lock:
-                self._ours[-1] = (self._ours[-1][0], self._fed)
+                self._ours[-1] = (self._ours[-1][0], self._fed, kinds)
 
     def negative(self) -> dict[str, int]:
         """Counters that the kernel found to be below zero since the last call, as they last were."""
@@ -209,13 +209,16 @@ class ConsoleWatch:
             ]
         self._taken = total
         for offset, splat in fresh:
-            if offset is not None and any(start <= offset < end for start, end in self._ours):
+            if offset is not None and self._is_ours(offset, splat.kind):
                 continue
             whose = Blame.INFRA if robbed and splat.kind in _STALLS else blame(splat)
             program, case, after = self._where(offset, within)
             sighting = Sighting(finding=splat, blame=whose, program=program, case=case, after=after)
             self._waiting.append((self._fed if offset is None and not within else offset or 0, sighting))
         self._waiting.sort(key=lambda item: item[0])
+
+    def _is_ours(self, offset: int, kind: Kind) -> bool:
+        return any(start <= offset < end and (not kinds or kind in kinds) for start, end, kinds in self._ours)
 
     def _where(self, offset: int | None, within: str) -> tuple[str, str, str]:
         """Program, case, and program before, at a place on the console."""
