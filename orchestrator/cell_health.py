@@ -8,6 +8,7 @@ again for a while before it counts.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -17,7 +18,7 @@ from orchestrator.evidence.health import State, Trouble
 from orchestrator.evidence.splat import Kind
 from orchestrator.kernel import flavor
 from orchestrator.results.model import GRAVITY, Blame, Case, Verdict
-from orchestrator.suites.runner import ProgramResult
+from orchestrator.suites.runner import ProgramResult, Told
 from orchestrator.text import clean
 from orchestrator.vm.machine import Guest
 from orchestrator.vm.overlay import LOOKER
@@ -76,19 +77,26 @@ def _leaks(cell: Cell, guest: Guest) -> tuple[Trouble, ...]:
     return health.leaks(said)
 
 
-def look(cell: Cell, guest: Guest, done: ProgramResult, case_id: str) -> ProgramResult:
+def look(
+    cell: Cell, guest: Guest, done: ProgramResult, case_id: str, hang: Callable[[], Told]
+) -> ProgramResult:
     """A program's result with what its guest suffered from it.
 
+    :param hang: looks at what hangs, and is called where processes were left that nobody can kill.
     :raises Lost: the guest does not answer any more.
     """
     before = cell.state
     after, found = _settled(cell, guest, before)
     found = (*found, *health.negative(cell.watch.negative()), *_leaks(cell, guest))
     explained = any(c.verdict is Verdict.CRASH for c in done.cases) or cell.watch.waits()
+    # it was looked at when its time was over
+    late = any(c.id == case_id and c.verdict is Verdict.TIMEOUT for c in done.cases)
     cases = list(done.cases)
     for trouble in found:
         if trouble.verdict is Verdict.CRASH and explained:
             continue
+        if trouble.stuck and not late:
+            trouble = _explained(trouble, hang())
         cases = _with(cases, case_id, trouble)
     cases = _without_lockdep(cell, cases, case_id, before.lockdep, after.lockdep)
     cell.state = after
@@ -105,6 +113,14 @@ def _settled(cell: Cell, guest: Guest, before: State) -> tuple[State, tuple[Trou
         if not any(t.passing for t in found) or time.monotonic() > until:
             return after, found
         time.sleep(_AGAIN_S)
+
+
+def _explained(trouble: Trouble, told: Told) -> Trouble:
+    return msgspec.structs.replace(
+        trouble,
+        reason="; ".join(word for word in (trouble.reason, told.reason) if word),
+        detail="\n\n".join(text for text in (told.detail, trouble.detail) if text),
+    )
 
 
 def _with(cases: list[Case], case_id: str, trouble: Trouble) -> list[Case]:

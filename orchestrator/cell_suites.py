@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -223,7 +224,13 @@ class _Pass:
             lost: Lost | None = None
             if not done.lost:
                 try:
-                    done = cell_health.look(self.cell, guest, done, f"{suite.name}/{name}")
+                    done = cell_health.look(
+                        self.cell,
+                        guest,
+                        done,
+                        f"{suite.name}/{name}",
+                        functools.partial(self._look, guest, name),
+                    )
                 except Lost as error:
                     lost = error
             self._found[suite.name][name] = done.cases

@@ -97,6 +97,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 class Trouble(msgspec.Struct, frozen=True, kw_only=True):
     """Something that is worse than it was. ``passing``: it may still go away by itself.
 
+    ``stuck``: it is about processes that nobody can kill.
     ``fingerprint`` as of a splat, where it is the same in every run.
     """
 
@@ -106,6 +107,7 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     fingerprint: str = ""
     passing: bool = False
+    stuck: bool = False
 
 
 def taint_reasons(mask: int) -> tuple[str, ...]:
@@ -211,6 +213,7 @@ def _left_behind(before: State, after: State) -> Iterator[Trouble]:
             reason=f"it left processes that sleep uninterruptibly: {_named(stuck)}",
             detail=stacks(stuck),
             passing=True,
+            stuck=True,
         )
     elif new:
         yield Trouble(
