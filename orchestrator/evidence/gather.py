@@ -11,11 +11,11 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orchestrator.errors import InfraError
-from orchestrator.evidence import hang, health
+from orchestrator.evidence import hang, health, memory
 from orchestrator.evidence.health import Task
 from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.suites.runner import Told
@@ -43,15 +43,25 @@ def limit_s(guest_factor: float) -> float:
     return min(BOX_S * max(1.0, guest_factor), BOX_MOST_S)
 
 
-def look(guest: Guest, program: str, *, folder: Path, root: Path, watch: ConsoleWatch, dump: bool) -> Told:
+def look(
+    guest: Guest,
+    program: str,
+    *,
+    folder: Path,
+    root: Path,
+    watch: ConsoleWatch,
+    dump: bool,
+    debug: Path | None = None,
+) -> Told:
     """Keep what can be known of a hang in ``folder`` and say it; trouble of guest or disk is only noted.
 
     ``<program>.hang.txt`` has the texts, ``<program>.vmcore`` the memory.
 
     :param root: what the files are named relative to.
     :param dump: whether the memory is kept as well.
+    :param debug: an ELF file with this kernel's types, by which drgn reads the locks of what is stuck.
     """
-    return _Gatherer(guest, program, folder, root, watch).all(dump)
+    return _Gatherer(guest, program, folder, root, watch).all(dump, debug)
 
 
 class _Gatherer:
@@ -63,24 +73,29 @@ class _Gatherer:
         self.parts: list[str] = []
         self.tasks: tuple[Task, ...] = ()
         self.console = ""
+        self.locks = ""
 
     def left(self, most_s: float = BOX_MOST_S) -> float:
         """Seconds for the next step; at least one, so that what is quick is tried."""
         return max(1.0, min(most_s * max(1.0, self.guest.factor), self.until - time.monotonic()))
 
-    def all(self, dump: bool) -> Told:
+    def all(self, dump: bool, debug: Path | None) -> Told:
         answers = self._step("tasks over SSH", self._ask_tasks)
         with self.watch.ours():
             self._step("sysrq", lambda: self._sysrq(answers))
         if not self.console.strip():
             self._step("registers", self._registers)
+        tasks = self.tasks or hang.parse_console(self.console)
+        stuck = sorted({task.pid for task in tasks if hang.waits_for(task)})
+        if stuck:
+            self._step("locks in memory", lambda: self._locks(stuck, debug))
         if dump:
             self._step("memory dump", self._dump)
-        tasks = self.tasks or hang.parse_console(self.console)
         holders = hang.parse_holders(self.console)
         told = hang.told(tasks, holders, [], arch=self.guest.spec.arch.name)
-        self._write(told.reason)
-        return Told(told.reason, "\n".join(self.notes))
+        reason = "; ".join(word for word in (told.reason, self.locks) if word)
+        self._write(reason)
+        return Told(reason, "\n".join(self.notes))
 
     def _step(self, name: str, step: Callable[[], object]) -> bool:
         """Whether a step did what it should; else a note says why it did not."""
@@ -125,6 +140,30 @@ class _Gatherer:
         with self.guest.within(self.left(_ASK_S)):
             said = self.guest.qmp("human-monitor-command", **{"command-line": "info registers -a"})
         self.parts.append(f"--- registers of all CPUs ---\n{clean(str(said).encode())}")
+
+    def _locks(self, pids: Sequence[int], debug: Path | None) -> None:
+        """What only the memory tells of VMA locks: which one, and how many have it."""
+        if debug is None:
+            raise InfraError("they need debug information of this kernel")
+        guest = self.guest
+        said = guest.ssh.raw("grep ' init_task$' /proc/kallsyms", limit_s=self.left(_ASK_S), gone=guest.death)
+        address = int(said.split()[0], 16) if said.split() else 0
+        if not address:
+            raise InfraError("the guest does not tell where its tasks are")
+        piece = guest.folder / "piece"
+
+        def read(at: int, size: int) -> bytes:
+            guest.qmp("memsave", val=at, size=size, filename=str(piece))
+            return piece.read_bytes()
+
+        with guest.within(self.left(_ASK_S)):
+            guest.qmp("stop")
+            try:
+                found = memory.spaces(read, address, debug, pids, arch=guest.spec.arch.name)
+            finally:
+                guest.qmp("cont")
+        self.locks = memory.explain(found)
+        self.parts.append(f"--- locks in memory, by drgn ---\n{memory.table(found)}")
 
     def _dump(self) -> None:
         need = self.guest.spec.mem_mib
