@@ -153,7 +153,10 @@ class _Gatherer:
         piece = guest.folder / "piece"
 
         def read(at: int, size: int) -> bytes:
-            guest.qmp("memsave", val=at, size=size, filename=str(piece))
+            if time.monotonic() > self.until:
+                raise InfraError("no time left")
+            # QMP's integers have a sign
+            guest.qmp("memsave", **{"val": at - (at >> 63 << 64), "size": size, "filename": str(piece)})
             return piece.read_bytes()
 
         with guest.within(self.left(_ASK_S)):

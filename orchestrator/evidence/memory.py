@@ -78,7 +78,7 @@ def spaces(read: Read, init_task: int, debug: Path, pids: Sequence[int], *, arch
     program = drgn.Program(drgn.Platform(getattr(drgn.Architecture, machine)))
     program.add_memory_segment(1 << 63, 1 << 63, _cached(read))
     try:
-        module, _ = program.extra_module("kernel", create=True)
+        module = program.extra_module("kernel", create=True)
         module.try_file(str(debug), force=True)
         first = drgn.Object(program, "struct task_struct", address=init_task)
         found = []
