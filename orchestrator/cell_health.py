@@ -136,7 +136,9 @@ def _with(cases: list[Case], case_id: str, trouble: Trouble) -> list[Case]:
     )
     said = next((c for c in cases if c.id == case_id), None)
     if said is not None and said.verdict is not Verdict.PASS:
-        graver, other = (said, case) if _grave(said) <= _grave(case) else (case, said)
+        # that it hangs, and what is stuck, is one thing
+        same = trouble.stuck and said.verdict is Verdict.TIMEOUT
+        graver, other = (said, case) if same or _grave(said) <= _grave(case) else (case, said)
         case = msgspec.structs.replace(
             graver,
             log=said.log,
