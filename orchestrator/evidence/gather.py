@@ -34,8 +34,14 @@ _QUIET_S = 0.5
 _KEY_S = 8.0
 #: Bytes of the console that one request may bring.
 _CONSOLE_MOST = 4 << 20
-#: What sysrq is asked for, in this order: CPUs, blocked tasks, all tasks (and with lockdep all locks).
-_KEYS = {"l": "all CPUs", "w": "tasks that sleep uninterruptibly", "t": "all tasks"}
+#: What sysrq is asked for, in this order; with lockdep, all tasks come with their locks. A guest that was
+#: told to be quiet shows none of it otherwise.
+_KEYS = {
+    "7": "messages of all levels",
+    "l": "all CPUs",
+    "w": "tasks that sleep uninterruptibly",
+    "t": "all tasks",
+}
 
 
 def limit_s(guest_factor: float) -> float:
