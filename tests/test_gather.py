@@ -13,17 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes.leaky import leak_vma_locks
 from test_snapshot import Origin
 
 from orchestrator import arch as arches
 from orchestrator.evidence import gather
 from orchestrator.evidence.watch import ConsoleWatch
+from orchestrator.kernel.programs import compile_static
 from orchestrator.store import Store, default_cache
 from orchestrator.suites.runner import Told
 from orchestrator.vm import overlay
 from orchestrator.vm.machine import Guest
 
-LOOK = str(overlay.LOOKER)
+LOOK, LEAK = str(overlay.LOOKER), str(overlay.PAYLOAD / "leak")
+HOSTILE = Path(__file__).parent / "data/hostile"
 
 
 def test_the_box_grows_with_the_guest_up_to_a_bound() -> None:
@@ -38,7 +41,10 @@ def booted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     made = Origin(
         request.param,
         tmp_path_factory.mktemp(request.param),
-        files={LOOK: overlay.build_looker(known, store)},
+        files={
+            LOOK: overlay.build_looker(known, store),
+            LEAK: compile_static("leak", ["leak.c"], ("-O2",), folder=HOSTILE, arch=known, store=store),
+        },
     )
     yield made
     made.close()
@@ -104,6 +110,30 @@ def test_qemu_is_killed_or_stopped_meanwhile(
     assert not (tmp_path / "p.vmcore").exists()
     if guest.poll() is None:
         os.kill(guest.pid, signal.SIGCONT)
+
+
+@pytest.mark.guest
+def test_a_leaked_vma_lock_is_named(guest: Guest, tmp_path: Path) -> None:
+    """The kernel is broken while it runs; the writer waits for a reader that has gone."""
+    if guest.spec.arch.name != "x86_64":
+        pytest.skip("the patch is of x86_64's instructions")
+    leak_vma_locks(guest, guest.spec.kernel.with_name("vmlinux"))
+    guest.ssh.raw(f"{LEAK} >/dev/null 2>&1 &", limit_s=20)
+    until = time.monotonic() + 20
+    while b" D " not in guest.ssh.raw(LOOK, limit_s=20) and time.monotonic() < until:
+        time.sleep(0.1)
+    told = kept(guest, tmp_path, dump=False)
+    for word in (
+        "leak/",
+        "waits for readers of a VMA lock in __vma_start_exclude_readers",
+        "munmap(0x",
+        "whoever locked it has left without unlocking it",
+        "mmap_lock is held for writing by leak/",
+    ):
+        assert word in told.reason, word
+    # which VMA it is stands in memory alone
+    assert "locks in memory: they need debug information of this kernel" in told.detail
+    assert guest.run(["/bin/true"], limit_s=20).ok
 
 
 @pytest.fixture

@@ -40,6 +40,8 @@ def test_the_vma_that_is_waited_for_is_named() -> None:
         "(vm_refcnt 0x40000002); mmap_lock is held for writing by holders/212"
     )
     assert memory.explain(found[:1]) == ""
+    known = "mmap_lock is held for writing by holders/212, and waited for by ps/1"
+    assert memory.explain(found, known).endswith("(vm_refcnt 0x40000002)")
     said = memory.table(found)
     assert "init, pid 1: mmap_lock: 0 readers; 1 VMAs" in said
     assert "7f0000001000-7f0000002000 vm_refcnt 0x40000002, 1 readers, a writer waits for them" in said

@@ -110,9 +110,10 @@ class _Gatherer:
             return False
         try:
             step()
-        except (InfraError, OSError, ValueError) as error:
-            why = error.message if isinstance(error, InfraError) else error
-            self.notes.append(f"{name}: {one_line(str(why))}")
+        # whatever goes wrong with evidence, a mistake of ours as well: it must not cost the verdict
+        except Exception as error:
+            why = error.message if isinstance(error, InfraError) else f"{type(error).__name__}: {error}"
+            self.notes.append(f"{name}: {one_line(why)}")
             return False
         return True
 
@@ -171,7 +172,7 @@ class _Gatherer:
                 found = memory.spaces(read, address, debug, pids, arch=guest.spec.arch.name)
             finally:
                 guest.qmp("cont")
-        self.locks = memory.explain(found)
+        self.locks = memory.explain(found, hang.explain(self.tasks))
         self.parts.append(f"--- locks in memory, by drgn ---\n{memory.table(found)}")
 
     def _dump(self) -> None:

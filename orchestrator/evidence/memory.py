@@ -90,7 +90,7 @@ def spaces(read: Read, init_task: int, debug: Path, pids: Sequence[int], *, arch
             if int(task.tgid) in pids and task.mm:
                 found.append(_space(linux, task))
         return tuple(found)
-    except (LookupError, ValueError, TypeError, AttributeError, drgn.FaultError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, drgn.FaultError) as error:
         raise InfraError(f"drgn cannot read it: {type(error).__name__}: {error}") from None
 
 
@@ -110,7 +110,7 @@ def _cached(read: Read) -> Callable[[int, int, int, bool], bytes]:
 
 def _space(linux: Any, task: Any) -> Space:
     mm = task.mm
-    owner = int(mm.mmap_lock.owner.counter)
+    owner = int(mm.mmap_lock.owner.counter) & (1 << 64) - 1
     count = int(mm.mmap_lock.count.counter)
     writer = ""
     if count & _WRITER_LOCKED:
@@ -141,12 +141,13 @@ def _comm(task: Any) -> str:
     return clean(task.comm.string_()).replace(" ", "?")
 
 
-def explain(found: Sequence[Space]) -> str:
-    """Which VMA is waited for, by address and count; empty where none is."""
+def explain(found: Sequence[Space], known: str = "") -> str:
+    """Which VMA is waited for, by address and count; empty where none is. ``known`` is not said again."""
     for space in found:
         for vma in space.vmas:
             if vma.waited_for and vma.readers:
-                held = f"; mmap_lock is held for writing by {space.writer}" if space.writer else ""
+                holds = f"mmap_lock is held for writing by {space.writer}"
+                held = f"; {holds}" if space.writer and holds not in known else ""
                 return (
                     f"the VMA {vma.start:x}-{vma.end:x} of {space.comm}/{space.pid} is waited for by a "
                     f"writer and locked by {vma.readers} reader{'s' if vma.readers > 1 else ''} "
