@@ -34,8 +34,8 @@ from orchestrator.vm.ssh import RUNNER, Lost
 _DISTURBED_RETRIES = 2
 #: Guests of a cell whose memory is kept when a program hangs in them.
 _DUMPS = 2
-#: Beside a kernel's image, where there is one: an ELF file with debug information of the kernel's types.
-_TYPES = "types.o"
+#: Beside a kernel's image, where there is one: ELF files with debug information of the kernel's types.
+_TYPES = ("vmlinux.debug", "types.o")
 
 #: What a suite brings into the guest, by suite and by path there.
 Brought = Mapping[str, Mapping[str, Path]]
@@ -287,7 +287,7 @@ class _Pass:
             root=self.cell.context.root,
             watch=self.cell.watch,
             dump=self.cell.dumps <= _DUMPS,
-            debug=types if (types := self.kernel.image.with_name(_TYPES)).is_file() else None,
+            debug=next((path for path in map(self.kernel.image.with_name, _TYPES) if path.is_file()), None),
         )
 
     def _result(self, suite: Suite) -> SuiteResult:
