@@ -3,13 +3,20 @@
  * orc-exec: run one command in the guest so that what became of it cannot be mistaken.
  *
  *	orc-exec --limit SECONDS [--cwd DIR] [--env K=V]... [--cpus LIST] [--nice N]
- *	         [--max-bytes N] -- ARGV...
+ *	         [--max-bytes N] [--mark ID] [--late SECONDS] -- ARGV...
  *	orc-exec --freshen EPOCH_NS
  *
  * The first line of stdin is a nonce. The command gets /dev/null as stdin and a session of its own;
  * its output is passed on, up to --max-bytes a stream. Whatever it leaves behind is killed. The last
  * line on stderr is "@orc NONCE {json}", and only that line says how the command ended: an exit code
  * that came over SSH could as well be the shell's, the server's or the lost connection's.
+ *
+ * With --mark the next two lines of stdin are words as well. What the command's time in the kernel log is,
+ * two lines there say: "orchestrate: begin ID #FIRST" and "orchestrate: end ID #SECOND". Nobody in the guest
+ * knows the second word before it stands there.
+ *
+ * With --late a line "@orc NONCE late" on stderr says that the limit has passed. Whoever reads it may look at
+ * what hangs; it goes on as without --late once something comes on stdin, stdin ends, or SECONDS are over.
  *
  * With --freshen it makes a guest that was restored from a saved state one of its own: the clock is set to
  * EPOCH_NS plus the time since this process began, and 32 to 512 bytes from stdin go into the kernel's
@@ -64,7 +71,8 @@ struct stream {
 struct options {
 	long long limit_ms;
 	unsigned long long max_bytes;
-	const char *cwd, *cpus;
+	long long late_ms;
+	const char *cwd, *cpus, *mark;
 	char *env[MAX_ENV];
 	int nenv, nice;
 	bool have_nice;
@@ -79,7 +87,7 @@ struct prelude {
 	cpu_set_t cpus;
 };
 
-enum state { RUNNING, TERMINATING, KILLING, DRAINING, DONE };
+enum state { RUNNING, LATE, TERMINATING, KILLING, DRAINING, DONE };
 
 struct report {
 	bool ended, timeout, stuck;
@@ -105,7 +113,7 @@ __attribute__((noreturn, format(printf, 1, 2))) static void usage(const char *fo
 	fputs("orc-exec: ", stderr);
 	vfprintf(stderr, format, ap);
 	fputs("\nusage: orc-exec --limit SECONDS [--cwd DIR] [--env K=V]... [--cpus LIST] "
-	      "[--nice N] [--max-bytes N] -- ARGV...\n"
+	      "[--nice N] [--max-bytes N] [--mark ID] [--late SECONDS] -- ARGV...\n"
 	      "       orc-exec --freshen EPOCH_NS\n", stderr);
 	va_end(ap);
 	exit(2);
@@ -123,7 +131,7 @@ static long long number(const char *text, const char *what, long long low, long 
 	return value;
 }
 
-static long long milliseconds(const char *text)
+static long long milliseconds(const char *text, const char *what)
 {
 	char *end;
 	double seconds;
@@ -131,7 +139,7 @@ static long long milliseconds(const char *text)
 	errno = 0;
 	seconds = strtod(text, &end);
 	if (errno || end == text || *end || !(seconds >= 0.001 && seconds <= 1e7))
-		usage("--limit must be seconds from 0.001 to 10000000, not '%s'", text);
+		usage("%s must be seconds from 0.001 to 10000000, not '%s'", what, text);
 	return (long long)(seconds * 1000);
 }
 
@@ -190,7 +198,11 @@ static void parse(int argc, char **argv, struct options *o)
 		if (!value)
 			usage("%s needs a value", name);
 		if (!strcmp(name, "--limit")) {
-			o->limit_ms = milliseconds(value);
+			o->limit_ms = milliseconds(value, name);
+		} else if (!strcmp(name, "--late")) {
+			o->late_ms = milliseconds(value, name);
+		} else if (!strcmp(name, "--mark")) {
+			o->mark = value;
 		} else if (!strcmp(name, "--cwd")) {
 			o->cwd = value;
 		} else if (!strcmp(name, "--env")) {
@@ -221,7 +233,7 @@ static void parse(int argc, char **argv, struct options *o)
 	o->argv = argv + i + 1;
 }
 
-/* The nonce comes over stdin since /proc/PID/cmdline is everybody's to read. */
+/* Nonces come over stdin since /proc/PID/cmdline is everybody's to read. */
 static void read_nonce(char *nonce)
 {
 	long long deadline = now_ms() + NONCE_WAIT_MS;
@@ -246,6 +258,24 @@ static void read_nonce(char *nonce)
 	if (!len)
 		usage("the nonce is empty");
 	nonce[len] = '\0';
+}
+
+/* One line of the kernel log; opened anew each time, since what an open file may write there is rationed. */
+static void mark(const struct options *o, const char *what, const char *word)
+{
+	char text[512];
+	int fd, n;
+
+	if (!o->mark)
+		return;
+	fd = open("/dev/kmsg", O_WRONLY | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return;
+	n = snprintf(text, sizeof(text), "<3>orchestrate: %s %.300s #%s\n", what, o->mark, word);
+	/* a wish: whoever reads the console sees whether it is there */
+	if (write(fd, text, (size_t)n) < 0)
+		errno = 0;
+	close(fd);
 }
 
 static void set_oom_score(const char *score)
@@ -499,11 +529,14 @@ static void discard_rest(struct stream *s)
 	}
 }
 
-/* Passes output on for up to timeout_ms, or until a signal came; false when nobody reads any more. */
+/*
+ * Passes output on for up to timeout_ms, or until a signal came; false when nobody reads any more.
+ * answered, where it is wanted, tells that stdin has something, or has ended.
+ */
 static bool pump(struct stream *streams, int signals, long long timeout_ms, unsigned long long max_bytes,
-		 bool *asked_to_stop)
+		 bool *asked_to_stop, bool *answered)
 {
-	struct pollfd p[5];
+	struct pollfd p[6];
 
 	for (int i = 0; i < 2; i++) {
 		struct stream *s = &streams[i];
@@ -513,10 +546,13 @@ static bool pump(struct stream *streams, int signals, long long timeout_ms, unsi
 		p[2 + i] = (struct pollfd){.fd = s->out, .events = s->len ? POLLOUT : 0};
 	}
 	p[4] = (struct pollfd){.fd = signals, .events = POLLIN};
+	p[5] = (struct pollfd){.fd = answered ? STDIN_FILENO : -1, .events = POLLIN};
 	if (timeout_ms < 0)
 		timeout_ms = 0;
-	if (poll(p, 5, timeout_ms > INT_MAX ? INT_MAX : (int)timeout_ms) < 0)
+	if (poll(p, 6, timeout_ms > INT_MAX ? INT_MAX : (int)timeout_ms) < 0)
 		return errno == EINTR;
+	if (answered)
+		*answered = p[5].revents != 0;
 	for (int i = 0; i < 2; i++) {
 		if (p[2 + i].revents & (POLLERR | POLLHUP | POLLNVAL))
 			return false;
@@ -535,20 +571,31 @@ static bool pump(struct stream *streams, int signals, long long timeout_ms, unsi
 	return true;
 }
 
+/* Says that the limit has passed; whether anybody may want to look before all is killed. */
+static bool say_late(const struct options *o, const char *nonce)
+{
+	struct pollfd err = {.fd = STDERR_FILENO, .events = POLLOUT};
+	char text[NONCE_MAX + 32];
+	int n = snprintf(text, sizeof(text), "\n@orc %s late\n", nonce);
+
+	return o->late_ms && poll(&err, 1, DRAIN_MS) == 1 && write(STDERR_FILENO, text, (size_t)n) == n;
+}
+
 /* From the fork to the last byte; false when nobody is there to read the report. */
 static bool supervise(const struct options *o, pid_t child, struct stream *streams, int signals,
-		      long long started, struct report *r)
+		      long long started, const char *nonce, struct report *r)
 {
 	long long deadline = started + o->limit_ms, step = deadline;
 	enum state state = RUNNING;
 	bool reader = true;
 
 	while (state != DONE) {
-		bool had_ended = r->ended, stop = false, more;
+		bool had_ended = r->ended, stop = false, answered = false, more;
 		long long now;
 
 		if (reader) {
-			reader = pump(streams, signals, step - now_ms(), o->max_bytes, &stop);
+			reader = pump(streams, signals, step - now_ms(), o->max_bytes, &stop,
+				      state == LATE ? &answered : NULL);
 			if (!reader)
 				stop = true;
 		} else {
@@ -559,8 +606,16 @@ static bool supervise(const struct options *o, pid_t child, struct stream *strea
 		if (r->ended && !had_ended)
 			r->leftovers = more ? signal_tree(0) : 0;
 
-		if (state == RUNNING && (r->ended || stop || now >= deadline)) {
-			r->timeout = !r->ended && now >= deadline;
+		if (state == RUNNING && !r->ended && !stop && now >= deadline && say_late(o, nonce)) {
+			r->timeout = true;
+			state = LATE;
+			deadline = step = now + o->late_ms;
+		} else if ((state == RUNNING && (r->ended || stop || now >= deadline)) ||
+			   (state == LATE && (stop || answered || now >= deadline))) {
+			if (state == RUNNING)
+				r->timeout = !r->ended && now >= deadline;
+			else /* the time of whoever looked is not the command's */
+				started += now - (deadline - o->late_ms);
 			state = TERMINATING;
 			deadline = step = now + GRACE_MS;
 			if (more)
@@ -734,11 +789,11 @@ static int freshen(const char *text)
 
 int main(int argc, char **argv)
 {
+	char nonce[NONCE_MAX + 1], first[NONCE_MAX + 1] = "", second[NONCE_MAX + 1] = "";
 	static struct stream streams[2];
 	struct prelude prelude = {0};
 	struct report report = {0};
 	struct options options;
-	char nonce[NONCE_MAX + 1];
 	const char *error;
 	int out[2], err[2], say[2], signals;
 	pid_t child, self = getpid();
@@ -749,12 +804,17 @@ int main(int argc, char **argv)
 		return freshen(argv[2]);
 	parse(argc, argv, &options);
 	read_nonce(nonce);
+	if (options.mark) {
+		read_nonce(first);
+		read_nonce(second);
+	}
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	set_oom_score("-900");
 	signals = signal_descriptor();
 	if (signals < 0 || pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC) || pipe2(say, O_CLOEXEC))
 		usage("no descriptors: %s", strerror(errno));
 
+	mark(&options, "begin", first);
 	started = now_ms();
 	child = fork();
 	if (child == 0)
@@ -766,10 +826,12 @@ int main(int argc, char **argv)
 	streams[1] = (struct stream){.in = err[0], .out = STDERR_FILENO};
 	if (child < 0) {
 		error = strerror(errno);
+		mark(&options, "end", second);
 		return write_trailer(nonce, &report, &prelude, error, streams) ? 0 : 1;
 	}
 	error = await_exec(&options, say[0], started + options.limit_ms, &prelude);
 	close(say[0]);
-	reader = supervise(&options, child, streams, signals, started, &report);
+	reader = supervise(&options, child, streams, signals, started, nonce, &report);
+	mark(&options, "end", second);
 	return reader && write_trailer(nonce, &report, &prelude, error, streams) ? 0 : 1;
 }

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import msgspec
 
+from orchestrator import cell_health
 from orchestrator.analysis.pair import WITH, WITHOUT
 from orchestrator.cell_state import Cell, Moot, another_variant
 from orchestrator.errors import InfraError, Interrupted, KernelError, OrchestrateError, UserError
 from orchestrator.evidence import health, proof
 from orchestrator.evidence.watch import ConsoleWatch
-from orchestrator.kernel import flavor, kconfig
+from orchestrator.kernel import kconfig
 from orchestrator.kernel.model import Kernel
 from orchestrator.results.model import Verdict
 from orchestrator.source.classify import TreeClass
-from orchestrator.suites.runner import burned
+from orchestrator.suites.console import burned
 from orchestrator.vm import accel, qemu
 from orchestrator.vm.machine import BootFailure, Deadlines, Guest
 from orchestrator.vm.qemu import GuestSpec
@@ -132,7 +133,8 @@ def _proven(cell: Cell, guest: Guest, kernel: Kernel, since: float, log: Path) -
     )
     if cell.target.prebuilt is not None:
         _read_variant(cell, guest, found)
-    cell.tainted = found.tainted
+    cell_health.leakless(cell, guest)
+    cell.state = cell.proven_state = cell_health.state(guest)
     if found.tainted:
         cell.properties["tainted after boot"] = ", ".join(health.taint_reasons(found.tainted))
     case = msgspec.structs.replace(found.case(), duration_s=round(time.monotonic() - since, 3))
@@ -176,41 +178,36 @@ def _read_variant(cell: Cell, guest: Guest, found: proof.Proof) -> None:
         raise Moot(another_variant(read))
 
 
-def shut_down(cell: Cell, guest: Guest, *, crashed: bool, after: str) -> None:
-    """The last look: taint, late splats, and whether the guest goes down when told to.
+def shut_down(cell: Cell, guest: Guest, *, after: str) -> None:
+    """The end of a guest that was looked at: late splats, and whether it goes down when told to.
 
-    :param crashed: a splat has already been found, which explains the taint.
     :param after: the program that ran last in this guest.
     """
     since = time.monotonic()
-    cell.say("shutdown", "a last look")
+    cell.say("shutdown", "telling the guest to go down")
     try:
-        tainted = int(guest.read("/proc/sys/kernel/tainted").strip())
         guest.ssh.raw(
             "sync; (sleep 0.1; reboot -f) >/dev/null 2>&1 &", limit_s=20 * guest.factor, gone=guest.death
         )
-    except (Lost, ValueError) as error:
-        if late := burned("shutdown", cell.watch):
-            cell.put(late)
-            return
-        cell.case("shutdown", InfraError(f"the guest did not answer after {after}: {error}"), since=since)
+    except Lost as error:
+        not_answering(cell, error, since=since, after=after)
         return
     until = time.monotonic() + 20 * guest.factor
     while guest.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
-    late = burned("shutdown", cell.watch)
-    # a module of ours is one out of the tree, and not signed
-    ours = health.OUT_OF_TREE if flavor.module(cell.context.choices.flavors) else 0
-    new = health.new_taint(cell.tainted | ours, tainted)
-    if late:
+    if late := burned("shutdown", cell.watch):
         cell.put(late)
-    elif new and not crashed:
-        # the cheap catch-all: a splat whose words the scanner does not know still taints the kernel
-        taint = KernelError(f"the kernel became tainted by {after}: {', '.join(new)}")
-        cell.case("shutdown", taint, since=since)
     elif guest.poll() is None:
         cell.case(
             "shutdown", KernelError(f"the guest did not go down when told to, after {after}"), since=since
         )
     else:
         cell.case("shutdown", since=since)
+
+
+def not_answering(cell: Cell, error: Lost, *, since: float, after: str) -> None:
+    """A guest that was there at the end of its program and is gone a moment later."""
+    if late := burned("shutdown", cell.watch):
+        cell.put(late)
+    else:
+        cell.case("shutdown", InfraError(f"the guest did not answer after {after}: {error}"), since=since)

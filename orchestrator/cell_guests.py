@@ -13,7 +13,7 @@ from orchestrator.cell_state import Cell
 from orchestrator.errors import InfraError, Interrupted, KernelError, OrchestrateError
 from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.kernel.model import Kernel
-from orchestrator.suites.runner import burned
+from orchestrator.suites.console import burned
 from orchestrator.vm import snapshot
 from orchestrator.vm.machine import Guest
 from orchestrator.vm.qemu import GuestSpec
@@ -70,6 +70,7 @@ class Guests:
             self._give_up(error)
             return None
         took = time.monotonic() - since
+        self._cell.state = self._cell.proven_state
         self._cell.properties["restored guests"] = str(
             int(self._cell.properties.get("restored guests", "0")) + 1
         )

@@ -12,6 +12,7 @@ import msgspec
 from orchestrator import arch as arches
 from orchestrator.analysis.pair import WITH
 from orchestrator.errors import Inconclusive, KernelError, OrchestrateError
+from orchestrator.evidence.health import State
 from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.kernel import flavor, kconfig, toolchain
 from orchestrator.kernel.model import Kernel, KernelSpec
@@ -98,7 +99,10 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cell:
-    """The cell's state while it is carried out."""
+    """The cell's state while it is carried out.
+
+    ``state`` is what its guest was like when it was last looked at, ``proven_state`` after its proof.
+    """
 
     def __init__(self, context: Context, plan: CellPlan, say: Say) -> None:
         self.context = context
@@ -112,7 +116,9 @@ class Cell:
         self.properties: dict[str, str] = {}
         self.release = ""
         self.guests = 0
-        self.tainted = 0
+        self.dumps = 0
+        self.state = State()
+        self.proven_state = State()
         self.watch = ConsoleWatch()
 
     def put(self, case: Case) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -11,11 +12,12 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator.cell_boot import shut_down
+from orchestrator import cell_health
+from orchestrator.cell_boot import not_answering, shut_down
 from orchestrator.cell_guests import Guests
 from orchestrator.cell_state import Cell
 from orchestrator.errors import Interrupted, OrchestrateError, UserError
-from orchestrator.evidence import host
+from orchestrator.evidence import gather, host
 from orchestrator.kernel import flavor
 from orchestrator.kernel.model import Kernel
 from orchestrator.results.model import Blame, Case, SuiteResult, Verdict
@@ -23,12 +25,17 @@ from orchestrator.source.model import Tree
 from orchestrator.suites import build as suite_build
 from orchestrator.suites import catalog, known, runner, widening
 from orchestrator.suites.catalog import Suite
+from orchestrator.suites.runner import Look, Told
 from orchestrator.vm import image, overlay
 from orchestrator.vm.machine import Guest
 from orchestrator.vm.qemu import GuestSpec
-from orchestrator.vm.ssh import RUNNER
+from orchestrator.vm.ssh import RUNNER, Lost
 
 _DISTURBED_RETRIES = 2
+#: Guests of a cell whose memory is kept when a program hangs in them.
+_DUMPS = 2
+#: Beside a kernel's image, where there is one: ELF files with debug information of the kernel's types.
+_TYPES = ("vmlinux.debug", "types.o")
 
 #: What a suite brings into the guest, by suite and by path there.
 Brought = Mapping[str, Mapping[str, Path]]
@@ -130,7 +137,10 @@ def guest_spec(cell: Cell, kernel: Kernel, suites: Sequence[Suite], brought: Bro
         extra=catalog.packages(suites),
     )
     cell.properties["guest image"] = base.digest
-    files = {RUNNER: overlay.build_runner(cell.arch, context.store)}
+    files = {
+        RUNNER: overlay.build_runner(cell.arch, context.store),
+        str(overlay.LOOKER): overlay.build_looker(cell.arch, context.store),
+    }
     data: dict[str, Path] = {}
     for suite in suites:
         beside = suite.files_beside()
@@ -178,6 +188,7 @@ class _Pass:
         self._found: dict[str, dict[str, tuple[Case, ...]]] = {suite.name: {} for suite in suites}
         self._numbers = {suite.name: runner.Numbers() for suite in suites}
         self._took = dict.fromkeys(self._found, 0.0)
+        self._at = suites[0]
         self.disturbance = ""
 
     def carry_out(self, guests: Guests) -> None:
@@ -201,7 +212,6 @@ class _Pass:
     def _in(self, guest: Guest, guests: Guests) -> None:
         """Run one program, or as many as share a guest, until it is lost."""
         before, cpu_before = host.host_sample(), host.cpu_seconds([guest.pid])
-        crashed = False
         while self._queue:
             suite, name = self._queue.pop(0)
             self.cell.say("run", f"{suite.name}/{name}")
@@ -211,20 +221,49 @@ class _Pass:
             if self.cell.context.cancelled():
                 # its guest was taken away: the last program's verdict is the interrupt's, not its own
                 raise Interrupted("interrupted")
+            self._burned_before(done.before)
+            since = time.monotonic()
+            lost: Lost | None = None
+            if not done.lost:
+                try:
+                    done = cell_health.look(
+                        self.cell,
+                        guest,
+                        done,
+                        f"{suite.name}/{name}",
+                        functools.partial(self._look, guest, name),
+                    )
+                except Lost as error:
+                    lost = error
             self._found[suite.name][name] = done.cases
             self._numbers[suite.name] = self._numbers[suite.name].and_those(done.numbers)
-            crashed = crashed or any(case.verdict is Verdict.CRASH for case in done.cases)
             if done.lost:
-                self.cell.say("lost", done.cases[-1].reason)
+                self.cell.say("lost", next(c.reason for c in done.cases if c.id == f"{suite.name}/{name}"))
+                return
+            if lost is not None:
+                not_answering(self.cell, lost, since=since, after=f"{suite.name}/{name}")
                 return
             if guests.one_each:
                 break
         own = host.cpu_seconds([guest.pid]) - cpu_before
         self.disturbance = host.disturbed(before, host.host_sample(), own)
-        shut_down(self.cell, guest, crashed=crashed, after=f"{suite.name}/{name}")
+        shut_down(self.cell, guest, after=f"{suite.name}/{name}")
+
+    def _burned_before(self, crash: Case | None) -> None:
+        """What burned between two programs is the first one's, before all of them the boot's."""
+        if crash is None:
+            return
+        suite, _, name = crash.id.partition("/")
+        cases = self._found.get(suite, {}).get(name)
+        if cases is None:
+            reason = f"after the boot, before the first program: {crash.reason}"
+            self.cell.put(msgspec.structs.replace(crash, id="boot", reason=reason))
+            return
+        self._found[suite][name] = (*(c for c in cases if c.id != crash.id), crash)
 
     def _program(self, guest: Guest, suite: Suite, name: str) -> runner.ProgramResult:
         names = suite.known(name).widen
+        self._at = suite
         return runner.run(
             guest,
             suite,
@@ -233,7 +272,22 @@ class _Pass:
             root=self.cell.context.root,
             watch=self.cell.watch,
             slower=flavor.slower(self.cell.context.choices.flavors),
+            look=Look(self._look, gather.limit_s(guest.factor)),
             places=(lambda: widening.find(names, self.kernel, self.cell.arch)) if names else None,
+        )
+
+    def _look(self, guest: Guest, name: str) -> Told:
+        """Keep what can be known of a program that hangs; of the first ones the memory too."""
+        self.cell.say("hang", f"{name} hangs: keeping evidence")
+        self.cell.dumps += 1
+        return gather.look(
+            guest,
+            name,
+            folder=self.cell.folder / "suites" / self._at.name,
+            root=self.cell.context.root,
+            watch=self.cell.watch,
+            dump=self.cell.dumps <= _DUMPS,
+            debug=next((path for path in map(self.kernel.image.with_name, _TYPES) if path.is_file()), None),
         )
 
     def _result(self, suite: Suite) -> SuiteResult:

@@ -235,7 +235,7 @@ def _context(tree: Tree, store: Store, root: Path, *suites: Suite) -> Context:
 
 
 def _hostile_suite() -> Suite:
-    names = ("good", "panic", "splat", "hang", "sshd", "after")
+    names = ("good", "panic", "splat", "forge", "taint", "asleep", "sshd", "after")
     return Suite(
         folder=DATA / "hostile",
         name="hostile",
@@ -272,8 +272,20 @@ def test_crash_splat_and_hang_have_their_verdicts(bench: Bench, arch_name: str) 
     burned = cases["hostile/splat"]
     assert (burned.verdict, burned.blame) == (Verdict.CRASH, Blame.KERNEL)
     assert "WARNING" in burned.reason
-    late = cases["hostile/hang"]
-    assert late.verdict is Verdict.TIMEOUT
+    # it wrote a mark of its end before it burned
+    assert cases["hostile/forge"].verdict is Verdict.CRASH
+    # without a word on the console, and of this program's making
+    tainted = cases["hostile/taint"]
+    assert (tainted.verdict, tainted.reason) == (Verdict.CRASH, "the kernel became tainted: W: warning")
+    late = cases["hostile/asleep"]
+    assert (late.verdict, late.blame) == (Verdict.TIMEOUT, Blame.TEST)
+    assert "asleep/" in late.reason
+    assert "sleeps uninterruptibly in " in late.reason
+    evidence = bench.root / "cells/cell/suites/hostile"
+    text = (evidence / "asleep.hang.txt").read_text()
+    for word in ("kernel_clone", "Show backtrace of all active CPUs", "Show Blocked State", "Show State"):
+        assert word in text, word
+    assert (evidence / "asleep.vmcore").stat().st_size > 1 << 20
     server = cases["hostile/sshd"]
     assert (server.verdict, server.blame) == (Verdict.ERROR, Blame.INFRA)
     assert "SSH server" in server.reason
@@ -283,6 +295,32 @@ def test_crash_splat_and_hang_have_their_verdicts(bench: Bench, arch_name: str) 
     assert result.properties["further guests"].startswith(("restored: ", "booted: "))
     assert time.monotonic() - started < 300
     assert not _our_qemus()
+
+
+def test_a_splat_is_put_on_the_case_that_ran(bench: Bench) -> None:
+    suite = Suite(
+        folder=DATA / "hostile",
+        name="hostile",
+        description="cases of which one burns and one takes the guest down",
+        kind="functional",
+        origin="own",
+        timeout_s=10,
+        build=catalog.Build(sources=("burning.c",), library=True),
+        program=(catalog.Program(name="burning", parser="ktap"),),
+        expect=(catalog.Expectation(program="burning", cases=5),),
+    )
+    result = bench.run(suite=suite)
+    cases = {name: c for name, c in _by_id(result).items() if name.startswith("hostile/")}
+    assert {name: c.verdict for name, c in cases.items()} == {
+        "hostile/burning/fire/before": Verdict.PASS,
+        "hostile/burning/fire/burns": Verdict.CRASH,
+        "hostile/burning/fire/after": Verdict.PASS,
+        "hostile/burning/end/dies": Verdict.CRASH,
+        # the rest never reported
+        "hostile/burning": Verdict.CRASH,
+    }
+    assert cases["hostile/burning/fire/burns"].reason == "WARNING in lock_next_vma"
+    assert "sysrq" in cases["hostile/burning/end/dies"].reason
 
 
 def _our_qemus() -> list[psutil.Process]:

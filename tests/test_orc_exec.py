@@ -332,6 +332,8 @@ def test_freshening_says_what_it_could_not_do(binary: Path) -> None:
         (["--limit", "1", "--env", "=x", "--", "true"], b"n\n"),
         (["--limit", "1", "--env", "x", "--", "true"], b"n\n"),
         (["--limit", "1", "--max-bytes", "-1", "--", "true"], b"n\n"),
+        (["--limit", "1", "--late", "soon", "--", "true"], b"n\n"),
+        (["--limit", "1", "--mark", "a", "--", "true"], b"n\nfirst\n"),
         (["--limit", "1", "--color", "red", "--", "true"], b"n\n"),
     ],
 )
@@ -340,6 +342,39 @@ def test_wrong_usage(binary: Path, argv: list[str], stdin: bytes) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith(b"orc-exec: ")
     assert b"@orc" not in done.stderr
+
+
+@pytest.mark.parametrize("answer", [b"\n", None])
+def test_the_late_are_left_until_somebody_has_looked(binary: Path, answer: bytes | None) -> None:
+    """``None``: stdin ends."""
+    argv = [str(binary), "--limit", "0.3", "--late", "30", "--", "sleep", "100"]
+    running = subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert running.stdin
+    assert running.stderr
+    running.stdin.write(f"{NONCE}\n".encode())
+    running.stdin.flush()
+    assert [running.stderr.readline() for _ in range(2)] == [b"\n", f"@orc {NONCE} late\n".encode()]
+    time.sleep(0.5)
+    assert psutil.Process(running.pid).children()
+    if answer:
+        running.stdin.write(answer)
+        running.stdin.flush()
+    else:
+        running.stdin.close()
+    report = json.loads(running.stderr.read().rpartition(f"@orc {NONCE} ".encode())[2])
+    running.wait(10)
+    assert (report["timeout"], report["signal"]) == (True, signal.SIGTERM)
+    # the time of the look is not the command's
+    assert report["wall_ms"] < 600
+
+
+def test_nobody_looks_for_ever(binary: Path) -> None:
+    argv = [str(binary), "--limit", "0.2", "--late", "0.5", "--", "sleep", "100"]
+    running = subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert running.stdin
+    running.stdin.write(f"{NONCE}\n".encode())
+    running.stdin.flush()
+    assert running.wait(10) == 0
 
 
 @pytest.fixture

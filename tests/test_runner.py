@@ -33,7 +33,10 @@ class FakeConsole:
 
 
 class FakeGuest:
-    """``facts`` and streams are what its program gives, ``lost`` what happens in place of that."""
+    """``facts`` and streams are what its program gives, ``lost`` what happens in place of that.
+
+    ``marked`` is what its console says while the program runs; FIRST and SECOND are the words of its marks.
+    """
 
     def __init__(
         self,
@@ -43,20 +46,29 @@ class FakeGuest:
         lost: str = "",
         dead: str = "",
         says: bytes = b"",
+        marked: bytes = b"",
         **facts: object,
     ) -> None:
         self.factor = 2.0
         self.watch = ConsoleWatch()
         self.console = FakeConsole(self.watch, says)
         self.asked: dict[str, Any] = {}
-        self._lost, self._dead = lost, dead
+        self._lost, self._dead, self._marked = lost, dead, marked
         given = {"exit": 0, **facts} if not {"signal", "exec_error"} & set(facts) else facts
         self._ran = Ran((), out, err, Trailer(wall_ms=3000, **given))  # type: ignore[arg-type]
 
     def run(self, argv: Sequence[str], **options: Any) -> Ran:
         self.asked = {"argv": list(argv), **options}
+        mark = options["mark"]
+        self.watch.feed(
+            self._marked.replace(b"FIRST", mark.first.encode()).replace(b"SECOND", mark.second.encode())
+        )
+        if self._ran.facts.timeout and options["late"]:
+            options["late"].look()
         if self._lost:
-            raise (Silent if self._lost == "no answer" else Lost)(self._lost)
+            lost = (Silent if self._lost == "no answer" else Lost)(self._lost)
+            lost.stdout = self._ran.stdout
+            raise lost
         return self._ran
 
     def death(self) -> str:
@@ -83,7 +95,7 @@ Judge = Callable[..., runner.ProgramResult]
 
 @pytest.fixture
 def judge(tmp_path: Path) -> Judge:
-    def run(guest: FakeGuest, **program: Any) -> runner.ProgramResult:
+    def run(guest: FakeGuest, look: runner.Look | None = None, **program: Any) -> runner.ProgramResult:
         folder = tmp_path / "suites/s"
         return runner.run(
             guest,  # type: ignore[arg-type]
@@ -92,6 +104,7 @@ def judge(tmp_path: Path) -> Judge:
             folder=folder,
             root=tmp_path,
             watch=guest.watch,
+            look=look,
         )
 
     return run
@@ -151,12 +164,16 @@ def test_how_a_program_ends(
 def test_what_is_asked_of_the_guest(judge: Judge) -> None:
     guest = FakeGuest(cpus="0-1", nice=5)
     judge(guest, argv=("--x",), env={"A": "b"}, timeout_s=7, cpus="0-1", nice=5)
+    mark = guest.asked.pop("mark")
+    assert mark.id == "s/p"
+    assert mark.first != mark.second
     assert guest.asked == {
         "argv": ["/opt/orchestrate/suites/s/p", "--x"],
         "limit_s": 14.0,
-        "env": {"ORCHESTRATE_FACTOR": "2.00", "A": "b"},
+        "env": {"ORCHESTRATE_FACTOR": "2.00", "ORCHESTRATE_MARK": f"{mark.first} s/p", "A": "b"},
         "cwd": "/tmp",
         "options": ["--cpus", "0-1", "--nice", "5"],
+        "late": None,
     }
 
 
@@ -263,6 +280,86 @@ def test_ktap(judge: Judge) -> None:
 def test_ktap_and_the_exit_status(judge: Judge, guest: dict[str, Any], verdicts: dict[str, Verdict]) -> None:
     result = judge(FakeGuest(**guest), parser="ktap")
     assert {c.id: c.verdict for c in result.cases} == verdicts
+
+
+BEGIN, END = b"[    1.0] orchestrate: begin s/p #FIRST\n", b"[    9.0] orchestrate: end s/p #SECOND\n"
+IN_B = b"[    2.0] orchestrate: begin s/p/b #FIRST\n"
+WARNING = (LOGS / "x86-warning-7.2.log").read_bytes()
+
+
+def test_the_case_that_burned_is_the_one_that_crashed(judge: Judge) -> None:
+    result = judge(FakeGuest(out=KTAP, marked=BEGIN + IN_B + WARNING + END), parser="ktap")
+    cases = {c.id: c for c in result.cases}
+    assert {name: c.verdict for name, c in cases.items()} == {"s/p/a": PASS, "s/p/b": Verdict.CRASH}
+    assert cases["s/p/b"].reason == "WARNING in vma_start_read"
+    assert "orchestrate: " not in cases["s/p/b"].detail
+    assert result.before is None
+
+
+def test_what_a_case_had_said_is_kept(judge: Judge) -> None:
+    out = KTAP.replace(b"ok 2 b", b"not ok 2 b")
+    result = judge(FakeGuest(out=out, exit=1, marked=BEGIN + IN_B + WARNING + END), parser="ktap")
+    case = next(c for c in result.cases if c.id == "s/p/b")
+    assert case.verdict is Verdict.CRASH
+    assert "The program said: FAIL" in case.detail
+
+
+def test_what_burned_before_the_program_is_the_boots(judge: Judge) -> None:
+    result = judge(FakeGuest(marked=WARNING + BEGIN + END))
+    assert only(result).verdict is PASS
+    assert result.before is not None
+    assert (result.before.id, result.before.verdict) == ("boot", Verdict.CRASH)
+
+
+def test_what_burned_behind_the_end_is_left(judge: Judge) -> None:
+    guest = FakeGuest(marked=BEGIN + END + WARNING)
+    assert only(judge(guest)).verdict is PASS
+    (left,) = guest.watch.take()
+    assert left.after == "s/p"
+
+
+def test_what_was_done_before_the_guest_died_is_kept(judge: Judge, tmp_path: Path) -> None:
+    guest = FakeGuest(out=KTAP[:-7], lost="gone", dead="the guest panicked", marked=BEGIN + IN_B + WARNING)
+    result = judge(guest, parser="ktap")
+    crash = Verdict.CRASH
+    assert {c.id: c.verdict for c in result.cases} == {"s/p/a": PASS, "s/p/b": crash, "s/p": crash}
+    assert (tmp_path / "suites/s/p.log").read_bytes() == KTAP[:-7]
+
+
+def told(seen: list[str]) -> runner.Look:
+    def at(guest: object, name: str) -> runner.Told:
+        seen.append(name)
+        return runner.Told("p/1 waits for a VMA lock", "evidence: p.hang.txt")
+
+    return runner.Look(at, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("guest", "verdict", "blame"),
+    [
+        ({"timeout": True, "signal": 15}, Verdict.TIMEOUT, Blame.TEST),
+        ({"timeout": True, "stuck": True, "signal": None}, Verdict.TIMEOUT, Blame.KERNEL),
+        ({"lost": "no answer"}, Verdict.TIMEOUT, Blame.KERNEL),
+    ],
+)
+def test_what_hangs_is_looked_at_once_and_the_verdict_stays(
+    judge: Judge, guest: dict[str, Any], verdict: Verdict, blame: Blame
+) -> None:
+    seen: list[str] = []
+    case = only(judge(FakeGuest(**guest), look=told(seen)))
+    assert seen == ["p"]
+    assert (case.verdict, case.blame) == (verdict, blame)
+    assert case.reason.endswith("; p/1 waits for a VMA lock")
+    assert case.detail.startswith("evidence: p.hang.txt")
+
+
+@pytest.mark.parametrize(
+    "guest", [{}, {"exit": 1}, {"lost": "gone"}, {"lost": "x", "dead": "the guest panicked"}]
+)
+def test_what_does_not_hang_is_left_alone(judge: Judge, guest: dict[str, Any]) -> None:
+    seen: list[str] = []
+    judge(FakeGuest(**guest), look=told(seen))
+    assert seen == []
 
 
 def test_a_benchmark_that_says_nothing_proves_nothing(judge: Judge) -> None:

@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -265,8 +265,8 @@ def test_keys_do_not_show() -> None:
 class Origin:
     """A guest that was booted and saved; ``restore`` makes others of it, which are closed at the end."""
 
-    def __init__(self, name: str, folder: Path) -> None:
-        self.spec, self.folder = _machine(name, folder), folder
+    def __init__(self, name: str, folder: Path, files: Mapping[str, Path] | None = None) -> None:
+        self.spec, self.folder = _machine(name, folder, files or {}), folder
         self.guest = Guest.boot(self.spec, accel="tcg", keys=KEYS, log=folder / "origin.log")
         self.guests: list[Guest] = []
         self.saved: Saved | None = None
@@ -289,7 +289,7 @@ class Origin:
             self.saved.close()
 
 
-def _machine(name: str, folder: Path) -> GuestSpec:
+def _machine(name: str, folder: Path, files: Mapping[str, Path]) -> GuestSpec:
     store, known = Store(default_cache()), arches.load(name)
     tree = source.resolve(SOURCE, cache=store.root)
     wanted = KernelSpec(
@@ -304,7 +304,7 @@ def _machine(name: str, folder: Path) -> GuestSpec:
         folder / "overlay.cpio",
         host_key=KEYS.host_key,
         authorized_key=KEYS.authorized_key,
-        files={RUNNER: overlay.build_runner(known, store)},
+        files={RUNNER: overlay.build_runner(known, store), **files},
     )
     base = image.build_image(name, cache=store.root, say=print)
     return GuestSpec(arch=known, kernel=kernel.image, initrds=(base.path, archive))

@@ -82,6 +82,35 @@ def test_the_guests_own_limit(guest: Ssh, marker: str) -> None:
     assert alive(marker) == []
 
 
+def test_somebody_looks_before_the_late_are_killed(guest: Ssh, marker: str) -> None:
+    seen: list[int] = []
+
+    def look() -> None:
+        seen.append(len(alive(marker)))
+
+    script = f"echo before; echo why >&2; exec python3 -c 'import time; time.sleep(100)' {marker}"
+    ran = guest.run(["sh", "-c", script], limit_s=1.0, late=ssh.Late(look, 30.0))
+    assert seen[0]
+    assert (ran.facts.timeout, ran.stdout, ran.stderr) == (True, b"before\n", b"why\n")
+    assert not alive(marker)
+    assert guest.run(["true"], limit_s=10, late=ssh.Late(look, 30.0)).ok
+    assert len(seen) == 1
+
+
+def test_who_forges_a_late_line_is_not_looked_at(guest: Ssh) -> None:
+    seen: list[int] = []
+    late = ssh.Late(lambda: seen.append(1), 30.0)
+    ran = guest.run(["sh", "-c", "printf '\\n@orc 0123 late\\n' >&2"], limit_s=10, late=late)
+    assert seen == []
+    assert ran.stderr == b"\n@orc 0123 late\n"
+
+
+def test_what_was_written_before_the_end_is_not_lost(guest: Ssh) -> None:
+    with pytest.raises(Lost) as lost:
+        guest.run(["sh", "-c", "echo out; echo err >&2; sleep 0.5; kill -9 $PPID; sleep 100"], limit_s=20)
+    assert (lost.value.stdout, lost.value.stderr) == (b"out\n", b"err\n")
+
+
 def test_much_on_both_streams(guest: Ssh) -> None:
     size = 8 << 20
     write = f"head -c {size} /dev/zero | tr '\\0'"

@@ -554,6 +554,7 @@ def test_a_compiled_program_may_end_with_any_status(tmp_path: Path, judge: Judge
 def test_where_a_program_of_the_users_runs(tmp_path: Path, judge: Judge) -> None:
     guest = FakeGuest()
     judge(_script(tmp_path, program="argv = ['a b']\nenv = { X = 'y' }"), guest)
+    del guest.asked["env"]["ORCHESTRATE_MARK"], guest.asked["mark"], guest.asked["late"]
     assert guest.asked == {
         "argv": ["/opt/orchestrate/suites/s/p", "a b"],
         "limit_s": 120.0,
@@ -566,6 +567,7 @@ def test_where_a_program_of_the_users_runs(tmp_path: Path, judge: Judge) -> None
         "options": [],
     }
     judge(_script(tmp_path, program="env = { PATH = '/bin' }"), guest)
+    del guest.asked["env"]["ORCHESTRATE_MARK"]
     assert guest.asked["env"] == {"ORCHESTRATE_FACTOR": "2.00", "PATH": "/bin"}
 
 

@@ -3,49 +3,52 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
 from orchestrator.errors import Inconclusive
 from orchestrator.results.model import Blame, Case, Verdict
-from orchestrator.suites import benchmark, ktap, metrics, widening
+from orchestrator.suites import benchmark, console, ktap, metrics, widening
 from orchestrator.suites import build as suite_build
 from orchestrator.suites.catalog import Expectation, Program, Suite
 from orchestrator.suites.widening import Places
 from orchestrator.text import clean
 from orchestrator.vm.machine import Guest
-from orchestrator.vm.ssh import Lost, Ran, Silent
+from orchestrator.vm.ssh import Late, Lost, Mark, Ran, Silent
 
 _DETAIL_LIMIT = 16384
 _SKIP, _XFAIL = 4, 2
 #: What a shell ends with for a program that is not there, or cannot be executed.
 _NOT_RUN = (126, 127)
+#: Seconds until what the guest has written to its log is on the console, on a machine of reference speed.
+_MARK_S = 1.0
 _ASSERTION = re.compile(r"[\w.-]+\.c:\d+.*(?:Assertion|Expected|expected).*")
 
 
-class Finding(Protocol):
-    """A splat, as far as a verdict needs it."""
+class Told(msgspec.Struct, frozen=True):
+    """What was found out about something that hangs.
 
-    @property
-    def title(self) -> str: ...
-    @property
-    def fingerprint(self) -> str: ...
-    @property
-    def excerpt(self) -> tuple[str, ...]: ...
+    ``reason`` is one line, empty where nothing is known; ``detail`` names the files with the evidence.
+    """
+
+    reason: str = ""
+    detail: str = ""
 
 
-class Watch(Protocol):
-    """The console's watcher: what burned since it was last asked."""
+class Look(msgspec.Struct, frozen=True):
+    """Looks at a guest in which a program, given by its name, hangs; it takes ``limit_s`` at most.
 
-    def take(self) -> Sequence[tuple[Finding, Blame]]:
-        """Findings since the last call, each with whose fault it is."""
-        ...
+    It must not raise, and changes no verdict.
+    """
+
+    at: Callable[[Guest, str], Told]
+    limit_s: float
 
 
 class Numbers(msgspec.Struct, frozen=True):
@@ -60,11 +63,16 @@ class Numbers(msgspec.Struct, frozen=True):
 
 
 class ProgramResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The cases of one program. ``lost`` means that the guest cannot be used any more."""
+    """The cases of one program. ``lost`` means that the guest cannot be used any more.
+
+    ``before`` is what burned before the program began and after the last look: the case of the program that
+    ran before it, or ``boot``.
+    """
 
     cases: tuple[Case, ...]
     numbers: Numbers = Numbers()
     lost: bool = False
+    before: Case | None = None
 
 
 def run(
@@ -74,15 +82,17 @@ def run(
     *,
     folder: Path,
     root: Path,
-    watch: Watch,
+    watch: console.Watch,
     slower: float = 1.0,
     places: Callable[[], Places] | None = None,
+    look: Look | None = None,
 ) -> ProgramResult:
     """Run one program of a suite with its own deadline and judge it.
 
     :param folder: takes the program's output; ``root`` is what logs are named relative to.
-    :param places: finds where the kernel is delayed while it runs.
     :param slower: by how much the kernel's flavor slows programs down, besides the guest's own slowness.
+    :param places: finds where the kernel is delayed while it runs.
+    :param look: is called once it hangs, before anything is killed.
     """
     program = suite.known(name)
     case_id = f"{suite.name}/{name}"
@@ -91,10 +101,15 @@ def run(
     )
     factor = guest.factor * slower
     limit_s = suite.limit_s(program) * factor
-    watch.take()
+    early = list(watch.take())
+    mark = Mark.of(case_id)
+    watch.expect(mark)
+    told: list[Told] = []
     folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"{name}.log"
     wide: Places | None = None
     delayed: dict[str, tuple[int, int]] = {}
+    lost: Case | None = None
     try:
         if places is not None:
             wide = places()
@@ -102,40 +117,74 @@ def run(
         ran = guest.run(
             _argv(suite, program),
             limit_s=limit_s,
-            env={"ORCHESTRATE_FACTOR": f"{factor:.2f}"} | suite_build.environment(suite, program),
+            env={"ORCHESTRATE_FACTOR": f"{factor:.2f}", "ORCHESTRATE_MARK": f"{mark.first} {case_id}"}
+            | suite_build.environment(suite, program),
             cwd=suite_build.working_folder(suite),
             options=options,
+            mark=mark,
+            late=Late(lambda: told.append(look.at(guest, name)), look.limit_s) if look else None,
         )
         if wide is not None:
             delayed = widening.end(guest, wide)
     except Inconclusive as error:
-        return ProgramResult(cases=(_inconclusive(case_id, error.message),))
+        return ProgramResult(cases=(_inconclusive(case_id, error.message),), before=console.before(early))
     except Lost as error:
+        if look and not told and isinstance(error, Silent) and not guest.death():
+            told.append(look.at(guest, name))
         guest.console.settle()
-        return ProgramResult(cases=(_lost_case(case_id, guest, watch, error, limit_s),), lost=True)
-    guest.console.settle()
-    log = folder / f"{name}.log"
-    log.write_bytes(ran.stdout + (b"\n--- standard error ---\n" + ran.stderr if ran.stderr else b""))
-    cases, numbers = _judge(suite, program, case_id, ran, limit_s)
-    if wide is not None:
-        (folder / f"{name}.widen.txt").write_text(widening.told(wide, delayed))
-        if not any(times for _, times in delayed.values()):
-            cases.append(
-                _inconclusive(f"{case_id}/widen", "no window was made wide: nobody passed the points")
-            )
-    cases = [
-        msgspec.structs.replace(
-            c, log=str(log.relative_to(root)), duration_s=c.duration_s or _share(ran, cases)
-        )
-        for c in cases
-    ]
-    crash = burned(case_id, watch)
-    if crash is not None:
-        # whatever the program printed, its own verdict is the console's
-        cases = [c for c in cases if c.id != case_id]
-        cases.append(msgspec.structs.replace(crash, log=str(log.relative_to(root))))
+        seen, more = console.apart(case_id, watch)
+        lost = _lost_case(case_id, guest, seen, error, limit_s)
+        cases = [*_reported(program, case_id, error.stdout), lost]
+        _keep(log, error.stdout, error.stderr)
         numbers = Numbers()
-    return ProgramResult(cases=tuple(cases), numbers=numbers)
+    else:
+        if not watch.ended(_MARK_S * factor):
+            guest.console.settle()
+        seen, more = console.apart(case_id, watch)
+        cases, numbers = _judge(suite, program, case_id, ran, limit_s)
+        _keep(log, ran.stdout, ran.stderr)
+        cases += _widened(case_id, folder / f"{name}.widen.txt", wide, delayed)
+        cases = [msgspec.structs.replace(c, duration_s=c.duration_s or _share(ran, cases)) for c in cases]
+    cases, burned = console.burn(cases, case_id, seen, keep=lost)
+    cases = [msgspec.structs.replace(c, log=str(log.relative_to(root))) for c in cases]
+    return ProgramResult(
+        cases=tuple(_explain(c, case_id, told) for c in cases),
+        numbers=Numbers() if burned else numbers,
+        lost=lost is not None,
+        before=console.before([*early, *more]),
+    )
+
+
+def _keep(log: Path, stdout: bytes, stderr: bytes) -> None:
+    log.write_bytes(stdout + (b"\n--- standard error ---\n" + stderr if stderr else b""))
+
+
+def _widened(
+    case_id: str, file: Path, wide: Places | None, delayed: Mapping[str, tuple[int, int]]
+) -> list[Case]:
+    if wide is None:
+        return []
+    file.write_text(widening.told(wide, delayed))
+    if any(times for _, times in delayed.values()):
+        return []
+    return [_inconclusive(f"{case_id}/widen", "no window was made wide: nobody passed the points")]
+
+
+def _explain(case: Case, case_id: str, told: Sequence[Told]) -> Case:
+    """With what was found out while it hung, of the program itself."""
+    if case.id != case_id or not told or case.verdict not in (Verdict.TIMEOUT, Verdict.CRASH):
+        return case
+    reason = "; ".join(dict.fromkeys(word for word in (case.reason, *(t.reason for t in told)) if word))
+    detail = "\n\n".join(text for text in (*(t.detail for t in told), case.detail) if text)
+    return msgspec.structs.replace(case, reason=reason, detail=detail[:_DETAIL_LIMIT])
+
+
+def _reported(program: Program, case_id: str, stdout: bytes) -> list[Case]:
+    """The cases that were done before the guest went away."""
+    if program.parser != "ktap":
+        return []
+    report = ktap.parse(clean(stdout))
+    return list(ktap.to_cases(dataclasses.replace(report, problems=()), case_id)) if report.cases else []
 
 
 def _argv(suite: Suite, program: Program) -> list[str]:
@@ -151,26 +200,12 @@ def _share(ran: Ran, cases: Sequence[Case]) -> float:
     return round(ran.facts.wall_ms / 1000 / max(1, len(cases)), 3)
 
 
-def burned(case_id: str, watch: Watch) -> Case | None:
-    """What the console says since it was last asked, as a case; ``None`` where it is silent."""
-    findings = watch.take()
-    if not findings:
-        return None
-    finding, blame = next(((f, b) for f, b in findings if b is Blame.KERNEL), findings[0])
-    more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-    return Case(
-        id=case_id,
-        verdict=Verdict.CRASH if blame is Blame.KERNEL else Verdict.INCONCLUSIVE,
-        blame=blame,
-        reason=f"{finding.title}{more}",
-        detail="\n".join(finding.excerpt)[:_DETAIL_LIMIT],
-        fingerprint=finding.fingerprint,
-    )
-
-
-def _lost_case(case_id: str, guest: Guest, watch: Watch, error: Lost, limit_s: float) -> Case:
+def _lost_case(
+    case_id: str, guest: Guest, seen: Sequence[console.Sighting], error: Lost, limit_s: float
+) -> Case:
     death = guest.death()
-    if crash := burned(case_id, watch):
+    # where a case is known to have burned, the program's own word is what took its guest down: the last
+    if crash := console.crash(case_id, [s for s in seen if s.case == case_id] or seen[-1:]):
         return crash
     detail = "\n".join(guest.console.tail(30))
     if guest.panicked:

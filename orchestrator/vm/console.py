@@ -113,6 +113,15 @@ class Console:
             window = self._window
         return [line for line in clean(window[-16384:]).splitlines() if line.strip()][-lines:]
 
+    def since(self, seen: int, limit: int) -> bytes:
+        """What the log has from a place on (an earlier value of ``seen``), ``limit`` bytes at most."""
+        try:
+            with self._log.open("rb") as log:
+                log.seek(seen)
+                return log.read(limit)
+        except OSError:
+            return b""
+
     def send(self, data: bytes) -> None:
         """Type into the console."""
         if self._spawn is not None:

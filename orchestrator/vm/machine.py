@@ -10,7 +10,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from orchestrator.vm import qemu
 from orchestrator.vm.console import Console
 from orchestrator.vm.overlay import RunKeys
 from orchestrator.vm.qemu import GuestSpec
-from orchestrator.vm.ssh import Lost, Ran, Ssh
+from orchestrator.vm.ssh import Late, Lost, Mark, Ran, Ssh
 
 # qemu.qmp reports a killed QEMU on its logger; it is our business to say that, once
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
@@ -267,6 +267,15 @@ class Guest:
         except _QMP_TROUBLE as error:
             raise InfraError(f"QEMU did not carry out {command}: {error or type(error).__name__}") from None
 
+    @contextlib.contextmanager
+    def within(self, timeout_s: float) -> Iterator[None]:
+        """QMP commands that do not end within ``timeout_s`` seconds fail."""
+        self._qmp.settimeout(min(timeout_s, _QMP_S))
+        try:
+            yield
+        finally:
+            self._qmp.settimeout(_QMP_S)
+
     def run(
         self,
         argv: Sequence[str],
@@ -275,6 +284,8 @@ class Guest:
         env: Mapping[str, str] | None = None,
         cwd: str = "/",
         options: Sequence[str] = (),
+        mark: Mark | None = None,
+        late: Late | None = None,
     ) -> Ran:
         """Run a command in the guest; see ``Ssh.run``. The limit is the caller's, already scaled.
 
@@ -287,12 +298,16 @@ class Guest:
                 env=env,
                 cwd=cwd,
                 options=options,
+                mark=mark,
+                late=late,
                 gone=self.death,
                 patience=self.factor,
             )
         except Lost as error:
             if reason := self.ending():
-                raise Lost(reason) from None
+                lost = Lost(reason)
+                lost.stdout, lost.stderr = error.stdout, error.stderr
+                raise lost from None
             raise error
 
     def read(self, path: str, *, limit_s: float = 30.0) -> bytes:

@@ -32,6 +32,8 @@ HOST_KEY = "/etc/orchestrate/host_key"
 PAYLOAD = PurePosixPath("/opt/orchestrate")
 #: The in-guest runner (guest/orc-exec.c), where `build_overlay` callers are to put it.
 RUNNER = PAYLOAD / "orc-exec"
+#: Likewise what tells the guest's state (guest/orc-look.c).
+LOOKER = PAYLOAD / "orc-look"
 
 _AUTHORIZED_KEYS = "root/.ssh/authorized_keys"
 _KEY_TYPE = "ssh-ed25519"
@@ -131,6 +133,14 @@ def build_runner(arch: Arch, store: Store) -> Path:
     :raises InfraError: no compiler, or no static C library for it.
     """
     return compile_static("orc-exec", ["orc-exec.c"], _CFLAGS, folder=data.guest(), arch=arch, store=store)
+
+
+def build_looker(arch: Arch, store: Store) -> Path:
+    """What tells the guest's state, compiled for ``arch``; goes to ``LOOKER`` in the guest.
+
+    :raises InfraError: as ``build_runner``.
+    """
+    return compile_static("orc-look", ["orc-look.c"], _CFLAGS, folder=data.guest(), arch=arch, store=store)
 
 
 def write_atomically(dest: Path, content: bytes, *, mode: int) -> None:

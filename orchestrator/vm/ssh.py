@@ -36,7 +36,13 @@ _GRACE_S = 20.0
 
 
 class Lost(InfraError):
-    """The connection is gone, or the guest no longer answers."""
+    """The connection is gone, or the guest no longer answers.
+
+    ``stdout`` and ``stderr`` are what the command that ran had written until then.
+    """
+
+    stdout: bytes = b""
+    stderr: bytes = b""
 
 
 class Silent(Lost):
@@ -62,6 +68,32 @@ class Trailer(msgspec.Struct, frozen=True):
     cpus: str = ""
     nice: int = 0
     exec_error: str | None = None
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """How the guest's kernel log is to tell when a command ran: see guest/README.md.
+
+    ``id`` names the command there; ``first`` and ``second`` are words that only who knows them can write.
+    """
+
+    id: str
+    first: str
+    second: str
+
+    @classmethod
+    def of(cls, name: str) -> Mark:
+        """With words of its own."""
+        return cls(name, secrets.token_hex(8), secrets.token_hex(8))
+
+
+class Late(msgspec.Struct, frozen=True):
+    """What is to be done once the limit of a command has passed, before it is killed.
+
+    The guest waits up to ``limit_s`` seconds for ``look`` to return.
+    """
+
+    look: Callable[[], object]
+    limit_s: float
 
 
 class Ran(msgspec.Struct, frozen=True):
@@ -129,6 +161,8 @@ class Ssh:
         env: Mapping[str, str] | None = None,
         cwd: str = "/",
         options: Sequence[str] = (),
+        mark: Mark | None = None,
+        late: Late | None = None,
         gone: Callable[[], str] = lambda: "",
         patience: float = 1.0,
     ) -> Ran:
@@ -136,6 +170,8 @@ class Ssh:
 
         :param limit_s: wall-clock limit in the guest, which kills the command and all it started.
         :param options: more options of ``orc-exec`` (``--cpus``, ``--nice``).
+        :param mark: has the kernel log tell when it ran.
+        :param late: is called once the limit has passed and before anything is killed.
         :param gone: is asked while waiting; a reason ends the wait at once.
         :param patience: factor on the host's own grace after the guest's limit.
         :raises Lost: the connection or the guest went away, or nothing came back in time.
@@ -144,16 +180,26 @@ class Ssh:
         command = [RUNNER, "--limit", f"{limit_s:.3f}", "--cwd", cwd, *options]
         for name, value in (env or {}).items():
             command += ["--env", f"{name}={value}"]
+        words = [nonce]
+        if mark is not None:
+            command += ["--mark", mark.id]
+            words += [mark.first, mark.second]
+        if late is not None:
+            command += ["--late", f"{late.limit_s:.3f}"]
         command += ["--", *argv]
+        said_late = f"\n@orc {nonce} late\n".encode()
         out, err = self._exec(
             shlex.join(command),
-            stdin=f"{nonce}\n".encode(),
+            stdin="".join(f"{word}\n" for word in words).encode(),
             limit_s=limit_s + _GRACE_S * patience,
             gone=gone,
+            late=(said_late, late.look) if late is not None else None,
         )
-        body, mark, tail = err.rpartition(f"\n@orc {nonce} ".encode())
-        if not mark:
-            raise Lost(f"the connection was lost while {argv[0]} ran")
+        body, trailer, tail = err.replace(said_late, b"", 1).rpartition(f"\n@orc {nonce} ".encode())
+        if not trailer:
+            lost = Lost(f"the connection was lost while {argv[0]} ran")
+            lost.stdout, lost.stderr = out, err
+            raise lost
         try:
             facts = msgspec.json.decode(tail, type=Trailer)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
@@ -170,11 +216,19 @@ class Ssh:
         return self._exec(command, stdin=stdin, limit_s=limit_s, gone=gone)[0]
 
     def _exec(
-        self, command: str, *, stdin: bytes, limit_s: float, gone: Callable[[], str]
+        self,
+        command: str,
+        *,
+        stdin: bytes,
+        limit_s: float,
+        gone: Callable[[], str],
+        late: tuple[bytes, Callable[[], object]] | None = None,
     ) -> tuple[bytes, bytes]:
+        """Both streams. ``late``: a line on the second one, and what is called when it comes, once."""
         until = time.monotonic() + limit_s
         streams: tuple[list[bytes], list[bytes]] = ([], [])
         sizes = [0, 0]
+        tail = b""
         channel: paramiko.Channel | None = None
         try:
             channel = self._transport.open_session(timeout=min(limit_s, 30.0))
@@ -183,7 +237,8 @@ class Ssh:
             try:
                 if stdin:
                     channel.sendall(stdin)
-                channel.shutdown_write()
+                if late is None:
+                    channel.shutdown_write()
             except TimeoutError:
                 raise
             except OSError:
@@ -200,9 +255,17 @@ class Ssh:
                         if not data:
                             break
                         moved = True
+                        if number and late is not None:
+                            tail = tail[-len(late[0]) :] + data
                         sizes[number] += len(data)
                         if sizes[number] <= _STREAM_LIMIT:
                             streams[number].append(data)
+                if late is not None and late[0] in tail:
+                    since = time.monotonic()
+                    late[1]()
+                    until += time.monotonic() - since
+                    late = None
+                    channel.shutdown_write()
                 if moved:
                     pause = 0.001
                     continue
@@ -222,7 +285,12 @@ class Ssh:
             # paramiko says "Timeout opening channel." with an error of its own
             silent = isinstance(error, TimeoutError) or "timeout" in str(error).lower()
             kind = Silent if silent and not gone() else Lost
-            raise kind(gone() or f"the SSH connection was lost: {error}") from None
+            lost = kind(gone() or f"the SSH connection was lost: {error}")
+            lost.stdout, lost.stderr = map(b"".join, streams)
+            raise lost from None
+        except Lost as error:
+            error.stdout, error.stderr = map(b"".join, streams)
+            raise
         finally:
             if channel is not None:
                 with contextlib.suppress(*_TROUBLE):

@@ -52,6 +52,17 @@ int main(int argc, char **argv)
 		return put("/dev/kmsg", "<4>WARNING: mm/mmap_lock.c:1 at lock_next_vma+0x1/0x2, CPU#0: hostile/1\n");
 	if (!strcmp(what, "sshd"))
 		return end("dropbear") || pause();
+	if (!strcmp(what, "taint"))
+		return put("/proc/sys/kernel/tainted", "512");
+	/* the parent of a child that neither ends nor executes anything sleeps uninterruptibly */
+	if (!strcmp(what, "asleep") && !vfork())
+		for (;;)
+			pause();
+	/* as broken kernels do it: one that the kernel's log shows, and one behind a forged end */
+	if (!strcmp(what, "forge")) {
+		put("/dev/kmsg", "<3>orchestrate: end hostile/forge #0123456789abcdef\n");
+		return put("/dev/kmsg", "<4>WARNING: mm/mmap_lock.c:1 at lock_next_vma+0x1/0x2, CPU#0: hostile/1\n");
+	}
 	if (!strcmp(what, "hang"))
 		for (;;)
 			pause();
