@@ -86,11 +86,9 @@ def run(
     """
     program = suite.known(name)
     case_id = f"{suite.name}/{name}"
-    options = (["--cpus", program.cpus] if program.cpus else []) + (
-        ["--nice", str(program.nice)] if program.nice else []
-    )
+    call = invocation(suite, program)
     factor = guest.factor * slower
-    limit_s = suite.limit_s(program) * factor
+    limit_s = call.limit_s * factor
     watch.take()
     folder.mkdir(parents=True, exist_ok=True)
     wide: Places | None = None
@@ -100,11 +98,11 @@ def run(
             wide = places()
             widening.begin(guest, wide, name)
         ran = guest.run(
-            _argv(suite, program),
+            call.argv,
             limit_s=limit_s,
-            env={"ORCHESTRATE_FACTOR": f"{factor:.2f}"} | suite_build.environment(suite, program),
-            cwd=suite_build.working_folder(suite),
-            options=options,
+            env={"ORCHESTRATE_FACTOR": f"{factor:.2f}"} | call.env,
+            cwd=call.cwd,
+            options=call.options,
         )
         if wide is not None:
             delayed = widening.end(guest, wide)
@@ -136,6 +134,30 @@ def run(
         cases.append(msgspec.structs.replace(crash, log=str(log.relative_to(root))))
         numbers = Numbers()
     return ProgramResult(cases=tuple(cases), numbers=numbers)
+
+
+class Invocation(msgspec.Struct, frozen=True, kw_only=True):
+    """How a program is run. ``limit_s``: for a machine that boots in a second. ``options``: orc-exec's."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: str
+    options: tuple[str, ...]
+    limit_s: float
+
+
+def invocation(suite: Suite, program: Program) -> Invocation:
+    """How a program of a suite is run in a guest, but for what is that guest's own."""
+    return Invocation(
+        argv=tuple(_argv(suite, program)),
+        env=suite_build.environment(suite, program),
+        cwd=suite_build.working_folder(suite),
+        options=(
+            *(("--cpus", program.cpus) if program.cpus else ()),
+            *(("--nice", str(program.nice)) if program.nice else ()),
+        ),
+        limit_s=suite.limit_s(program),
+    )
 
 
 def _argv(suite: Suite, program: Program) -> list[str]:
