@@ -160,6 +160,17 @@ GUEST = (
     ),
 )
 
+RUNS = (
+    click.option(
+        "--out",
+        default="runs",
+        show_default=True,
+        metavar="DIR",
+        shell_complete=completion.folders,
+        help="Where runs are kept.",
+    ),
+)
+
 TESTS = (
     click.option(
         "--suite",
