@@ -10,12 +10,15 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator import elf, guest_record
+from orchestrator import decoding, elf, guest_record, prepare
+from orchestrator.cell_state import kernel_spec
 from orchestrator.errors import InfraError, OrchestrateError, UserError
 from orchestrator.guest_record import GuestRecord
-from orchestrator.kernel.model import Say
-from orchestrator.results.model import AT_FAULT, CellResult
-from orchestrator.run import RunDirectory
+from orchestrator.kernel import debug
+from orchestrator.kernel.model import KernelSpec, Say
+from orchestrator.plan import Plan
+from orchestrator.results.model import AT_FAULT, Case, CellResult, Verdict
+from orchestrator.run import RunDirectory, check_unchanged, replace_cell
 from orchestrator.store import Store, absolute
 from orchestrator.vm import accel, overlay
 from orchestrator.vm.machine import Deadlines, Guest
@@ -147,6 +150,55 @@ def booted(found: Found, store: Store, say: Say, *, asked: str) -> Iterator[Gues
             yield guest
         finally:
             guest.close()
+
+
+class Decoded(msgspec.Struct, frozen=True):
+    """The consoles with lines, and the cases whose details have them."""
+
+    files: tuple[Path, ...]
+    cases: tuple[Case, ...]
+
+
+def decode(found: Found, store: Store, say: Say, *, vmlinux: Path | None, jobs: int = 0) -> Decoded:
+    """Give the stack traces of a cell lines, in its folder and in the run's results.
+
+    :param vmlinux: the user's own, with line numbers; else the kernel's, or that of a debug build.
+    :raises UserError: ``vmlinux`` is of another kernel or has no lines; the source is not what it was.
+    :raises Inconclusive: the debug build is other code. KernelError, InfraError: it cannot be built.
+    """
+    record, directory = found.record(), RunDirectory(found.root)
+    plan = directory.plan()
+    done = directory.done(plan).get(found.cell)
+    if vmlinux is not None:
+        debug.demand_match(found.root / record.vmlinux if record.vmlinux else None, vmlinux)
+        if not debug.has_lines(vmlinux):
+            raise UserError(
+                f"{vmlinux} has no line numbers", remedy="Build it with CONFIG_DEBUG_INFO_DWARF4=y."
+            )
+        file = vmlinux
+    else:
+
+        def spec() -> KernelSpec:
+            return _kernel_spec(plan, found, store, say)
+
+        file = decoding.explaining(found.root, record, spec, store, say, build=True, jobs=jobs)
+    result = done or CellResult(cell=found.cell)
+    told, files = decoding.write(found.root, record, file, result)
+    if done is not None:
+        replace_cell(directory, told)
+    return Decoded(files, tuple(case for case in told.all_cases() if case.verdict is Verdict.CRASH))
+
+
+def _kernel_spec(plan: Plan, found: Found, store: Store, say: Say) -> KernelSpec:
+    """The kernel of a cell as its run asked for it, once it is shown that its source is what it was."""
+    cell = next(cell for cell in plan.cells if cell.id == found.cell)
+    number = next(n for n, kernel in enumerate(plan.kernels) if kernel.label == cell.label)
+    source = msgspec.structs.replace(plan.choices.sources[number], label=cell.label)
+    choices = msgspec.structs.replace(plan.choices, sources=(source,), suites=(), commands=(), put=())
+    targets = prepare.targets(choices, store, say)
+    check_unchanged(msgspec.structs.replace(plan, kernels=(plan.kernels[number],), inputs={}), targets, {})
+    shared = prepare.context(choices, targets, (), store, found.root, say=say)
+    return kernel_spec(shared, cell.label, cell.arch, cell.variant)
 
 
 def _prove(guest: Guest, record: GuestRecord) -> None:

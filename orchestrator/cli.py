@@ -213,6 +213,38 @@ def gdb(context: click.Context, /, cell: str, words: tuple[str, ...], **given: A
     sys.exit(code)
 
 
+@cli.command(cls=config.Verb, epilog=_EXIT_CODES)
+@click.argument("cell", metavar="RUN/CELL", shell_complete=completion.cells)
+@options(RUNS)
+@click.option(
+    "--vmlinux",
+    metavar="FILE",
+    shell_complete=completion.files,
+    help="Take the lines from this file; it must be of the very kernel.",
+)
+@click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Compile jobs. Default: one a CPU.")
+@click.pass_context
+def decode(context: click.Context, /, cell: str, **given: Any) -> None:
+    """Give a cell's stack traces file and line, and what was inlined.
+
+    RUN/CELL is as for `orchestrate shell`. A kernel without line numbers is built once more with them,
+    which takes as long as its first build; that is kept."""
+    from orchestrator import again
+    from orchestrator.report import terminal as report
+    from orchestrator.store import open_store
+
+    say = _saying(report.console(stderr=True), context)
+    found = again.find(Path(given["out"]), cell)
+    vmlinux = Path(given["vmlinux"]) if given["vmlinux"] else None
+    decoded = again.decode(found, open_store(), say, vmlinux=vmlinux, jobs=given["jobs"] or 0)
+    for case in decoded.cases:
+        click.echo(f"{case.id}: {case.reason}\n{case.detail}\n")
+    for path in decoded.files:
+        click.echo(path)
+    if not decoded.files and not decoded.cases:
+        say(f"there is no stack trace in the consoles of {found.cell}")
+
+
 @cli.command(name="list")
 def list_() -> None:
     """Architectures, variants and suites there are."""

@@ -22,8 +22,6 @@ from orchestrator.vm.machine import Guest
 
 #: A session with a debugger may take a working day.
 _LIMIT_S = 24 * 3600.0
-#: The debug build of a cell's kernel, beside its vmlinux in the run's artifacts.
-DEBUG = "vmlinux.debug"
 
 
 def program(arch: Arch) -> str:
@@ -52,7 +50,7 @@ def symbols(found: Found, given: Path | None) -> Path | None:
         return given
     if own is None or not own.is_file():
         return None
-    lines = own.with_name(DEBUG)
+    lines = own.with_name(debug.KEPT)
     return lines if lines.is_file() else own
 
 

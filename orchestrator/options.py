@@ -223,6 +223,11 @@ TESTS = (
     ),
     click.option("--strict", is_flag=True, help="A known failure is one like any other."),
     click.option(
+        "--decode",
+        is_flag=True,
+        help="Build a kernel that crashed once more, with line numbers for its stack traces.",
+    ),
+    click.option(
         "--boots",
         metavar="N",
         type=click.IntRange(1),
@@ -289,6 +294,7 @@ def choices(given: dict[str, Any], *, tests: bool = False) -> Choices:
         flavors=flavors,
         known=tuple(str(absolute(Path(path))) for path in given.get("known", ())),
         strict=given.get("strict", False),
+        decode=given.get("decode", False),
         kconfig=tuple(
             word if word.startswith(("CONFIG_", "# CONFIG_")) else str(absolute(Path(word)))
             for word in given["kconfig"]

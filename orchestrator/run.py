@@ -24,7 +24,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from orchestrator import cell as cells
-from orchestrator import outcome, reproduce
+from orchestrator import decoding, outcome, reproduce
 from orchestrator.cell_state import Context, Target, kernel_spec, moot
 from orchestrator.engine import Engine
 from orchestrator.errors import OrchestrateError, UserError
@@ -223,7 +223,8 @@ def carry_out(
         script = reproduce.by_orchestrate(cell.id, target.describe, argv)
         # once the cell has a guest, it writes another one
         write_atomically(folder / reproduce.NAME, script.encode(), mode=0o755)
-        return cells.carry_out(shared, cell, events.saying(cell.id))
+        say = events.saying(cell.id)
+        return decoding.in_run(shared, cell, cells.carry_out(shared, cell, say), say)
 
     def wanted() -> Iterator[CellPlan]:
         for cell in the_plan.cells:
@@ -239,6 +240,23 @@ def carry_out(
         events.emit(cell.id, "done", outcome.summary(ended))
     result = msgspec.structs.replace(result, finished_at=now())
     return _write(directory, result, the_plan, found, junit_path, interrupted=engine.cancelled())
+
+
+def replace_cell(directory: RunDirectory, ended: CellResult) -> None:
+    """Put another result of a cell in the place of the one it has, and draw what follows from it anew.
+
+    :raises UserError: the run is being carried out, or cannot be read.
+    """
+    the_plan = directory.plan()
+    path = directory.path / "results.json"
+    with directory.held():
+        try:
+            result = msgspec.json.decode(path.read_bytes(), type=RunResult)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise UserError(f"{path} cannot be read: {error}", remedy="Resume the run first.") from None
+        found = {cell.cell: cell for cell in result.cells} | {ended.cell: ended}
+        directory.write(f"cells/{ended.cell}/result.json", msgspec.json.encode(ended))
+        _write(directory, result, the_plan, found, None, interrupted=result.interrupted)
 
 
 def _has_failed(cell: CellPlan, the_plan: Plan, shared: Context, found: Mapping[str, CellResult]) -> bool:

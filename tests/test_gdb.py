@@ -21,6 +21,7 @@ from orchestrator import arch, gdb
 from orchestrator.again import Found
 from orchestrator.errors import InfraError, UserError
 from orchestrator.guest_record import FILE
+from orchestrator.kernel import debug
 
 SOURCE = "debian:trixie-backports/linux-source-7.2"
 ORCHESTRATE = [sys.executable, "-m", "orchestrator.cli"]
@@ -58,8 +59,8 @@ def test_symbols_are_the_best_there_are(tmp_path: Path) -> None:
     kernel.mkdir(parents=True)
     (kernel / "vmlinux").touch()
     assert gdb.symbols(found, None) == kernel / "vmlinux"
-    (kernel / gdb.DEBUG).touch()
-    assert gdb.symbols(found, None) == kernel / gdb.DEBUG
+    (kernel / debug.KEPT).touch()
+    assert gdb.symbols(found, None) == kernel / debug.KEPT
     with pytest.raises(UserError, match="cannot be read"):
         gdb.symbols(found, tmp_path / "no vmlinux")
 

@@ -26,6 +26,8 @@ from orchestrator.kernel.model import Kernel, KernelSpec, Say
 from orchestrator.store import Store
 
 FRAGMENT = "debug-info.config"
+#: What the vmlinux of a debug build is called where it lies beside the one that crashed.
+KEPT = "vmlinux.debug"
 
 #: Elf64_Sym of a little-endian machine (ELF-64 Object File Format, "Symbol Table").
 _SYMBOL = struct.Struct("<IBBHQQ")
