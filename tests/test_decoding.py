@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NoReturn
+from types import SimpleNamespace
+from typing import Any, NoReturn, cast
 
 import msgspec
 import pytest
@@ -180,6 +181,38 @@ def test_vmlinux_that_does_not_match_is_refused_in_one_line(crashed: Crashed, st
     with pytest.raises(UserError, match="plain has no line numbers"):
         again.decode(found, store, print, vmlinux=plain)
     assert not list(crashed.cell.glob("*.decoded.log"))
+
+
+def _in_run(crashed: Crashed, *, decode: bool = False, result: CellResult | None = None) -> CellResult:
+    plan = CellPlan(id="c", label="x", arch="x86_64", variant="mmap-lock", suites=(), smp=2, mem_mib=512)
+    choices = Choices(arches=("x86_64",), variants=("mmap-lock",), decode=decode)
+    shared = SimpleNamespace(root=crashed.root, choices=choices, store=None, cancelled=lambda: False)
+    return decoding.in_run(cast("Any", shared), plan, result or crashed.result, lambda phase, text: None)
+
+
+def test_run_decodes_what_costs_nothing_and_more_when_told(
+    crashed: Crashed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "kernel_spec", lambda *_: object())
+    monkeypatch.setattr(debug, "is_built", lambda spec, store: False)
+    _builds(monkeypatch, crashed.compile(tmp_path / "vmlinux", "-g"))
+    told = _in_run(crashed)
+    assert told.suites == crashed.result.suites
+    assert told.properties["stack traces"].startswith(
+        "without lines: `orchestrate decode 20260101-000000-aaaa/c`"
+    )
+    assert "main.c:2" in _in_run(crashed, decode=True).suites[0].cases[0].detail
+    # now it is there
+    assert "main.c:2" in _in_run(crashed).suites[0].cases[0].detail
+
+
+def test_run_loses_no_result_for_want_of_lines(crashed: Crashed, monkeypatch: pytest.MonkeyPatch) -> None:
+    fine = msgspec.structs.replace(crashed.result, suites=())
+    assert _in_run(crashed, result=fine) is fine
+    (crashed.cell / FILE).unlink()
+    assert _in_run(crashed).properties["stack traces"].startswith("without lines: cell c booted no guest")
+    interrupted = msgspec.structs.replace(crashed.result, interrupted=True)
+    assert _in_run(crashed, result=interrupted) is interrupted
 
 
 def test_debug_fragment_asks_for_what_moves_no_code() -> None:
