@@ -54,6 +54,9 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check orchestrator tests
 	$(BIN)/mypy -p orchestrator
 
+# what some tests need besides: a debugger for both architectures, and ssh as the script of a cell calls it
+check: PACKAGES += gdb-multiarch openssh-client
+
 check: deps $(STAMP) lint ## fast tests, a minute
 	$(BIN)/pytest -q -n auto -m 'not guest and not long'
 

@@ -7,11 +7,13 @@ error. Each stage knows the one before it and nothing after it.
 
 from __future__ import annotations
 
+import contextlib
 import time
 
+from orchestrator import artifacts
 from orchestrator.cell_state import Cell, Context, Moot, Say, kernel_spec, moot
 from orchestrator.cell_suites import moot_suite, run_suites
-from orchestrator.errors import Interrupted, KernelError, OrchestrateError, UserError
+from orchestrator.errors import InfraError, Interrupted, KernelError, OrchestrateError, UserError
 from orchestrator.events import now
 from orchestrator.kernel import build as kernels
 from orchestrator.kernel import flavor
@@ -34,6 +36,8 @@ def carry_out(context: Context, plan: CellPlan, say: Say) -> CellResult:
         if reason := moot(context, cell.target, plan.variant):
             raise Moot(reason)
         kernel = make_kernel(cell)
+        if kernel is not None:
+            _keep(cell, kernel)
         if kernel is not None and plan.suites:
             run_suites(cell, kernel)
     except Moot as error:
@@ -55,6 +59,13 @@ def carry_out(context: Context, plan: CellPlan, say: Say) -> CellResult:
         cases=tuple(cell.cases),
         suites=tuple(cell.suites),
     )
+
+
+def _keep(cell: Cell, kernel: Kernel) -> None:
+    """The kernel beside its results, so that the run stands on its own."""
+    # a full disk shows where results are written
+    with contextlib.suppress(InfraError):
+        artifacts.keep_kernel(cell.context.root, kernel)
 
 
 def make_kernel(cell: Cell) -> Kernel | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator import cell_health
+from orchestrator import artifacts, cell_health, guest_record, reproduce
 from orchestrator.cell_boot import not_answering, shut_down
 from orchestrator.cell_guests import Guests
 from orchestrator.cell_state import Cell
@@ -36,6 +36,8 @@ _DISTURBED_RETRIES = 2
 _DUMPS = 2
 #: Beside a kernel's image, where there is one: ELF files with debug information of the kernel's types.
 _TYPES = ("vmlinux.debug", "types.o")
+#: The guest image, and what the suites bring, as the run keeps them.
+IMAGE, PAYLOAD = "image.cpio", "suites.cpio"
 
 #: What a suite brings into the guest, by suite and by path there.
 Brought = Mapping[str, Mapping[str, Path]]
@@ -77,6 +79,7 @@ def run_suites(cell: Cell, kernel: Kernel) -> None:
         cell.case("boot", error, since=since)
         cell.say("boot", error.message)
         return
+    _write_reproducer(cell, kernel, suites, brought, spec)
     if any(suite.kind == "functional" for suite in suites):
         _Pass(cell, suites, brought, kernel).carry_out(Guests(cell, kernel, spec, one_each=True))
         return
@@ -91,6 +94,31 @@ def run_suites(cell: Cell, kernel: Kernel) -> None:
         cell.say("discarded", measured.disturbance)
         cell.cases, cell.suites = cases, cell.suites[:before]
         cell.properties[f"discarded boot {attempt + 1}"] = measured.disturbance
+
+
+def _write_reproducer(
+    cell: Cell, kernel: Kernel, suites: Sequence[Suite], brought: Brought, spec: GuestSpec
+) -> None:
+    context = cell.context
+    image_, payload, _ = spec.initrds
+    kept = artifacts.keep(context.root, cell.properties["guest image"], {IMAGE: image_})
+    record = guest_record.record(
+        cell=cell.plan.id,
+        describe=cell.target.describe,
+        kernel=kernel,
+        kept=artifacts.keep_kernel(context.root, kernel),
+        spec=spec,
+        initrds=(f"{kept}/{IMAGE}", str(payload.relative_to(context.root))),
+        accel=context.choices.accel,
+        slower=flavor.slower(context.choices.flavors),
+        shared=all(suite.kind != "functional" for suite in suites),
+        queue=_queue(cell, suites, brought),
+    )
+    encoded = msgspec.json.format(msgspec.json.encode(record), indent=1)
+    overlay.write_atomically(cell.folder / guest_record.FILE, encoded, mode=0o644)
+    argv = reproduce.command(cell.plan, context.choices, cell.target.source, context.suites)
+    script = reproduce.standalone(record, argv)
+    overlay.write_atomically(cell.folder / reproduce.NAME, script.encode(), mode=0o755)
 
 
 def _lacks(cell: Cell, suite: Suite) -> str:
@@ -149,22 +177,39 @@ def guest_spec(cell: Cell, kernel: Kernel, suites: Sequence[Suite], brought: Bro
             (data if plain else files)[suite_build.guest_path(suite, name)] = path
     if kernel.module is not None:
         data[widening.MODULE] = kernel.module
-    archive = overlay.build_overlay(
+    brings = artifacts.keep_bytes(context.root, PAYLOAD, overlay.payload(files, data))
+    keys = overlay.build_overlay(
         cell.folder / "overlay.cpio",
         host_key=context.keys.host_key,
         authorized_key=context.keys.authorized_key,
-        files=files,
-        data=data,
     )
     return GuestSpec(
         arch=cell.arch,
         kernel=context.swap_kernel(kernel),
-        initrds=(base.path, archive),
+        initrds=(base.path, context.root / brings, keys),
         smp=cell.plan.smp,
         mem_mib=cell.plan.mem_mib,
         # addresses of points are those of vmlinux
         cmdline=(*cell.plan.cmdline, *(("nokaslr",) if kernel.module is not None else ())),
     )
+
+
+def _other_kernel(cell: Cell) -> str:
+    """The kernel's version where its tests are another tree's: they may ask for what it is too old for."""
+    return (cell.release or cell.target.version) if cell.context.selftests is not None else ""
+
+
+def _queue(cell: Cell, suites: Sequence[Suite], brought: Brought) -> list[tuple[Suite, str]]:
+    """The programs to run, in order."""
+    version = cell.release or cell.target.version
+    return [
+        (suite, name)
+        for suite in suites
+        for name in suite_build.runnable(
+            suite, brought[suite.name], version=version, arch=cell.plan.arch, kernel=_other_kernel(cell)
+        )
+        if _wanted(cell, suite, name)
+    ]
 
 
 class _Pass:
@@ -174,17 +219,8 @@ class _Pass:
         self.cell = cell
         self.kernel = kernel
         self.suites = suites
-        version = cell.release or cell.target.version
-        # whose tests are another tree's may ask for what this kernel is too old for
-        self._kernel = version if cell.context.selftests is not None else ""
-        self._queue = [
-            (suite, name)
-            for suite in suites
-            for name in suite_build.runnable(
-                suite, brought[suite.name], version=version, arch=cell.plan.arch, kernel=self._kernel
-            )
-            if _wanted(cell, suite, name)
-        ]
+        self._kernel = _other_kernel(cell)
+        self._queue = _queue(cell, suites, brought)
         self._found: dict[str, dict[str, tuple[Case, ...]]] = {suite.name: {} for suite in suites}
         self._numbers = {suite.name: runner.Numbers() for suite in suites}
         self._took = dict.fromkeys(self._found, 0.0)

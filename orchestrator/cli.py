@@ -14,7 +14,7 @@ import click
 
 from orchestrator import completion, config
 from orchestrator.errors import Inconclusive, OrchestrateError, UserError
-from orchestrator.options import GUEST, KERNEL, PREBUILT, TESTS, options
+from orchestrator.options import GUEST, KERNEL, PREBUILT, RUNS, TESTS, options
 from orchestrator.options import choices as choices_of
 
 if TYPE_CHECKING:
@@ -40,15 +40,7 @@ def cli() -> None:
 
 
 @cli.command(cls=config.Verb, epilog=_EXIT_CODES)
-@options(KERNEL, PREBUILT, TESTS, GUEST)
-@click.option(
-    "--out",
-    default="runs",
-    show_default=True,
-    metavar="DIR",
-    shell_complete=completion.folders,
-    help="Where runs are kept.",
-)
+@options(KERNEL, PREBUILT, TESTS, GUEST, RUNS)
 @click.option(
     "--junit", metavar="FILE", shell_complete=completion.files, help="Write the JUnit file here too."
 )
@@ -83,7 +75,7 @@ def run(context: click.Context, /, **given: Any) -> None:
     say = _saying(console, context)
     resuming = given["resume"] is not None
     if resuming:
-        _alone(context, "resume", "out", "junit", "bisect_exit")
+        _alone(context, "--resume", "resume", "out", "junit", "bisect_exit")
         directory = runs.RunDirectory.existing(Path(given["out"]), given["resume"])
         choices = directory.plan().choices
     else:
@@ -155,18 +147,102 @@ def build(context: click.Context, /, **given: Any) -> None:
 
 
 @cli.command(cls=config.Verb, epilog=_EXIT_CODES)
-@options(KERNEL, PREBUILT, GUEST)
+@click.argument("cell", required=False, metavar="[RUN/CELL]", shell_complete=completion.cells)
+@options(KERNEL, PREBUILT, GUEST, RUNS)
 @click.pass_context
-def shell(context: click.Context, /, **given: Any) -> None:
+def shell(context: click.Context, /, cell: str | None, **given: Any) -> None:
     """Boot one kernel and open a shell in its guest.
 
-    It ends with the shell; nothing of it is kept. The kernel has proven what it is before."""
+    RUN/CELL is a cell of an earlier run (an id, a path or `last`), whose very guest is booted again;
+    of a run with one cell, RUN is enough. It ends with the shell; nothing of it is kept. The kernel has
+    proven what it is before."""
     from orchestrator import shell as shells
     from orchestrator.report import terminal as report
     from orchestrator.store import open_store
 
     say = _saying(report.console(stderr=True), context)
+    if cell is not None:
+        from orchestrator import again
+
+        _alone(context, cell, "cell", "out", "accel", why="its guest is booted as it was")
+        found = again.find(Path(given["out"]), cell)
+        sys.exit(shells.open_again(found, open_store(), say, asked=given["accel"]))
     sys.exit(shells.open_shell(choices_of(given), open_store(), say, named=bool(given["variants"])))
+
+
+@cli.command(cls=config.Verb, epilog=_EXIT_CODES)
+@click.argument("cell", metavar="RUN/CELL", shell_complete=completion.cells)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- GDB...]")
+@options(RUNS)
+@click.option(
+    "--accel",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "kvm", "tcg"]),
+    help="That of the cell, or one by force.",
+)
+@click.option(
+    "--vmlinux",
+    metavar="FILE",
+    shell_complete=completion.files,
+    help="Symbols from this file; it must be of the very kernel.",
+)
+@click.option("--print", "only_print", is_flag=True, help="Print gdb's command, and wait for Ctrl-C.")
+@click.pass_context
+def gdb(context: click.Context, /, cell: str, words: tuple[str, ...], **given: Any) -> None:
+    """Boot a cell's guest again, halted, with gdb attached.
+
+    RUN/CELL is as for `orchestrate shell`. What follows `--` goes to gdb. Both end together."""
+    from orchestrator import again
+    from orchestrator import gdb as debugger
+    from orchestrator.report import terminal as report
+    from orchestrator.store import open_store
+
+    say = _saying(report.console(stderr=True), context)
+    found = again.find(Path(given["out"]), cell)
+    vmlinux = Path(given["vmlinux"]) if given["vmlinux"] else None
+    code = debugger.attach(
+        found,
+        open_store(),
+        say,
+        asked=given["accel"],
+        vmlinux=vmlinux,
+        words=words,
+        only_print=given["only_print"],
+    )
+    sys.exit(code)
+
+
+@cli.command(cls=config.Verb, epilog=_EXIT_CODES)
+@click.argument("cell", metavar="RUN/CELL", shell_complete=completion.cells)
+@options(RUNS)
+@click.option(
+    "--vmlinux",
+    metavar="FILE",
+    shell_complete=completion.files,
+    help="Take the lines from this file; it must be of the very kernel.",
+)
+@click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Compile jobs. Default: one a CPU.")
+@click.pass_context
+def decode(context: click.Context, /, cell: str, **given: Any) -> None:
+    """Give a cell's stack traces file and line, and what was inlined.
+
+    RUN/CELL is as for `orchestrate shell`. A kernel without line numbers is built once more with them,
+    which takes as long as its first build; that is kept."""
+    from orchestrator import again
+    from orchestrator.report import terminal as report
+    from orchestrator.store import open_store
+
+    say = _saying(report.console(stderr=True), context)
+    found = again.find(Path(given["out"]), cell)
+    vmlinux = Path(given["vmlinux"]) if given["vmlinux"] else None
+    decoded = again.decode(found, open_store(), say, vmlinux=vmlinux, jobs=given["jobs"] or 0)
+    for case in decoded.cases:
+        click.echo(f"{case.id}: {case.reason}\n{case.detail}\n")
+    for path in decoded.files:
+        click.echo(path)
+    if not decoded.files and not decoded.cases:
+        say(f"there is no stack trace in the consoles of {found.cell}")
 
 
 @cli.command(name="list")
@@ -271,8 +347,12 @@ def _interrupts(cancel: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _alone(context: click.Context, option: str, *beside: str) -> None:
-    """Demand that an option stands alone but for some others.
+def _alone(
+    context: click.Context, with_: str, *these: str, why: str = "the run goes on as it was planned"
+) -> None:
+    """Demand that no other parameters are given than these.
+
+    :param with_: what forbids the others, for the message.
 
     :raises UserError: another one was given on the command line.
     """
@@ -281,9 +361,9 @@ def _alone(context: click.Context, option: str, *beside: str) -> None:
     for parameter in context.command.params:
         name = parameter.name or ""
         given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if given and name not in (option, *beside):
+        if given and name not in these:
             raise UserError(
-                f"{parameter.opts[0]} cannot be changed with --{option}: the run goes on as it was planned",
+                f"{parameter.opts[0]} cannot be changed with {with_}: {why}",
                 remedy=f"Leave {parameter.opts[0]} out, or begin a new run.",
             )
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -149,6 +150,25 @@ def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Co
         return ["last", *found] if found else []
 
     return _one_of(names)(ctx, param, incomplete)
+
+
+def cells(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Runs; behind a run and a slash its cells; what else looks like a path as a folder."""
+    run, slash, _ = incomplete.rpartition("/")
+    if not slash:
+        return runs(ctx, param, incomplete)
+
+    def names() -> Iterable[str]:
+        folder = Path(ctx.params.get("out") or "runs").expanduser()
+        if run == "last":
+            plan = max(folder.glob("*/plan.json"))
+        else:
+            plan = next(
+                p for p in (folder / run / "plan.json", Path(run).expanduser() / "plan.json") if p.is_file()
+            )
+        return [f"{run}/{cell['id']}" for cell in json.loads(plan.read_bytes())["cells"]]
+
+    return _one_of(names)(ctx, param, incomplete) or [CompletionItem(incomplete, type="dir")]
 
 
 def sources(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:

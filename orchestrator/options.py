@@ -160,6 +160,17 @@ GUEST = (
     ),
 )
 
+RUNS = (
+    click.option(
+        "--out",
+        default="runs",
+        show_default=True,
+        metavar="DIR",
+        shell_complete=completion.folders,
+        help="Where runs are kept.",
+    ),
+)
+
 TESTS = (
     click.option(
         "--suite",
@@ -211,6 +222,11 @@ TESTS = (
         help="Known failures, beside those of the suites; may be repeated.",
     ),
     click.option("--strict", is_flag=True, help="A known failure is one like any other."),
+    click.option(
+        "--decode",
+        is_flag=True,
+        help="Build a kernel that crashed once more, with line numbers for its stack traces.",
+    ),
     click.option(
         "--boots",
         metavar="N",
@@ -278,6 +294,7 @@ def choices(given: dict[str, Any], *, tests: bool = False) -> Choices:
         flavors=flavors,
         known=tuple(str(absolute(Path(path))) for path in given.get("known", ())),
         strict=given.get("strict", False),
+        decode=given.get("decode", False),
         kconfig=tuple(
             word if word.startswith(("CONFIG_", "# CONFIG_")) else str(absolute(Path(word)))
             for word in given["kconfig"]

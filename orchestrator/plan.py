@@ -32,7 +32,8 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
 
     ``times`` is the number of fresh boots of each functional cell; with ``until_fail`` a kernel's
     repeats end with the first that fails. ``flavors`` make one kernel together. ``known`` are files of
-    known failures; ``strict``: a known failure is one like any other.
+    known failures; ``strict``: a known failure is one like any other. ``decode``: a kernel that crashed is
+    built again with line numbers.
     """
 
     arches: tuple[str, ...]
@@ -56,6 +57,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     config: str = ""
     known: tuple[str, ...] = ()
     strict: bool = False
+    decode: bool = False
     jobs: int = 0
 
 

@@ -2,7 +2,7 @@
 """A run: carries a plan out through an engine and owns the run directory.
 
     <runs>/<id>/plan.json events.ndjson results.json junit.xml
-                artifacts/<kernel>/…
+                artifacts/<digest>/…
                 cells/<cell>/{result.json,console.log,qemu.json,config,reproduce.sh,suites/…}
 
 Results are written as they arrive, by atomic rename: a run that is killed keeps what it had, and a
@@ -24,7 +24,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from orchestrator import cell as cells
-from orchestrator import outcome
+from orchestrator import decoding, outcome, reproduce
 from orchestrator.cell_state import Context, Target, kernel_spec, moot
 from orchestrator.engine import Engine
 from orchestrator.errors import OrchestrateError, UserError
@@ -32,11 +32,11 @@ from orchestrator.events import Events, now
 from orchestrator.kernel import build as kernels
 from orchestrator.outcome import RunResult, SourceResult
 from orchestrator.plan import PLAN_VERSION, CellPlan, Plan
-from orchestrator.reproduce import reproduce
 from orchestrator.results import junit
 from orchestrator.results.model import AT_FAULT, SCHEMA_VERSION, CellResult
 from orchestrator.source.classify import maps_uses_vma_locks
 from orchestrator.store import absolute
+from orchestrator.vm.overlay import write_atomically
 
 #: What ``--resume`` takes for the newest run.
 LAST = "last"
@@ -219,10 +219,12 @@ def carry_out(
         # what an attempt that was killed has left
         shutil.rmtree(folder, ignore_errors=True)
         target = shared.targets[cell.label]
-        script = reproduce(cell, shared.choices, target.source, shared.suites, target.describe)
-        directory.write(f"cells/{cell.id}/reproduce.sh", script.encode())
-        (folder / "reproduce.sh").chmod(0o755)
-        return cells.carry_out(shared, cell, events.saying(cell.id))
+        argv = reproduce.command(cell, shared.choices, target.source, shared.suites)
+        script = reproduce.by_orchestrate(cell.id, target.describe, argv)
+        # once the cell has a guest, it writes another one
+        write_atomically(folder / reproduce.NAME, script.encode(), mode=0o755)
+        say = events.saying(cell.id)
+        return decoding.in_run(shared, cell, cells.carry_out(shared, cell, say), say)
 
     def wanted() -> Iterator[CellPlan]:
         for cell in the_plan.cells:
@@ -232,13 +234,29 @@ def carry_out(
 
     for cell, ended in engine.carry_out(wanted(), work):
         found[cell.id] = ended
-        _keep_artifacts(directory, ended)
         if not ended.interrupted:
             directory.write(f"cells/{cell.id}/result.json", msgspec.json.encode(ended))
         result = _write(directory, result, the_plan, found, junit_path, interrupted=engine.cancelled())
         events.emit(cell.id, "done", outcome.summary(ended))
     result = msgspec.structs.replace(result, finished_at=now())
     return _write(directory, result, the_plan, found, junit_path, interrupted=engine.cancelled())
+
+
+def replace_cell(directory: RunDirectory, ended: CellResult) -> None:
+    """Put another result of a cell in the place of the one it has, and draw what follows from it anew.
+
+    :raises UserError: the run is being carried out, or cannot be read.
+    """
+    the_plan = directory.plan()
+    path = directory.path / "results.json"
+    with directory.held():
+        try:
+            result = msgspec.json.decode(path.read_bytes(), type=RunResult)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise UserError(f"{path} cannot be read: {error}", remedy="Resume the run first.") from None
+        found = {cell.cell: cell for cell in result.cells} | {ended.cell: ended}
+        directory.write(f"cells/{ended.cell}/result.json", msgspec.json.encode(ended))
+        _write(directory, result, the_plan, found, None, interrupted=result.interrupted)
 
 
 def _has_failed(cell: CellPlan, the_plan: Plan, shared: Context, found: Mapping[str, CellResult]) -> bool:
@@ -285,24 +303,6 @@ def _write(
             junit_path.parent.mkdir(parents=True, exist_ok=True)
         junit.write(junit_path, told, run_id=result.id)
     return result
-
-
-def _keep_artifacts(directory: RunDirectory, ended: CellResult) -> None:
-    """The kernel image beside its results, so that the run stands on its own; a hard link where it can be."""
-    image = Path(ended.properties.get("image", ""))
-    if not image.is_file():
-        return
-    place = directory.path / "artifacts" / ended.properties["kernel"]
-    if (place / image.name).exists():
-        return
-    place.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(OSError):
-        # of a prebuilt kernel the image is all there is
-        for source in filter(Path.is_file, (image, image.parent / "vmlinux", image.parent / "config")):
-            try:
-                os.link(source, place / source.name)
-            except OSError:
-                shutil.copyfile(source, place / source.name)
 
 
 def build_all(

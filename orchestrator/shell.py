@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shlex
 import shutil
 import signal
 import sys
@@ -18,8 +19,9 @@ from pathlib import Path
 import msgspec
 import paramiko
 
+from orchestrator import again, prepare, reproduce
 from orchestrator import cell as cells
-from orchestrator import prepare
+from orchestrator.again import Found
 from orchestrator.analysis.pair import WITH
 from orchestrator.cell_boot import boot
 from orchestrator.cell_state import Cell, Moot
@@ -62,6 +64,20 @@ def open_shell(choices: Choices, store: Store, say: Say, *, named: bool) -> int:
         shared = prepare.context(choices, found, suites, store, Path(root), say=say)
         with _guest(suites, Cell(shared, plan.cells[0], lambda _, text: say(text)), named=named) as guest:
             return interact(guest, suite_build.guest_folder(suites[0]) if suites else "")
+
+
+def open_again(found: Found, store: Store, say: Say, *, asked: str) -> int:
+    """Boot the guest of an earlier cell and connect the terminal with a shell in it, among its programs.
+
+    :param asked: ``auto``, ``kvm`` or ``tcg``.
+    :return: the shell's exit status.
+    :raises UserError: the cell had no guest; KernelError: it does not come up; InfraError: the host's fault.
+    """
+    programs = found.record().programs
+    with again.booted(found, store, say, asked=asked) as guest:
+        say(f"programs: {' '.join(program.id for program in programs)}")
+        say(f"how each is run: sh {shlex.quote(str(found.folder / reproduce.NAME))} --list")
+        return interact(guest, programs[0].folder if programs else "")
 
 
 @contextlib.contextmanager

@@ -206,6 +206,23 @@ def test_modes_and_toolchains_are_those_of_the_tool(monkeypatch: pytest.MonkeyPa
             toolchain.find(name, arch.host())
 
 
+def test_cells_are_proposed_behind_their_run(tmp_path: Path) -> None:
+    for name, ids in (("20260101-000000-ab12", ["a", "b-1"]), ("20260102-000000-cd34", ["c"])):
+        (tmp_path / name).mkdir()
+        cells = ", ".join(f'{{"id": "{word}"}}' for word in ids)
+        (tmp_path / name / "plan.json").write_text(f'{{"cells": [{cells}]}}')
+    out = str(tmp_path)
+    assert proposed(completion.cells, "2", out=out) == ["20260102-000000-cd34", "20260101-000000-ab12"]
+    first = "20260101-000000-ab12"
+    assert proposed(completion.cells, f"{first}/", out=out) == [f"{first}/a", f"{first}/b-1"]
+    assert proposed(completion.cells, f"{first}/b", out=out) == [f"{first}/b-1"]
+    assert proposed(completion.cells, "last/", out=out) == ["last/c"]
+    path = f"{out}/{first}"
+    assert proposed(completion.cells, f"{path}/b", out="nowhere") == [f"{path}/b-1"]
+    # no run: a folder, as far as anybody knows
+    assert proposed(completion.cells, "nowhere/x", out=out) == ["nowhere/x"]
+
+
 def test_a_default_is_proposed_too() -> None:
     context = click.Context(click.Command("run"))
     context.params["toolchain"] = "gcc"

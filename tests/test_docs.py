@@ -244,7 +244,10 @@ def test_blames_are_documented() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_options_in_the_documents_exist(page: Path) -> None:
-    known = set().union(*options().values()) | FOREIGN.keys()
+    script = (data.guest() / "reproduce.sh").read_text()
+    # those of each cell's script are no verb's
+    theirs = set(re.findall(r"^\t(?:-h \| )?(--[a-z]+)\)", script, re.M))
+    known = set().union(theirs, *options().values()) | FOREIGN.keys()
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page.read_text(encoding="utf-8")))
     assert named <= known
 

@@ -172,7 +172,7 @@ def test_what_is_asked_of_the_guest(judge: Judge) -> None:
         "limit_s": 14.0,
         "env": {"ORCHESTRATE_FACTOR": "2.00", "ORCHESTRATE_MARK": f"{mark.first} s/p", "A": "b"},
         "cwd": "/tmp",
-        "options": ["--cpus", "0-1", "--nice", "5"],
+        "options": ("--cpus", "0-1", "--nice", "5"),
         "late": None,
     }
 

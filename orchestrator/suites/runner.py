@@ -96,11 +96,9 @@ def run(
     """
     program = suite.known(name)
     case_id = f"{suite.name}/{name}"
-    options = (["--cpus", program.cpus] if program.cpus else []) + (
-        ["--nice", str(program.nice)] if program.nice else []
-    )
+    call = invocation(suite, program)
     factor = guest.factor * slower
-    limit_s = suite.limit_s(program) * factor
+    limit_s = call.limit_s * factor
     early = list(watch.take())
     mark = Mark.of(case_id)
     watch.expect(mark)
@@ -115,12 +113,12 @@ def run(
             wide = places()
             widening.begin(guest, wide, name)
         ran = guest.run(
-            _argv(suite, program),
+            call.argv,
             limit_s=limit_s,
             env={"ORCHESTRATE_FACTOR": f"{factor:.2f}", "ORCHESTRATE_MARK": f"{mark.first} {case_id}"}
-            | suite_build.environment(suite, program),
-            cwd=suite_build.working_folder(suite),
-            options=options,
+            | call.env,
+            cwd=call.cwd,
+            options=call.options,
             mark=mark,
             late=Late(lambda: told.append(look.at(guest, name)), look.limit_s) if look else None,
         )
@@ -185,6 +183,30 @@ def _reported(program: Program, case_id: str, stdout: bytes) -> list[Case]:
         return []
     report = ktap.parse(clean(stdout))
     return list(ktap.to_cases(dataclasses.replace(report, problems=()), case_id)) if report.cases else []
+
+
+class Invocation(msgspec.Struct, frozen=True, kw_only=True):
+    """How a program is run. ``limit_s``: for a machine that boots in a second. ``options``: orc-exec's."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: str
+    options: tuple[str, ...]
+    limit_s: float
+
+
+def invocation(suite: Suite, program: Program) -> Invocation:
+    """How a program of a suite is run in a guest, but for what is that guest's own."""
+    return Invocation(
+        argv=tuple(_argv(suite, program)),
+        env=suite_build.environment(suite, program),
+        cwd=suite_build.working_folder(suite),
+        options=(
+            *(("--cpus", program.cpus) if program.cpus else ()),
+            *(("--nice", str(program.nice)) if program.nice else ()),
+        ),
+        limit_s=suite.limit_s(program),
+    )
 
 
 def _argv(suite: Suite, program: Program) -> list[str]:

@@ -136,6 +136,30 @@ class Guest:
             raise
         return guest
 
+    @classmethod
+    def halted(
+        cls,
+        spec: GuestSpec,
+        *,
+        accel: str,
+        keys: RunKeys,
+        log: Path,
+        limit_s: float,
+        timeout_s: float = DEADLINES.qemu,
+    ) -> Guest:
+        """A guest before its first instruction; a debugger may connect to the socket ``gdb`` of its folder.
+
+        :raises InfraError: QEMU did not start.
+        """
+        guest = cls(spec, accel, keys, log, lambda _: None)
+        try:
+            stub = f"unix:{guest.folder / 'gdb'},server=on,wait=off"
+            guest.start([*guest._boot_argv(), "-S", "-gdb", stub], limit_s=limit_s, timeout_s=timeout_s)
+        except BaseException:
+            guest.close()
+            raise
+        return guest
+
     def _boot_argv(self) -> list[str]:
         initrd = self.folder / "initrd"
         with initrd.open("wb") as whole:

@@ -101,15 +101,34 @@ def build_overlay(
         cpio.regular(_AUTHORIZED_KEYS, authorized_key.strip().encode() + b"\n", 0o600),
         cpio.regular(HOST_KEY.lstrip("/"), host_key, 0o600),
     ]
-    for several, mode in ((files, 0o755), (data, 0o644)):
-        for path, source in sorted((several or {}).items()):
-            entries.append(cpio.regular(guest_path(path), _content(source), mode))
+    entries += _entries(files or {}, data or {})
+    write_atomically(dest, _archive(entries), mode=0o600)
+    return dest
+
+
+def payload(files: Mapping[str, Path], data: Mapping[str, Path]) -> bytes:
+    """The archive of what a run brings besides its keys; the arguments as of ``build_overlay``.
+
+    Equal files give equal bytes.
+
+    :raises UserError: as ``build_overlay``.
+    """
+    return _archive(_entries(files, data))
+
+
+def _entries(files: Mapping[str, Path], data: Mapping[str, Path]) -> list[cpio.Entry]:
+    return [
+        cpio.regular(guest_path(path), _content(source), mode)
+        for several, mode in ((files, 0o755), (data, 0o644))
+        for path, source in sorted(several.items())
+    ]
+
+
+def _archive(entries: list[cpio.Entry]) -> bytes:
     try:
-        content = cpio.archive(entries)
+        return cpio.archive(entries)
     except ValueError as error:
         raise UserError(f"the files of this run do not fit together: {error}") from error
-    write_atomically(dest, content, mode=0o600)
-    return dest
 
 
 def guest_path(path: str) -> str:

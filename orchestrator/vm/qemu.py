@@ -11,6 +11,14 @@ import msgspec
 from orchestrator.arch import Arch
 from orchestrator.process import require, tool
 
+#: Its network, randomness and the device that tells of a panic.
+DEVICES = (
+    *("-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"),
+    *("-device", "virtio-net-pci,netdev=net,romfile="),
+    *("-device", "virtio-rng-pci"),
+    *("-device", "pvpanic-pci"),
+)
+
 
 class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A machine to boot. ``cmdline`` is appended to what the arch and the guest image need."""
@@ -37,8 +45,12 @@ def program(arch: Arch) -> str:
 
     :raises InfraError: it is not installed.
     """
-    package = {"x86_64": "qemu-system-x86", "arm64": "qemu-system-arm"}.get(arch.name, arch.qemu)
-    return require(arch.qemu, remedy=f"Install it: apt-get install {package}")
+    return require(arch.qemu, remedy=f"Install it: apt-get install {package(arch)}")
+
+
+def package(arch: Arch) -> str:
+    """Debian's package of that QEMU."""
+    return {"x86_64": "qemu-system-x86", "arm64": "qemu-system-arm"}.get(arch.name, arch.qemu)
 
 
 def version(arch: Arch) -> str:
@@ -71,11 +83,23 @@ def argv(
     :param incoming: descriptor that the saved state is read from. Kernel, image and command line are then
         not given: all that came of them is in the saved memory, and loading them again takes time.
     """
-    arch = spec.arch
-    kvm = accel == "kvm"
     loaded = ["-kernel", str(spec.kernel), "-initrd", str(initrd), "-append", cmdline]
     return [
-        program(arch),
+        program(spec.arch),
+        *machine(spec, accel),
+        *(loaded if incoming is None else ["-incoming", f"fd:{incoming}"]),
+        *("-chardev", f"socket,id=console,path={folder / 'console'}"),
+        *("-serial", "chardev:console"),
+        *("-qmp", f"unix:{folder / 'qmp'}"),
+        *DEVICES,
+    ]
+
+
+def machine(spec: GuestSpec, accel: str) -> list[str]:
+    """The words for the machine itself: what neither depends on its kernel nor on where it runs."""
+    arch = spec.arch
+    kvm = accel == "kvm"
+    return [
         "-nodefaults",
         "-no-user-config",
         "-no-reboot",
@@ -87,12 +111,4 @@ def argv(
         *("-cpu", arch.cpu_kvm if kvm else arch.cpu_tcg),
         *("-smp", str(spec.smp)),
         *("-m", f"{spec.mem_mib}M"),
-        *(loaded if incoming is None else ["-incoming", f"fd:{incoming}"]),
-        *("-chardev", f"socket,id=console,path={folder / 'console'}"),
-        *("-serial", "chardev:console"),
-        *("-qmp", f"unix:{folder / 'qmp'}"),
-        *("-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"),
-        *("-device", "virtio-net-pci,netdev=net,romfile="),
-        *("-device", "virtio-rng-pci"),
-        *("-device", "pvpanic-pci"),
     ]
