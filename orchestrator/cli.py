@@ -254,7 +254,7 @@ def list_() -> None:
 
     click.echo("architectures:  " + "  ".join(arch.names()))
     click.echo("variants:       " + "  ".join(kconfig.variants()))
-    click.echo("flavors:        " + "  ".join(flavor.names()))
+    click.echo(click.wrap_text("  ".join(flavor.names()), 80, "flavors:        ", " " * 16))
     click.echo("suites:")
     for name in catalog.names():
         suite = catalog.load(name)
