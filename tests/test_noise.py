@@ -85,4 +85,4 @@ def test_a_cell_does_not_hear_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(noise, "load", lambda: (entry(expires=datetime.date(9999, 1, 1)),))
     watch = ConsoleWatch()
     watch.feed(f"[    1.000000] {RSS}\n[    1.000000] {OTHER}\n".encode())
-    assert [splat.title for splat, _ in watch.take()] == ["BUG: non-zero pgtables_bytes"]
+    assert [seen.finding.title for seen in watch.take()] == ["BUG: non-zero pgtables_bytes"]
