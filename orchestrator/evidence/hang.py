@@ -129,6 +129,8 @@ def explain(tasks: Sequence[Task], holders: Sequence[Holder] = (), *, arch: str 
     said = []
     if writers:
         said.append(_writer(writers[0], tasks, holders, arch))
+        if others := [_name(task) for task in writers[1 : 1 + _NAMED]]:
+            said.append(f"likewise {', '.join(others)}")
         said += _queue(tasks, f"held for writing by {_name(writers[0])}")
     else:
         said += _queue(tasks, _held("mmap_lock", holders, ()))
