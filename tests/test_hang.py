@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from orchestrator.evidence import hang
 from orchestrator.evidence.hang import explain, parse_console, parse_holders, waits_for
 from orchestrator.evidence.health import Task, parse_tasks
 
+HANGS = Path(__file__).parent / "data/hang"
 WRITER = """\
 210 212 D __vma_start_exclude_readers holders
   [<0>] __vma_start_exclude_readers+0xb5/0x160
@@ -146,3 +149,20 @@ def test_a_flood_of_tasks_is_bounded() -> None:
     text = "".join(f"task:a state:D stack:0 pid:{n} tgid:{n}\n f+0x1/0x2\n" for n in range(10_000))
     assert len(parse_console(text)) == 4096
     assert len(explain(parse_console(text))) <= 600
+
+
+@pytest.mark.parametrize("name", ["tasks", "blocked"])
+def test_a_real_hang(name: str) -> None:
+    """Of Linux 7.2 with tests/broken/07: over SSH, and as sysrq ``w`` shows it."""
+    text = (HANGS / f"x86-leaked-{name}.txt").read_text()
+    found = parse_tasks(text) if name == "tasks" else parse_console(text)
+    assert {task.comm for task in found if task.state == "D"} == {"progress"}
+    said = explain(found, arch="x86_64")
+    assert said.startswith(
+        "progress/95 waits for readers of a VMA lock in __vma_start_exclude_readers (called by vma_"
+    )
+    assert "whoever locked it has left without unlocking it" in said
+    assert "mmap_lock is held for writing by progress/95" in said
+    assert "likewise progress/100" in said
+    # the arguments of the system call are not on the console
+    assert ("mprotect(0x7f0403593000, 0x1000)" in said) == (name == "tasks")

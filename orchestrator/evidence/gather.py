@@ -98,8 +98,8 @@ class _Gatherer:
         if dump:
             self._step("memory dump", self._dump)
         holders = hang.parse_holders(self.console)
-        told = hang.told(tasks, holders, [], arch=self.guest.spec.arch.name)
-        reason = "; ".join(word for word in (told.reason, self.locks) if word)
+        said = hang.explain(tasks, holders, arch=self.guest.spec.arch.name)
+        reason = "; ".join(word for word in (said, self.locks) if word)
         self._write(reason)
         return Told(reason, "\n".join(self.notes))
 
@@ -127,21 +127,28 @@ class _Gatherer:
 
     def _sysrq(self, answers: bool) -> None:
         start = self.guest.console.seen
-        for key, what in _KEYS.items():
-            if answers:
-                command = f"echo {key} > /proc/sysrq-trigger"
-                self.guest.ssh.raw(command, limit_s=self.left(_KEY_S), gone=self.guest.death)
-            else:
-                # a BREAK on the serial line is heard as long as one CPU takes interrupts
-                with self.guest.within(self.left(_ASK_S)):
-                    self.guest.qmp("chardev-send-break", id="console")
-                time.sleep(0.1)
-                self.guest.console.send(key.encode())
-            self.guest.console.settle(_QUIET_S, self.left(_KEY_S))
-            if self.guest.console.seen == start:
-                raise InfraError(f"the kernel does not answer on its console when asked for {what}")
-        self.console = clean(self.guest.console.since(start, _CONSOLE_MOST))
-        self.parts.append(f"--- the console: sysrq {', '.join(_KEYS)} ---\n{self.console}")
+        try:
+            for key, what in _KEYS.items():
+                self._press(key, answers)
+                self.guest.console.settle(_QUIET_S, self.left(_KEY_S))
+                if self.guest.console.seen == start:
+                    raise InfraError(f"the kernel does not answer on its console when asked for {what}")
+        finally:
+            # what came before it went wrong is kept
+            self.console = clean(self.guest.console.since(start, _CONSOLE_MOST))
+            if self.console.strip():
+                self.parts.append(f"--- the console: sysrq {', '.join(_KEYS)} ---\n{self.console}")
+
+    def _press(self, key: str, answers: bool) -> None:
+        if answers:
+            command = f"echo {key} > /proc/sysrq-trigger"
+            self.guest.ssh.raw(command, limit_s=self.left(_KEY_S), gone=self.guest.death)
+            return
+        # a BREAK on the serial line is heard as long as one CPU takes interrupts
+        with self.guest.within(self.left(_ASK_S)):
+            self.guest.qmp("chardev-send-break", id="console")
+        time.sleep(0.1)
+        self.guest.console.send(key.encode())
 
     def _registers(self) -> None:
         with self.guest.within(self.left(_ASK_S)):

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from orchestrator.evidence.health import Task
-from orchestrator.suites.runner import Told
 from orchestrator.text import one_line
 
 #: In which a writer of an address space waits until the readers of one VMA have gone. It holds mmap_lock.
@@ -129,6 +128,8 @@ def explain(tasks: Sequence[Task], holders: Sequence[Holder] = (), *, arch: str 
     said = []
     if writers:
         said.append(_writer(writers[0], tasks, holders, arch))
+        if others := [_name(task) for task in writers[1 : 1 + _NAMED]]:
+            said.append(f"likewise {', '.join(others)}")
         said += _queue(tasks, f"held for writing by {_name(writers[0])}")
     else:
         said += _queue(tasks, _held("mmap_lock", holders, ()))
@@ -196,8 +197,3 @@ def _call(task: Task, arch: str) -> str:
         return ""
     name = CALLS.get(arch, {}).get(int(words[0]))
     return f"{name}({', '.join(words[1:])})" if name else ""
-
-
-def told(tasks: Sequence[Task], holders: Sequence[Holder], notes: Sequence[str], *, arch: str = "") -> Told:
-    """What a result says of a hang: one line, and what was kept or could not be had."""
-    return Told(explain(tasks, holders, arch=arch), "\n".join(notes))

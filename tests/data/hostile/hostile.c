@@ -19,8 +19,8 @@ static int put(const char *path, const char *text)
 	return close(fd);
 }
 
-/* Kills every process whose command is called so; the server's child for this session among them. */
-static int end(const char *name)
+/* Sends a signal to every process whose command is called so; the server's child for this session among them. */
+static int send(const char *name, int number)
 {
 	struct dirent *entry;
 	DIR *proc = opendir("/proc");
@@ -36,7 +36,7 @@ static int end(const char *name)
 		if (!file)
 			continue;
 		if (fscanf(file, "%63s", comm) == 1 && !strcmp(comm, name))
-			kill(atoi(entry->d_name), SIGKILL);
+			kill(atoi(entry->d_name), number);
 		fclose(file);
 	}
 	return 0;
@@ -51,7 +51,9 @@ int main(int argc, char **argv)
 	if (!strcmp(what, "splat"))
 		return put("/dev/kmsg", "<4>WARNING: mm/mmap_lock.c:1 at lock_next_vma+0x1/0x2, CPU#0: hostile/1\n");
 	if (!strcmp(what, "sshd"))
-		return end("dropbear") || pause();
+		return send("dropbear", SIGKILL) || pause();
+	if (!strcmp(what, "mute"))
+		return send("dropbear", SIGSTOP) || pause();
 	if (!strcmp(what, "taint"))
 		return put("/proc/sys/kernel/tainted", "512");
 	/* the parent of a child that neither ends nor executes anything sleeps uninterruptibly */
