@@ -563,7 +563,7 @@ def test_where_a_program_of_the_users_runs(tmp_path: Path, judge: Judge) -> None
             "X": "y",
         },
         "cwd": "/opt/orchestrate/suites/s",
-        "options": [],
+        "options": (),
     }
     judge(_script(tmp_path, program="env = { PATH = '/bin' }"), guest)
     assert guest.asked["env"] == {"ORCHESTRATE_FACTOR": "2.00", "PATH": "/bin"}
