@@ -89,7 +89,8 @@ def explaining(
     own = root / record.vmlinux
     if not record.vmlinux or not own.is_file():
         raise UserError(
-            "of this cell's kernel there is only an image", remedy="Give its vmlinux: --vmlinux FILE."
+            "of this cell's kernel there is only an image",
+            remedy="Give its vmlinux: orchestrate decode --vmlinux FILE.",
         )
     if debug.has_lines(own):
         return own

@@ -161,6 +161,24 @@ def test_image_alone_explains_nothing(crashed: Crashed, store: Store) -> None:
         decoding.explaining(crashed.root, alone, _no_spec, store, print, build=True)
 
 
+def test_image_alone_is_compared_by_its_build_id(crashed: Crashed, store: Store) -> None:
+    found = again.Found(crashed.root, "c")
+    crashed.vmlinux.unlink()
+    own = crashed.compile(crashed.root.parent / "own", "-g", "-Wl,--build-id=0x1234567890abcdef")
+    with pytest.raises(UserError, match="own cannot be compared"):
+        again.decode(found, store, print, vmlinux=own)
+    for build_id, fits in (("1234567890abcdef", True), ("12345678ffffffff", False)):
+        told = msgspec.structs.replace(crashed.result, properties={"proof: build-id": build_id})
+        (crashed.cell / "result.json").write_bytes(msgspec.json.encode(told))
+        if fits:
+            assert "main.c:2" in again.decode(found, store, print, vmlinux=own).cases[0].detail
+        else:
+            with pytest.raises(
+                UserError, match="its build-id is 1234567890abcdef, the cell's 12345678ffffffff"
+            ):
+                again.decode(found, store, print, vmlinux=own)
+
+
 def test_verb_writes_the_results_anew(crashed: Crashed, store: Store) -> None:
     lines = crashed.compile(crashed.root.parent / "own", "-g")
     found = again.Found(crashed.root, "c")
