@@ -123,7 +123,7 @@ def test_kept_debug_build_is_taken_unless_it_is_other_code(
     crashed.compile(crashed.kept(), "-g")
     assert _explaining(crashed, store) == crashed.kept()
     crashed.compile(crashed.kept(), "-g", more="1000001")
-    monkeypatch.setattr(debug, "is_built", lambda spec, store: False)
+    monkeypatch.setattr(debug, "find", lambda spec, store: None)
     with pytest.raises(UserError, match=r"orchestrate decode 20260101-000000-aaaa/c"):
         _explaining(crashed, store, ask=True)
 
@@ -135,6 +135,7 @@ def _builds(monkeypatch: pytest.MonkeyPatch, vmlinux: Path) -> None:
             build_id="", toolchain="gcc", cpu_s=0, cached=False,
         )  # fmt: skip
 
+    monkeypatch.setattr(debug, "find", lambda spec, store: None)
     monkeypatch.setattr(debug, "build", build)
 
 
@@ -212,7 +213,7 @@ def test_run_decodes_what_costs_nothing_and_more_when_told(
     crashed: Crashed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoding, "kernel_spec", lambda *_: object())
-    monkeypatch.setattr(debug, "is_built", lambda spec, store: False)
+    monkeypatch.setattr(debug, "find", lambda spec, store: None)
     _builds(monkeypatch, crashed.compile(tmp_path / "vmlinux", "-g"))
     told = _in_run(crashed)
     assert told.suites == crashed.result.suites

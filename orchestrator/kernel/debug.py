@@ -55,9 +55,11 @@ def build(spec: KernelSpec, store: Store, *, say: Say, jobs: int = 0) -> Kernel:
     return kernels.build(spec_of(spec), store, say=say, jobs=jobs)
 
 
-def is_built(spec: KernelSpec, store: Store) -> bool:
-    """Whether the debug build of a kernel is in the store; errors as of ``build.configure``."""
-    return kernels.is_built(spec_of(spec), store)
+def find(spec: KernelSpec, store: Store) -> Kernel | None:
+    """The debug build of a kernel if it is in the store; errors as of ``build.configure``."""
+    if not kernels.is_built(spec_of(spec), store):
+        return None
+    return build(spec, store, say=lambda _: None)
 
 
 def has_lines(vmlinux: Path) -> bool:
