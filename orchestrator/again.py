@@ -170,7 +170,7 @@ def decode(found: Found, store: Store, say: Say, *, vmlinux: Path | None, jobs: 
     plan = directory.plan()
     done = directory.done(plan).get(found.cell)
     if vmlinux is not None:
-        debug.demand_match(found.root / record.vmlinux if record.vmlinux else None, vmlinux)
+        demand_match(found, record, vmlinux)
         if not debug.has_lines(vmlinux):
             raise UserError(
                 f"{vmlinux} has no line numbers", remedy="Build it with CONFIG_DEBUG_INFO_DWARF4=y."
@@ -187,6 +187,31 @@ def decode(found: Found, store: Store, say: Say, *, vmlinux: Path | None, jobs: 
     if done is not None:
         replace_cell(directory, told)
     return Decoded(files, tuple(case for case in told.all_cases() if case.verdict is Verdict.CRASH))
+
+
+def demand_match(found: Found, record: GuestRecord, vmlinux: Path) -> None:
+    """Demand that a vmlinux of the user's explains the kernel of a cell.
+
+    It is compared with the cell's own; where there is only an image, by the build-id that its guest had.
+
+    :raises UserError: it does not, or it cannot be told. InfraError: it is no ELF file.
+    """
+    own = found.root / record.vmlinux
+    if record.vmlinux and own.is_file():
+        debug.demand_match(own, vmlinux)
+        return
+    done = RunDirectory(found.root).done(RunDirectory(found.root).plan()).get(found.cell)
+    ran = done.properties.get("proof: build-id", "") if done is not None else ""
+    if not ran:
+        raise UserError(
+            f"{vmlinux} cannot be compared: of this cell's kernel there is only an image",
+            remedy="Build the kernel with orchestrate (--source), which keeps its vmlinux.",
+        )
+    if (theirs := elf.build_id(vmlinux)) != ran:
+        raise UserError(
+            f"{vmlinux} does not match the kernel of this cell: its build-id is {theirs}, the cell's {ran}",
+            remedy="Give the vmlinux of the very build that the image is of.",
+        )
 
 
 def _kernel_spec(plan: Plan, found: Found, store: Store, say: Say) -> KernelSpec:

@@ -89,7 +89,8 @@ def explaining(
     own = root / record.vmlinux
     if not record.vmlinux or not own.is_file():
         raise UserError(
-            "of this cell's kernel there is only an image", remedy="Give its vmlinux: --vmlinux FILE."
+            "of this cell's kernel there is only an image",
+            remedy="Give its vmlinux: orchestrate decode --vmlinux FILE.",
         )
     if debug.has_lines(own):
         return own
@@ -97,12 +98,13 @@ def explaining(
     if kept.is_file() and not debug.mismatch(own, kept):
         return kept
     asked = spec()
-    if not build and not debug.is_built(asked, store):
+    made = debug.find(asked, store)
+    if made is None and not build:
         raise UserError(
             f"`orchestrate decode {root.name}/{record.cell}` makes a debug build of this kernel",
             remedy="Let it, or have runs do it with --decode.",
         )
-    made = debug.build(asked, store, say=say, jobs=jobs)
+    made = made or debug.build(asked, store, say=say, jobs=jobs)
     assert made.vmlinux is not None
     if why := debug.mismatch(own, made.vmlinux):
         raise Inconclusive(f"the debug build is other code than the kernel that crashed: {why}")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.again import Found, machine
+from orchestrator.again import Found, demand_match, machine
 from orchestrator.arch import Arch
 from orchestrator.errors import InfraError
 from orchestrator.kernel import debug
@@ -44,11 +44,11 @@ def symbols(found: Found, given: Path | None) -> Path | None:
     :raises UserError: the user's is of another kernel.
     """
     record = found.record()
-    own = found.root / record.vmlinux if record.vmlinux else None
     if given is not None:
-        debug.demand_match(own, given)
+        demand_match(found, record, given)
         return given
-    if own is None or not own.is_file():
+    own = found.root / record.vmlinux
+    if not record.vmlinux or not own.is_file():
         return None
     lines = own.with_name(debug.KEPT)
     return lines if lines.is_file() else own
@@ -87,9 +87,10 @@ def attach(
     file = symbols(found, vmlinux)
     with machine(found, cmdline=["nokaslr"]) as (spec, keys, folder):
         gdb = program(spec.arch)
-        chosen = accel.choose(
-            spec.arch, asked if asked in ("kvm", "tcg") else found.accelerator(), store.root
-        )
+        if asked not in ("kvm", "tcg"):
+            # this host may be another one
+            asked = "auto" if found.accelerator() == "kvm" else "tcg"
+        chosen = accel.choose(spec.arch, asked, store.root)
         log = folder / "console.log"
         guest = Guest.halted(spec, accel=chosen.name, keys=keys, log=log, limit_s=_LIMIT_S)
         try:

@@ -67,8 +67,7 @@ def test_other_code_is_refused_in_one_line(
     plain: Path, tmp_path: Path, flags: tuple[str, ...], code: str
 ) -> None:
     other = _vmlinux(tmp_path, "other", "-g", *flags, code=code)
-    if not (why := debug.mismatch(plain, other)):
-        pytest.skip("this compiler makes code of the same size of it")
+    why = debug.mismatch(plain, other)
     assert "\n" not in why
     assert "text symbols differ" in why
     with pytest.raises(UserError, match="other does not match the kernel of this cell"):
@@ -86,5 +85,3 @@ def test_what_is_no_vmlinux(plain: Path, tmp_path: Path) -> None:
     for path in (text, stripped, torn, tmp_path / "absent"):
         with pytest.raises(UserError, match=path.name):
             debug.demand_match(plain, path)
-    with pytest.raises(UserError, match="only an image"):
-        debug.demand_match(None, plain)

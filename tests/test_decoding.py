@@ -123,7 +123,7 @@ def test_kept_debug_build_is_taken_unless_it_is_other_code(
     crashed.compile(crashed.kept(), "-g")
     assert _explaining(crashed, store) == crashed.kept()
     crashed.compile(crashed.kept(), "-g", more="1000001")
-    monkeypatch.setattr(debug, "is_built", lambda spec, store: False)
+    monkeypatch.setattr(debug, "find", lambda spec, store: None)
     with pytest.raises(UserError, match=r"orchestrate decode 20260101-000000-aaaa/c"):
         _explaining(crashed, store, ask=True)
 
@@ -135,6 +135,7 @@ def _builds(monkeypatch: pytest.MonkeyPatch, vmlinux: Path) -> None:
             build_id="", toolchain="gcc", cpu_s=0, cached=False,
         )  # fmt: skip
 
+    monkeypatch.setattr(debug, "find", lambda spec, store: None)
     monkeypatch.setattr(debug, "build", build)
 
 
@@ -159,6 +160,24 @@ def test_image_alone_explains_nothing(crashed: Crashed, store: Store) -> None:
     alone = msgspec.structs.replace(crashed.record, vmlinux="")
     with pytest.raises(UserError, match="only an image"):
         decoding.explaining(crashed.root, alone, _no_spec, store, print, build=True)
+
+
+def test_image_alone_is_compared_by_its_build_id(crashed: Crashed, store: Store) -> None:
+    found = again.Found(crashed.root, "c")
+    crashed.vmlinux.unlink()
+    own = crashed.compile(crashed.root.parent / "own", "-g", "-Wl,--build-id=0x1234567890abcdef")
+    with pytest.raises(UserError, match="own cannot be compared"):
+        again.decode(found, store, print, vmlinux=own)
+    for build_id, fits in (("1234567890abcdef", True), ("12345678ffffffff", False)):
+        told = msgspec.structs.replace(crashed.result, properties={"proof: build-id": build_id})
+        (crashed.cell / "result.json").write_bytes(msgspec.json.encode(told))
+        if fits:
+            assert "main.c:2" in again.decode(found, store, print, vmlinux=own).cases[0].detail
+        else:
+            with pytest.raises(
+                UserError, match="its build-id is 1234567890abcdef, the cell's 12345678ffffffff"
+            ):
+                again.decode(found, store, print, vmlinux=own)
 
 
 def test_verb_writes_the_results_anew(crashed: Crashed, store: Store) -> None:
@@ -194,7 +213,7 @@ def test_run_decodes_what_costs_nothing_and_more_when_told(
     crashed: Crashed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoding, "kernel_spec", lambda *_: object())
-    monkeypatch.setattr(debug, "is_built", lambda spec, store: False)
+    monkeypatch.setattr(debug, "find", lambda spec, store: None)
     _builds(monkeypatch, crashed.compile(tmp_path / "vmlinux", "-g"))
     told = _in_run(crashed)
     assert told.suites == crashed.result.suites

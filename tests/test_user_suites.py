@@ -564,7 +564,7 @@ def test_where_a_program_of_the_users_runs(tmp_path: Path, judge: Judge) -> None
             "X": "y",
         },
         "cwd": "/opt/orchestrate/suites/s",
-        "options": [],
+        "options": (),
     }
     judge(_script(tmp_path, program="env = { PATH = '/bin' }"), guest)
     del guest.asked["env"]["ORCHESTRATE_MARK"]

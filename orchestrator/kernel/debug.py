@@ -55,9 +55,11 @@ def build(spec: KernelSpec, store: Store, *, say: Say, jobs: int = 0) -> Kernel:
     return kernels.build(spec_of(spec), store, say=say, jobs=jobs)
 
 
-def is_built(spec: KernelSpec, store: Store) -> bool:
-    """Whether the debug build of a kernel is in the store; errors as of ``build.configure``."""
-    return kernels.is_built(spec_of(spec), store)
+def find(spec: KernelSpec, store: Store) -> Kernel | None:
+    """The debug build of a kernel if it is in the store; errors as of ``build.configure``."""
+    if not kernels.is_built(spec_of(spec), store):
+        return None
+    return build(spec, store, say=lambda _: None)
 
 
 def has_lines(vmlinux: Path) -> bool:
@@ -110,17 +112,12 @@ def _until(address: int, end: int, starts: Sequence[int]) -> int:
     return min(end, starts[after] if after < len(starts) else end) - address
 
 
-def demand_match(crashed: Path | None, debug: Path) -> None:
+def demand_match(crashed: Path, debug: Path) -> None:
     """Demand that a vmlinux explains a kernel.
 
-    :param crashed: the kernel's own vmlinux, ``None`` where it is not known.
-    :raises UserError: it does not, or it cannot be told.
+    :param crashed: the kernel's own vmlinux.
+    :raises UserError: it does not, or cannot be read.
     """
-    if crashed is None or not crashed.is_file():
-        raise UserError(
-            f"{debug} cannot be compared: of this cell's kernel there is only an image",
-            remedy="Build it with orchestrate (--source), which keeps its vmlinux.",
-        )
     if why := mismatch(crashed, debug):
         raise UserError(
             f"{debug} does not match the kernel of this cell: {why}",
