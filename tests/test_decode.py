@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,8 @@ def test_return_address_is_that_of_the_call(program: Program) -> None:
     assert doubtful.endswith("code.c:20")
     assert decode.text(f"pc : {frame}", program.path, program.arch).endswith("code.c:21)")
     assert decode.text(f"lr : {frame}", program.path, program.arch).endswith("code.c:20)")
+    kasan = f"BUG: KASAN: slab-use-after-free in {frame}"
+    assert decode.text(kasan, program.path, program.arch).endswith("code.c:21)")
     assert "code.c:21" in decode.text(f" {frame} (P)", program.path, program.arch)
 
 
@@ -154,6 +157,28 @@ def test_two_of_one_name_are_told_by_their_size(program: Program, monkeypatch: p
 def test_a_flood_is_bounded() -> None:
     lines = [f" f{n}+0x1/0x2" for n in range(decode.MAX_FRAMES * 2)]
     assert len(decode.frames(lines * 2)) == decode.MAX_FRAMES
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        "a" * 2_000_000,
+        "a+0x1" * 400_000,
+        "[x] " * 500_000 + "f+0x1/0x2",
+        " " * 2_000_000 + "f+0x1/0x2",
+        "f+0x1/0x2 " * 200_000,
+        "\n".join(["a." * 2000] * 500),
+        "\n".join(["[ " * 2000 + "f+0x1/0x2"] * 500),
+        "\n".join(["f+0x1/0x2 " * 400] * 500),
+    ],
+    ids=lambda noise: noise[:12],
+)
+def test_hostile_lines_cost_linear_time(noise: str) -> None:
+    places = {Frame("f", 1, 2, exact=False): (decode.Place("f", "a.c:1"),)}
+    since = time.monotonic()
+    decode.frames(noise.split("\n"))
+    decode.annotate(noise.split("\n"), places)
+    assert time.monotonic() - since < 5
 
 
 def test_missing_addr2line_is_named(

@@ -24,19 +24,24 @@ MAX_FRAMES = 4000
 _LIMIT_S = 300.0
 #: On a command line, whose length is limited.
 _AT_ONCE = 500
+#: No line of the kernel's own is longer.
+_MAX_LINE = 4096
+_MOST_IN_LINE = 4
 #: A frame that has its place.
 DECODED = re.compile(r"\+0x[0-9a-f]+/0x[0-9a-f]+(?: \([A-Z]+\))? \(?(?:[\w.$]+ )?[\w./-]+\.[chS]:\d+")
 _LANDMARK = ("start_kernel", "init/main.c:")
 
 # a frame of a module has its name behind it, in brackets
 _FRAME = re.compile(
-    r"(?P<name>[A-Za-z_][\w.$]*)\+0x(?P<offset>[0-9a-f]{1,8})/0x(?P<size>[0-9a-f]{1,8})"
+    r"(?<![\w.$])(?P<name>[A-Za-z_][\w.$]{0,255}+)\+0x(?P<offset>[0-9a-f]{1,8})/0x(?P<size>[0-9a-f]{1,8})"
     r"(?![0-9a-f])(?! \[[a-z]\w*\])"
 )
 #: What stands before a frame of a trace, and before nothing else: a stamp, perhaps a caller, `?`.
-_BEFORE = re.compile(r"(?:\s*\[[^\]]*\])*\s*(?:\[<[^>]*>\])?\s*(?:\? )?\(?")
+_BEFORE = re.compile(r"(?:\s*+\[[^\]]*+\])*+\s*+(?:\? )?+\(?+")
 #: The instruction itself; all other frames name the one after a call.
-_EXACT_BEFORE = re.compile(r"(?:\bR?E?IP:?(?: [0-9a-f]{2,4}:)?|\bpc : ?|\bPC is at )\s*$")
+_EXACT_BEFORE = re.compile(
+    r"(?:\bR?E?IP:?(?: [0-9a-f]{2,4}:)?|\bpc : ?|\bPC is at |BUG: KASAN: [\w-]+ in )(?:\s?\[<[^>]*>\])*\s*$"
+)
 _EXACT_AFTER = re.compile(r" \([A-Z]*P[A-Z]*\)")
 
 
@@ -66,15 +71,19 @@ def frames(lines: Iterable[str]) -> list[Frame]:
     """The different frames in some lines, the first ``MAX_FRAMES`` of them."""
     found: dict[Frame, None] = {}
     for line in lines:
-        for match in _FRAME.finditer(line):
+        for match in _matches(line):
             if len(found) < MAX_FRAMES:
                 found[_frame(line, match)] = None
     return list(found)
 
 
+def _matches(line: str) -> Iterable[re.Match[str]]:
+    return _FRAME.finditer(line) if len(line) <= _MAX_LINE else ()
+
+
 def _frame(line: str, match: re.Match[str]) -> Frame:
-    before, after = line[: match.start()], line[match.end() :]
-    exact = bool(_EXACT_BEFORE.search(before) or _EXACT_AFTER.match(after))
+    before = line[max(0, match.start() - 80) : match.start()]
+    exact = bool(_EXACT_BEFORE.search(before) or _EXACT_AFTER.match(line, match.end()))
     return Frame(match["name"], int(match["offset"], 16), int(match["size"], 16), exact)
 
 
@@ -140,9 +149,9 @@ def annotate(lines: Iterable[str], places: Places) -> list[str]:
     """
     done: list[str] = []
     for line in lines:
-        matches = [(m, places.get(_frame(line, m), ())) for m in _FRAME.finditer(line)]
+        matches = [(m, places.get(_frame(line, m), ())) for m in _matches(line)]
         known = [(match, found) for match, found in matches if found]
-        if not known:
+        if not known or len(known) > _MOST_IN_LINE:
             done.append(line)
             continue
         match, found = known[0]
