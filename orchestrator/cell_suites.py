@@ -15,10 +15,10 @@ import msgspec
 from orchestrator import artifacts, cell_health, guest_record, reproduce
 from orchestrator.cell_boot import not_answering, shut_down
 from orchestrator.cell_guests import Guests
-from orchestrator.cell_state import Cell
+from orchestrator.cell_state import Cell, kernel_spec
 from orchestrator.errors import Interrupted, OrchestrateError, UserError
 from orchestrator.evidence import gather, host
-from orchestrator.kernel import flavor
+from orchestrator.kernel import debug, flavor
 from orchestrator.kernel.model import Kernel
 from orchestrator.results.model import Blame, Case, SuiteResult, Verdict
 from orchestrator.source.model import Tree
@@ -34,8 +34,6 @@ from orchestrator.vm.ssh import RUNNER, Lost
 _DISTURBED_RETRIES = 2
 #: Guests of a cell whose memory is kept when a program hangs in them.
 _DUMPS = 2
-#: Beside a kernel's image, where there is one: ELF files with debug information of the kernel's types.
-_TYPES = ("vmlinux.debug", "types.o")
 #: The guest image, and what the suites bring, as the run keeps them.
 IMAGE, PAYLOAD = "image.cpio", "suites.cpio"
 
@@ -323,8 +321,20 @@ class _Pass:
             root=self.cell.context.root,
             watch=self.cell.watch,
             dump=self.cell.dumps <= _DUMPS,
-            debug=next((path for path in map(self.kernel.image.with_name, _TYPES) if path.is_file()), None),
+            debug=self._debug_build(),
         )
+
+    def _debug_build(self) -> Path | None:
+        """The vmlinux of the kernel's debug build, if `orchestrate decode` or --decode has made one."""
+        if self.cell.target.tree is None:
+            return None
+        plan, context = self.cell.plan, self.cell.context
+        try:
+            found = debug.find(kernel_spec(context, plan.label, plan.arch, plan.variant), context.store)
+        except OrchestrateError:
+            # evidence never costs a verdict
+            return None
+        return found.vmlinux if found else None
 
     def _result(self, suite: Suite) -> SuiteResult:
         # which programs there are is the business of the tree that they were built from
