@@ -253,6 +253,7 @@ def context(
     :raises UserError: a fragment, base or tree that cannot be used, or KVM that cannot be forced.
     :raises InfraError: a compiler or QEMU is not installed.
     """
+    store = Store(store.root, cancelled)
     # the user's last, who may have reasons to undo a part of a flavor
     fragments = (
         *(each.fragment for each in flavor.combine(choices.flavors)),

@@ -23,11 +23,14 @@ import msgspec
 import platformdirs
 from filelock import FileLock, Timeout
 
-from orchestrator.errors import InfraError, UserError
+from orchestrator.errors import InfraError, Interrupted, UserError
 
 _MANIFEST = "manifest.json"
 #: What the disk alone is to blame for; a maker's other errors are its own.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+#: Seconds between two looks at whether a wait for another process is still wanted.
+_PATIENCE_S = 0.5
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -105,10 +108,14 @@ def _disk_trouble(path: Path, only: Container[int | None] | None = None) -> Iter
 
 
 class Store:
-    """The cache below ``root``; safe for several processes at once."""
+    """The cache below ``root``; safe for several processes at once.
 
-    def __init__(self, root: Path) -> None:
+    :param cancelled: is asked while another process is waited for.
+    """
+
+    def __init__(self, root: Path, cancelled: Callable[[], bool] = lambda: False) -> None:
         self.root = root
+        self._cancelled = cancelled
 
     def find(self, kind: str, key: str) -> Path | None:
         """The folder of an entry that is there and whole."""
@@ -154,7 +161,10 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, name: str, *, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Hold the lock of that name; the kernel frees it when its holder dies."""
+        """Hold the lock of that name; the kernel frees it when its holder dies.
+
+        :raises Interrupted: the run was cancelled while another process had it.
+        """
         with _disk_trouble(self.root):
             folder = self.root / "locks"
             folder.mkdir(parents=True, exist_ok=True)
@@ -163,11 +173,19 @@ class Store:
                 lock.acquire(timeout=0)
             except Timeout:
                 waiting()
-                lock.acquire()
+                self._acquire(lock)
         try:
             yield
         finally:
             lock.release()
+
+    def _acquire(self, lock: FileLock) -> None:
+        while True:
+            with contextlib.suppress(Timeout):
+                lock.acquire(timeout=_PATIENCE_S)
+                return
+            if self._cancelled():
+                raise Interrupted("interrupted")
 
 
 def _seal(folder: Path) -> None:

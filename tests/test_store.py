@@ -15,7 +15,7 @@ from fakes.processes import until
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.errors import InfraError, KernelError
+from orchestrator.errors import InfraError, Interrupted, KernelError
 from orchestrator.store import Store, default_cache, digest_of, file_digest
 
 
@@ -27,6 +27,19 @@ def make(folder: Path) -> None:
 
 def unused(_: Path) -> None:
     raise AssertionError("it was there already")
+
+
+def test_a_wait_for_another_ends_when_the_run_is_cancelled(store: Store) -> None:
+    asked = []
+
+    def cancelled() -> bool:
+        asked.append(1)
+        return len(asked) > 1
+
+    with store.lock("things-key"), pytest.raises(Interrupted):
+        Store(store.root, cancelled).entry("things", "key", unused)
+    assert len(asked) == 2
+    assert store.entry("things", "key", make)
 
 
 def test_an_entry_is_made_once(store: Store) -> None:
