@@ -33,6 +33,9 @@ Say = Callable[[str], None]
 #: What the kernel's makefiles call, besides the compiler.
 _BUILD_TOOLS = ("make", "bc", "bison", "flex")
 
+#: Kernel parameters that keep the kernel's messages, or all of them, from the console.
+_MUTES = re.compile(r"quiet|loglevel=[0-5]|console=.*|printk\.time=.*")
+
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,47}")
 
 
@@ -70,6 +73,11 @@ def check(choices: Choices, chosen: Sequence[Suite]) -> None:
     for spec in choices.kconfig:
         kconfig.user_fragment(spec)
     flavor.combine(choices.flavors)
+    if mute := [word for word in choices.cmdline if _MUTES.fullmatch(word)]:
+        raise UserError(
+            f"--cmdline {mute[0]}: a boot is followed, and a crash is read, on the console",
+            remedy="Leave it out.",
+        )
     for suite in chosen:
         if suite.races and (why := flavor.no_races(choices.flavors)):
             raise UserError(
