@@ -19,7 +19,7 @@ SOURCE = "debian:trixie-backports/linux-source-7.2"
 FUNCTIONAL = ("maps-coherency", "procmap-query", "locking", "progress")
 BENCHMARKS = ("fault-scaling", "query-throughput", "reader-latency", "app-start")
 #: What is known of this kernel, and only with per-VMA locks: see docs/findings and locking's README.
-KNOWN = r"maps-coherency/maps-coherency\S*/gaps/.*|locking/locking-killed"
+KNOWN = r"maps-coherency/maps-coherency\S*/gaps/.*|locking/locking-killed/.*"
 
 
 def run(out: Path, *words: str) -> tuple[int, RunResult]:
