@@ -333,6 +333,8 @@ def test_interrupt_leaves_nothing_behind(elsewhere: Path, tmp_path: Path, marker
         env={**os.environ, "TMPDIR": str(place)},
         stdout=subprocess.DEVNULL,
         start_new_session=True,
+        # a shell cannot trap what was ignored when it started, as in a job of a background shell
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert until(lambda: any(path.stat().st_size for path in place.glob("*/guest-1/console")))
     assert alive(marker)

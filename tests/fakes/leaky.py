@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from orchestrator.vm.machine import Guest
 
 #: x86: test %rax,%rax; je. Where m_stop() sees whether it has a VMA to unlock; with a jmp it never has.
 _SEEN, _NEVER = bytes.fromhex("4885c074"), "eb"
+_PACKET = re.compile(r"\$[^#]*#[0-9a-f]{2}")
 
 
 def leak_vma_locks(guest: Guest, vmlinux: Path) -> None:
@@ -28,10 +30,17 @@ def leak_vma_locks(guest: Guest, vmlinux: Path) -> None:
             total = sum(packet.encode()) % 256
             gdb.sendall(f"${packet}#{total:02x}".encode())
             said = ""
-            while "#" not in said:
-                said += gdb.recv(4096).decode()
-            assert "OK" in said, said
-            gdb.sendall(b"+")
+            acknowledged = 0
+            # that the guest has stopped may be told before the answer
+            while "$OK#9a" not in said:
+                assert "$E" not in said, said
+                more = gdb.recv(4096).decode()
+                assert more, f"the server went away after {said!r}"
+                said += more
+                while acknowledged < len(_PACKET.findall(said)):
+                    # once each: a byte that acknowledges nothing stops the guest again
+                    gdb.sendall(b"+")
+                    acknowledged += 1
 
 
 def _in_vmlinux(vmlinux: Path) -> tuple[int, int]:
