@@ -200,7 +200,8 @@ def demand_match(found: Found, record: GuestRecord, vmlinux: Path) -> None:
     if record.vmlinux and own.is_file():
         debug.demand_match(own, vmlinux)
         return
-    done = RunDirectory(found.root).done(RunDirectory(found.root).plan()).get(found.cell)
+    directory = RunDirectory(found.root)
+    done = directory.done(directory.plan()).get(found.cell)
     ran = done.properties.get("proof: build-id", "") if done is not None else ""
     if not ran:
         raise UserError(

@@ -96,11 +96,6 @@ class GuestRecord(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def programs(queue: Iterable[tuple[Suite, str]]) -> tuple[ProgramRecord, ...]:
-    """The programs of a cell's suites, in the order in which they run."""
-    return tuple(_program(suite, name) for suite, name in queue)
-
-
 def _program(suite: Suite, name: str) -> ProgramRecord:
     program = suite.known(name)
     call = runner.invocation(suite, program)
@@ -136,6 +131,7 @@ def record(
 
     :param kept: where the kernel's image is in the run directory, relative to it.
     :param initrds: likewise, without keys.
+    :param queue: the programs of its suites, in the order in which they run.
     """
     return GuestRecord(
         cell=cell,
@@ -152,7 +148,7 @@ def record(
         accel=accel,
         slower=slower,
         shared=shared,
-        programs=programs(queue),
+        programs=tuple(_program(suite, name) for suite, name in queue),
     )
 
 

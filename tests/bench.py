@@ -25,6 +25,7 @@ import msgspec
 
 from orchestrator import arch as arches
 from orchestrator import source
+from orchestrator.arch import Arch
 from orchestrator.evidence import host
 from orchestrator.evidence.splat import Scanner
 from orchestrator.kernel import build as kernels
@@ -95,14 +96,7 @@ def _cold(spec: str) -> None:
         for number, variant in enumerate(("per-vma-lock", "mmap-lock")):
             place = Path(scratch) / variant
             place.mkdir()
-            wanted = KernelSpec(
-                tree=tree,
-                tree_class=classify(tree.path),
-                arch=here,
-                variant=variant,
-                toolchain=toolchain.find("gcc", here),
-            )
-            config = kernels.configure(wanted, Store(default_cache())).path
+            config = kernels.configure(_kernel(tree, here, variant), Store(default_cache())).path
             (place / ".config").write_bytes(config.read_bytes())
             wrapper = kconfig.write_wrapper(tree.path, place)
             argv = ["make", "-C", str(tree.path), f"O={place}", f"ARCH={here.make_arch}"]
@@ -198,15 +192,18 @@ def _median(times: Times, column: str) -> float:
     return statistics.median(t[column] for t in times)
 
 
-def _spec(tree: Tree, name: str, store: Store, scratch: Path) -> GuestSpec:
-    known = arches.load(name)
-    wanted = KernelSpec(
+def _kernel(tree: Tree, arch: Arch, variant: str) -> KernelSpec:
+    return KernelSpec(
         tree=tree,
         tree_class=classify(tree.path),
-        arch=known,
-        variant="per-vma-lock",
-        toolchain=toolchain.find("gcc", known),
+        arch=arch,
+        variant=variant,
+        toolchain=toolchain.find("gcc", arch),
     )
+
+
+def _spec(tree: Tree, name: str, store: Store, scratch: Path) -> GuestSpec:
+    known = arches.load(name)
     archive = overlay.build_overlay(
         scratch / f"{name}.cpio",
         host_key=KEYS.host_key,
@@ -214,7 +211,7 @@ def _spec(tree: Tree, name: str, store: Store, scratch: Path) -> GuestSpec:
         files={RUNNER: overlay.build_runner(known, store)},
     )
     base = image.build_image(name, cache=store.root, say=print)
-    kernel = kernels.build(wanted, store, say=print)
+    kernel = kernels.build(_kernel(tree, known, "per-vma-lock"), store, say=print)
     return GuestSpec(arch=known, kernel=kernel.image, initrds=(base.path, archive))
 
 
