@@ -44,6 +44,11 @@ def flavors() -> dict[str, Path]:
     return listing(kconfigs() / "flavors", ".config")
 
 
+def also() -> dict[str, Path]:
+    """Configurations that are only compiled, by their name."""
+    return listing(kconfigs() / "also", ".toml")
+
+
 def suites() -> dict[str, Path]:
     """Folders with a ``suite.toml`` by their name."""
     return {path.parent.name: path.parent for path in sorted(selftests().glob("*/suite.toml"))}

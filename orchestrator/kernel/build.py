@@ -57,7 +57,7 @@ _INFRA_TROUBLE = (
 
 
 #: What a kernel's banner would say of the host, the same on each.
-_BANNER = {
+BANNER = {
     "KBUILD_BUILD_TIMESTAMP": "@0",
     "KBUILD_BUILD_USER": "orchestrate",
     "KBUILD_BUILD_HOST": "orchestrate",
@@ -342,7 +342,7 @@ def _build_module(spec: KernelSpec, source: Path, place: Path, log: Path | None)
     argv += [f"KBUILD_KCONFIG={place / 'Kconfig.wrapper'}"] if _wrapped(spec) else []
     for words in (["modules_prepare"], [f"M={folder}", "modules"]):
         child = Supervised(
-            [*argv, *words], limit_s=_BUILD_LIMIT_S, grace_s=1.0, output=folder / "log", env=_environment()
+            [*argv, *words], limit_s=_BUILD_LIMIT_S, grace_s=1.0, output=folder / "log", env=environment()
         )
         try:
             outcome = child.wait()
@@ -365,7 +365,7 @@ def _build_module(spec: KernelSpec, source: Path, place: Path, log: Path | None)
     )
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Ours, without what would change a build."""
     return {
         **{k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "KBUILD", "KCONFIG", "CCACHE"))},
@@ -392,9 +392,9 @@ def _tuxmake(
     if not spec.arch.native:
         argv += ["-a", spec.arch.make_arch]
     # as options: tuxmake has values of its own, which win over the environment
-    for name, value in _BANNER.items():
+    for name, value in BANNER.items():
         argv += ["-e", f"{name}={value}"]
-    env = _environment()
+    env = environment()
     plain = re.sub(r"-\d+$", "", spec.toolchain.compiler)
     if plain != spec.toolchain.compiler:
         # tuxmake drops the version where it builds on the host itself, and takes what has the plain name
@@ -428,28 +428,38 @@ def _objects(log: Path) -> int:
 
 
 def _fail(spec: KernelSpec, what: str, outcome: Outcome, log: Path, kept: Path | None = None) -> None:
+    which = f"{spec.tree.version} {spec.arch.name} {spec.variant}"
+    raise_for(f"cannot {what} {which}", spec.tree.path, outcome, log, kept)
+
+
+def raise_for(what: str, tree: Path, outcome: Outcome, log: Path, kept: Path | None = None) -> None:
+    """Raise what a failed build comes to by its log.
+
+    :param what: ``cannot build 7.2.1 arm64``; ``kept``: where the user finds the log.
+    :raises KernelError: it does not compile, with the first error, its file and line.
+    :raises InfraError: the host failed it.
+    """
     text = log.read_text(errors="replace") if log.is_file() else ""
     where = f" The log: {kept}" if kept else ""
-    which = f"{spec.tree.version} {spec.arch.name} {spec.variant}"
     for mark, reason, remedy in _INFRA_TROUBLE:
         if mark in text:
-            raise InfraError(f"cannot {what} {which}: {reason}", remedy=remedy + where)
+            raise InfraError(f"{what}: {reason}", remedy=remedy + where)
     if outcome.reason != "ended":
         raise InfraError(
-            f"cannot {what} {which}: {outcome}", remedy=f"Give it more time, or a faster host.{where}"
+            f"{what}: {outcome}", remedy=f"Give it more time, or a faster host.{where}"
         )
     if match := _COMPILE_ERROR.search(text):
         place = match["where"] or match["object"]
         error = match["what"] or match["link"] or match["modpost"] or match["ld"]
         # as seen from the top of the tree, whether the compiler was given a full or a relative path
-        place = re.sub(r"^(?:\.\./)+", "", (place or "").removeprefix(f"{spec.tree.path}/"))
+        place = re.sub(r"^(?:\.\./)+", "", (place or "").removeprefix(f"{tree}/"))
         said = f"{place}: {error}" if place else error
-        raise KernelError(f"cannot {what} {which}: {said}", remedy=where.strip())
+        raise KernelError(f"{what}: {said}", remedy=where.strip())
     if tool := re.search(r"(\S+): (?:command )?not found", text):
         raise InfraError(
-            f"cannot {what} {which}: {tool[1]} is missing",
+            f"{what}: {tool[1]} is missing",
             remedy=f"Install the build tools: apt-get install {_BASE_PACKAGES}.{where}",
         )
     # tuxmake's own summary begins with "I:"
     last = [line for line in text.splitlines() if line.strip() and not line.startswith("I: ")][-3:]
-    raise KernelError(f"cannot {what} {which}: {' | '.join(last) or outcome}", remedy=where.strip())
+    raise KernelError(f"{what}: {' | '.join(last) or outcome}", remedy=where.strip())

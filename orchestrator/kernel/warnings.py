@@ -24,13 +24,14 @@ _COMPILED = re.compile(r"^  (?:CC|AS|LD|AR|HOSTCC|RUSTC|MODPOST|DTC)\s+(?:\[M\]\
 _SAID = re.compile(
     r"^\S*ld(?:\.\w+)?: warning: (?P<link>.+)$"
     r"|^WARNING: modpost: (?P<modpost>.+)$"
-    r"|^(?:\S*ld(?:\.\w+)?: )?(?P<file>[^\s:]+?)(?::\(?[^\s:()]+\)?)?(?::\d+)*: +(?:warning|WARNING): (?P<what>.+)$"
+    r"|^(?:\S*ld(?:\.\w+)?: )?(?P<file>[^\s:]+?)(?::\(?[^\s:()]+\)?)?(?::\d+)*:"
+    r" +(?:warning|WARNING): (?P<what>.+)$"
 )
 _CHAIN = re.compile(r"^(?:In file included|\s+) ?from ([^\s:]+):\d+")
 
 
 class Warned(msgspec.Struct, frozen=True, array_like=True):
-    """One warning: ``text`` is the same wherever it stands in its file, ``shown`` is as the compiler said it."""
+    """One warning: ``text`` is the same wherever in its file it stands, ``shown`` as the compiler said it."""
 
     text: str
     shown: str

@@ -71,7 +71,7 @@ def resolve_revision(folder: Path, revision: str, spec: str, *, cache: Path, say
     :raises InfraError: no git, no space, or objects of the repository that cannot be read.
     """
     folder = folder.resolve()
-    commit = _commit(folder, revision, spec)
+    commit = commit_of(folder, revision, spec)
     digest = identity.digest_of_text("git", commit, "")
     what = f"{folder}@{revision}"
 
@@ -257,9 +257,12 @@ def _is_full(place: Path) -> bool:
     return disk.f_bavail * disk.f_frsize < 1 << 20 or bool(disk.f_files and disk.f_favail < 16)
 
 
-def _commit(folder: Path, revision: str, spec: str) -> str:
-    if not revision:
-        raise UserError(f"{spec}: no revision behind the @", remedy="write DIR@REV, or DIR alone")
+def check_repository(folder: Path, spec: str) -> None:
+    """Demand that a folder is the top of a git repository.
+
+    :raises UserError: it is not.
+    :raises InfraError: there is no git.
+    """
     try:
         run_git(folder, "rev-parse", "--git-dir")
     except GitError as error:
@@ -267,6 +270,17 @@ def _commit(folder: Path, revision: str, spec: str) -> str:
             f"{spec}: {folder} is not the top of a git repository: {error.first}",
             remedy="name a clone of Linux, or the directory without @REV",
         ) from error
+
+
+def commit_of(folder: Path, revision: str, spec: str) -> str:
+    """The full name of the commit that a revision names.
+
+    :param spec: what the user wrote, for the message.
+    :raises UserError: no git repository, or no such commit in it.
+    """
+    if not revision:
+        raise UserError(f"{spec}: no revision behind the @", remedy="write DIR@REV, or DIR alone")
+    check_repository(folder, spec)
     try:
         # Two steps, since some forms (":/text") end at the end of the word only.
         found = run_git(folder, "rev-parse", "--verify", "--end-of-options", revision).decode().strip()

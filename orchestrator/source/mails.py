@@ -101,6 +101,12 @@ def take_apart(sources: Sequence[Source], named: Path, work: Path) -> list[Patch
     ]
 
 
+def base_commits(sources: Sequence[Source]) -> tuple[str, ...]:
+    """The commits that files say they were made on, each once; a cover letter's counts like a patch's."""
+    found = [match.decode() for source in sources for match in _BASE.findall(source.data)]
+    return tuple(dict.fromkeys(found))
+
+
 def _entry(series: Path, line: str) -> tuple[str, tuple[str, ...]] | None:
     """Name and options of a line of a quilt series, or ``None``."""
     words = re.sub(r"(?:^|\s)#.*", "", line).split()

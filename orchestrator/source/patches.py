@@ -60,6 +60,36 @@ def apply(tree: Tree, files: Sequence[Path], *, cache: Path, say: Say = quiet) -
         ) from error
 
 
+def as_commits(base: Tree, files: Sequence[Path], work: Path) -> list[tuple[str, str]]:
+    """Make each patch a commit, on top of the one that a clone of ours is checked out to, and check none out.
+
+    Their ids depend on nothing but base and patches.
+
+    :param base: its ``path`` is the clone, which is written to.
+    :param files: as for ``apply``; :param work: an empty folder for what is needed on the way.
+    :returns: the commits in order, each with the subject of its patch.
+    :raises UserError: as ``apply``.
+    :raises InfraError: no git, no space.
+    """
+    try:
+        found = [
+            patch
+            for n, file in enumerate(files)
+            for patch in take_apart(read(file), file, work / "mails" / str(n))
+        ]
+        imported = _rehearse(found, base, work)
+        _check_links(found, work / "scratch")
+        run_git(base.path, "config", "fastimport.unpackLimit", "1")
+        # forced: the ref may be there from a series on another base
+        run_git(base.path, "fast-import", "--quiet", "--done", "--force", data=imported.read_bytes())
+        made = run_git(base.path, "rev-list", "--reverse", _REF, f"^{base.commit}").decode().split()
+    except GitError as error:
+        raise InfraError(
+            f"patches for {base.describe}: git: {error.first}", remedy=clone.INCOMPLETE
+        ) from error
+    return [(commit, patch.subject) for commit, patch in zip(made, found, strict=True)]
+
+
 def _apply(tree: Tree, files: Sequence[Path], cache: Path, say: Say) -> Tree:
     if tree.dirty:
         raise UserError(

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Configurations that are compiled and never booted: a file each in ``kconfigs/also``.
+
+They are those that changes of this field have broken before. Only some directories are compiled, in an
+object directory that is kept, so that the next commit costs what it changes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from orchestrator import data
+from orchestrator.errors import Inconclusive, InfraError, UserError
+from orchestrator.kernel import build, kconfig, warnings
+from orchestrator.kernel.model import Say
+from orchestrator.process import Outcome, Supervised, require
+from orchestrator.source.model import Tree
+from orchestrator.store import digest_of
+
+#: allmodconfig has some hundred objects in these directories.
+_LIMIT_S = 2 * 3600.0
+_LEDGER = "orchestrate-warnings.json"
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One configuration.
+
+    ``config`` is the make target that writes it, ``symbols`` are lines put into it that must survive.
+    ``package`` is Debian's name of the cross compiler ``<cross_prefix>gcc``.
+    """
+
+    name: str
+    description: str
+    make_arch: str
+    machines: tuple[str, ...]
+    cross_prefix: str
+    package: str
+    config: str
+    targets: tuple[str, ...]
+    symbols: tuple[str, ...] = ()
+
+    @property
+    def prefix(self) -> str:
+        """Of the compiler; empty on a host of that architecture."""
+        return "" if os.uname().machine in self.machines else self.cross_prefix
+
+    @property
+    def compiler(self) -> str:
+        """The program that compiles it."""
+        return f"{self.prefix}gcc"
+
+    @property
+    def missing(self) -> str:
+        """Why it cannot be compiled on this host, and the package that mends it; empty where it can."""
+        if shutil.which(self.compiler):
+            return ""
+        return f"{self.compiler} is not installed: apt-get install {self.package}"
+
+
+def names() -> tuple[str, ...]:
+    """All configurations there are, in alphabetical order."""
+    return tuple(data.also())
+
+
+def load(name: str) -> Config:
+    """The configuration of that name.
+
+    :raises UserError: there is none.
+    """
+    path = data.choose("configuration", name, data.also())
+    return msgspec.convert(msgspec.toml.decode(path.read_bytes()) | {"name": name}, type=Config)
+
+
+def compile_(
+    config: Config, tree: Tree, objects: Path, log: Path, *, say: Say = lambda _: None, jobs: int = 0
+) -> warnings.Ledger:
+    """Configure, and compile the directories; the warnings of all that is compiled there by now.
+
+    :param objects: a folder for this configuration of commits of one repository; kept between them.
+    :param log: where the build's log goes.
+    :raises KernelError: it does not configure or compile.
+    :raises InfraError: the host failed it: no compiler, no space.
+    :raises Inconclusive: it is not the configuration that was asked for, or nothing was compiled.
+    """
+    if config.missing:
+        raise InfraError(f"{config.compiler} is not installed", remedy=f"apt-get install {config.package}")
+    require("make", remedy="apt-get install make")
+    objects.mkdir(parents=True, exist_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    ledger, mark = objects / _LEDGER, objects / "unfinished"
+    if mark.exists():
+        # what was compiled then has warned into a log that may be lost
+        shutil.rmtree(objects)
+        objects.mkdir()
+    what = f"cannot compile {tree.version} {config.name}"
+    say(f"compiling {' '.join(config.targets)} of {tree.version} {config.name}")
+    _configure(config, tree, objects, log, what)
+    mark.touch()
+    before = warnings.load(ledger) or {}
+    outcome = _make(config, tree, objects, log, [*config.targets, f"-j{jobs or os.cpu_count() or 1}"])
+    known = warnings.merged(before, log.read_bytes(), tree.path)
+    ledger.write_bytes(warnings.dump(known))
+    if outcome.reason == "ended":
+        mark.unlink()
+    if outcome.exit != 0:
+        build.raise_for(what, tree.path, outcome, log, log)
+    if empty := [name for name in config.targets if not any((objects / name).rglob("*.o"))]:
+        raise Inconclusive(f"{what}: make was content, and made nothing in {', '.join(empty)}")
+    return known
+
+
+def place(config: Config) -> str:
+    """What names the object directory of a configuration, whatever the commit."""
+    version = ""
+    if compiler := shutil.which(config.compiler):
+        version = f"{compiler} {Path(compiler).resolve()}"
+    return digest_of("compile only", config.name, config.config, config.symbols, version)
+
+
+def _configure(config: Config, tree: Tree, objects: Path, log: Path, what: str) -> None:
+    """Write the configuration; make itself leaves alone what has not changed."""
+    outcome = _make(config, tree, objects, log, [config.config])
+    path = objects / ".config"
+    if outcome.exit == 0 and config.symbols and path.is_file():
+        asked = kconfig.Fragment(f"kconfigs/also/{config.name}.toml", "\n".join(config.symbols))
+        path.write_text(kconfig.merge(path.read_text(), [asked]))
+        outcome = _make(config, tree, objects, log, ["olddefconfig"])
+        if outcome.exit == 0 and (gone := kconfig.lost([asked], kconfig.parse_config(path.read_text()))):
+            raise Inconclusive(
+                f"{what}: request lost: {'; '.join(map(str, gone))}",
+                remedy="This tree does not have that configuration; leave it out with --also-build.",
+            )
+    if outcome.exit != 0 or not path.is_file():
+        build.raise_for(what, tree.path, outcome, log, log)
+
+
+def _make(config: Config, tree: Tree, objects: Path, log: Path, words: list[str]) -> Outcome:
+    argv = ["make", "-C", str(tree.path), f"O={objects}", f"ARCH={config.make_arch}"]
+    argv += [f"CROSS_COMPILE={config.prefix}", *(f"{n}={v}" for n, v in build.BANNER.items())]
+    child = Supervised([*argv, *words], limit_s=_LIMIT_S, grace_s=1.0, output=log, env=build.environment())
+    try:
+        outcome = child.wait()
+    finally:
+        child.kill()
+    assert outcome is not None
+    return outcome
+
+
+def check_names(asked: tuple[str, ...]) -> tuple[str, ...]:
+    """What ``--also-build`` comes to: all by default, none of them for ``none``.
+
+    :raises UserError: there is no such configuration, or ``none`` beside others.
+    """
+    if not asked:
+        return names()
+    if "none" in asked:
+        if len(set(asked)) > 1:
+            raise UserError(
+                "--also-build none, and others beside it", remedy="Leave one or the others out."
+            )
+        return ()
+    return tuple(load(name).name for name in dict.fromkeys(asked))

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A series and what came of it: what ``series.json`` holds and everything else is drawn from."""
+
+from __future__ import annotations
+
+import msgspec
+
+from orchestrator.analysis.stats import Ratio
+from orchestrator.plan import Choices
+from orchestrator.results.model import Case
+
+#: The version of ``series.json``; a later one is not resumed.
+SERIES_VERSION = 1
+
+#: Checks that are made once for each arch and variant of a patch, besides those of suites.
+BUILD, WARNINGS, BOOT, BENCH = "build", "warnings", "boot", "bench"
+APPLIES, COMPILE = "applies", "compile"
+
+
+class Patch(msgspec.Struct, frozen=True, kw_only=True):
+    """One commit of the series; number 0 is the base. ``merge``: it is one, and brings all that it merged."""
+
+    number: int
+    commit: str
+    subject: str = ""
+    merge: bool = False
+
+    def __str__(self) -> str:
+        name = "the base" if self.number == 0 else f"patch {self.number}"
+        return f"{name} ({self.commit[:12]} {self.subject!r})"
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A check of every patch: ``check`` is one of ours (``build``, ``boot`` …) or the name of a suite."""
+
+    check: str
+    arch: str = ""
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """``build arm64 mmap-lock``, and the key in ``series.json``."""
+        return " ".join(filter(None, (self.check, self.arch, self.variant)))
+
+    @property
+    def own(self) -> bool:
+        """Whether it is no suite: such a row makes nothing green."""
+        return self.check in (APPLIES, BUILD, WARNINGS, BOOT, COMPILE)
+
+
+class RowResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What came of a check of one patch. ``same``: taken over from the patch before, whose image is equal.
+
+    ``run`` is the run that it came of, relative to the series's folder.
+    """
+
+    cases: tuple[Case, ...]
+    same: bool = False
+    run: str = ""
+
+
+class Kernel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A kernel that was built for a patch; ``image`` is the digest of its image, empty where there is none."""
+
+    image: str = ""
+    release: str = ""
+    toolchain: str = ""
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is known of one patch. ``rows`` by their names, ``kernels`` by ``arch variant``."""
+
+    number: int
+    rows: dict[str, RowResult] = {}
+    kernels: dict[str, Kernel] = {}
+    machines: dict[str, str] = {}
+    done: bool = False
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric of the tip over that of the base: 0.5 means that the series halves it.
+
+    ``better`` is ``lower`` or ``higher``, ``says`` what the interval allows to say. ``judged``: a worse
+    value of this one is a fault of the series.
+    """
+
+    arch: str
+    variant: str
+    suite: str
+    metric: str
+    better: str
+    base: float
+    tip: float
+    ratio: Ratio
+    says: str
+    judged: bool = False
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user asked for, so that it can be resumed.
+
+    ``folder`` is his repository, ``given`` the series as he named it, ``inputs`` the copies of its mails
+    (relative to the series's folder) where it was not a range. ``also`` are the configurations that are
+    only compiled.
+    """
+
+    choices: Choices
+    folder: str
+    given: str
+    inputs: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    bench: bool = True
+
+
+class Series(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``series.json`` holds. ``patches`` begin with the base, ``steps`` go as far as it has come.
+
+    ``notes`` are sentences about how the series was read. ``digests`` are of what it reads besides its
+    kernels.
+    """
+
+    version: int = SERIES_VERSION
+    id: str
+    asked: Asked
+    patches: tuple[Patch, ...]
+    rows: tuple[Row, ...]
+    steps: tuple[Step, ...] = ()
+    changes: tuple[Change, ...] = ()
+    notes: tuple[str, ...] = ()
+    digests: dict[str, str] = {}
+    started_at: str = ""
+    finished_at: str = ""
+    interrupted: bool = False
