@@ -22,9 +22,10 @@ from orchestrator import data
 from orchestrator.arch import Arch
 from orchestrator.elf import build_id
 from orchestrator.errors import Inconclusive, InfraError, KernelError, UserError
-from orchestrator.kernel import kconfig
+from orchestrator.kernel import kconfig, workplace
 from orchestrator.kernel.kconfig import Fragment, Lost
 from orchestrator.kernel.model import Configured, Kernel, KernelSpec, Say
+from orchestrator.kernel.workplace import Workplace
 from orchestrator.process import Outcome, Supervised, require
 from orchestrator.source.classify import TreeClass
 from orchestrator.store import Store, digest_of, file_digest
@@ -71,6 +72,8 @@ class _Facts(msgspec.Struct, frozen=True):
     toolchain: str
     cpu_s: float
     objects: int = 0
+    #: most of it was there: no measure of what a kernel costs
+    warm: bool = False
 
 
 def configure(spec: KernelSpec, store: Store) -> Configured:
@@ -200,6 +203,8 @@ def _key(spec: KernelSpec, configured: Configured) -> str:
         configured.digest,
         spec.toolchain.version,
         _wrapped(spec),
+        # those before had a "+" in their release, unless their commit was tagged
+        *(["no scm"] if spec.tree.commit else []),
         *([file_digest(spec.module)] if spec.module else []),
     )
 
@@ -212,18 +217,23 @@ def is_built(spec: KernelSpec, store: Store) -> bool:
     return store.find("kernels", _key(spec, configure(spec, store))) is not None
 
 
-def usual_cost_s(arch: Arch, store: Store) -> float | None:
-    """What a kernel of that arch has cost here, in CPU seconds: the median; ``None`` if none was built."""
-    costs = [facts.cpu_s for facts in _earlier(arch, store)]
+def usual_cost_s(arch: Arch, store: Store, *, warm: bool = False) -> float | None:
+    """What a kernel of that arch has cost here, in CPU seconds: the median; ``None`` if none was built.
+
+    :param warm: of those for which most was there already (``KernelSpec.workplace``).
+    """
+    costs = [facts.cpu_s for facts in _earlier(arch, store, warm=warm)]
     return statistics.median(costs) if costs else None
 
 
-def _earlier(arch: Arch, store: Store) -> Iterator[_Facts]:
+def _earlier(arch: Arch, store: Store, *, warm: bool = False) -> Iterator[_Facts]:
     """What is known of the kernels of an arch that were built here."""
     for path in (store.root / "kernels").glob("*/kernel.json"):
         if (path.parent / Path(arch.image).name).is_file():
             with contextlib.suppress(OSError, msgspec.MsgspecError):
-                yield msgspec.json.decode(path.read_bytes(), type=_Facts)
+                facts = msgspec.json.decode(path.read_bytes(), type=_Facts)
+                if facts.warm == warm:
+                    yield facts
 
 
 def _wrapped(spec: KernelSpec) -> bool:
@@ -266,46 +276,33 @@ def _build(
     jobs: int,
 ) -> None:
     # one place a key: ccache and __FILE__ see the same paths again when a build is repeated
-    place = store.root / "builds" / key
-    shutil.rmtree(place, ignore_errors=True)
-    objects = place / "o"
-    objects.mkdir(parents=True)
-    shutil.copyfile(configured.path, objects / ".config")
-    build_log = fresh / "build.log"
-    what = f"building {spec.tree.version} {spec.arch.name} {spec.variant}"
-    usual = [facts.objects for facts in _earlier(spec.arch, store) if facts.objects]
-    of = f" of about {statistics.median_high(usual)}" if usual else ""
-    say(what)
-    try:
-        outcome, cpu_s = _tuxmake(
-            spec,
-            objects,
-            place / "out",
-            ["-I", Path(spec.arch.image).name, "-j", str(jobs or os.cpu_count() or 1), "kernel"],
-            build_log,
-            _BUILD_LIMIT_S,
-            wrap=place,
-            cache=store.root / "ccache",
-            progress=lambda objects: say(f"{what}: {objects}{of} objects"),
-        )
-        image = objects / spec.arch.image
-        if outcome.exit != 0 or not image.is_file():
-            if log is not None:
-                log.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(build_log, log)
-            _fail(spec, "build", outcome, build_log, log)
+    with workplace.opened(spec.workplace, store.root / "builds" / key) as place:
+        warm = place.warm
+        try:
+            cpu_s = _make(spec, configured, store, place, fresh / "build.log", say, log, jobs)
+        except KernelError:
+            if not warm:
+                raise
+            say("it does not build with what earlier ones have left; trying with nothing")
+            place.restart()
+            (fresh / "build.log").unlink()
+            warm = False
+            cpu_s = _make(spec, configured, store, place, fresh / "build.log", say, log, jobs)
+        objects = place.objects
         built = kconfig.parse_config((objects / ".config").read_text())
         if built != configured.symbols:
             changed = ", ".join(kconfig.difference(built, configured.symbols))
             raise Inconclusive(f"the build changed its own configuration: {changed}")
+        image = objects / spec.arch.image
         for source, name in ((image, image.name), (objects / "vmlinux", "vmlinux")):
             shutil.copyfile(source, fresh / name)
         if spec.module is not None:
             say(f"building {_module_name(spec.module)} for it")
-            shutil.copyfile(_build_module(spec, spec.module, place, log), fresh / _module_name(spec.module))
+            made = _build_module(spec, spec.module, place.folder, log)
+            shutil.copyfile(made, fresh / _module_name(spec.module))
         shutil.copyfile(objects / ".config", fresh / "config")
         shutil.copyfile(objects / "System.map", fresh / "System.map")
-        metadata = place / "out" / "metadata.json"
+        metadata = place.folder / "out" / "metadata.json"
         if metadata.is_file():
             shutil.copyfile(metadata, fresh / "tuxmake.json")
         facts = _Facts(
@@ -313,11 +310,55 @@ def _build(
             build_id=build_id(fresh / "vmlinux"),
             toolchain=spec.toolchain.version,
             cpu_s=round(cpu_s, 1),
-            objects=_objects(build_log),
+            objects=_objects(fresh / "build.log"),
+            warm=warm,
         )
         (fresh / "kernel.json").write_bytes(msgspec.json.encode(facts))
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+        place.trust()
+
+
+def _make(
+    spec: KernelSpec,
+    configured: Configured,
+    store: Store,
+    place: Workplace,
+    build_log: Path,
+    say: Say,
+    log: Path | None,
+    jobs: int,
+) -> float:
+    """Have make build the kernel; the CPU seconds that it took."""
+    place.configure(configured.path)
+    what = f"building {spec.tree.version} {spec.arch.name} {spec.variant}"
+    usual = [facts.objects for facts in _earlier(spec.arch, store) if facts.objects]
+    of = f" of about {statistics.median_high(usual)}" if usual and not place.warm else ""
+    say(what)
+    outcome, cpu_s = _tuxmake(
+        spec,
+        place.objects,
+        place.folder / "out",
+        ["-I", Path(spec.arch.image).name, "-j", str(jobs or os.cpu_count() or 1), "kernel"],
+        build_log,
+        _BUILD_LIMIT_S,
+        wrap=place.folder,
+        cache=store.root / "ccache",
+        progress=lambda objects: say(f"{what}: {objects}{of} objects"),
+    )
+    if outcome.exit != 0 or not (place.objects / spec.arch.image).is_file():
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(build_log, log)
+        if _is_compile_error(outcome, build_log):
+            place.trust()
+        _fail(spec, "build", outcome, build_log, log)
+    return cpu_s
+
+
+def _is_compile_error(outcome: Outcome, log: Path) -> bool:
+    """Whether a build ended by itself because of what the compiler said, and of nothing else."""
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    told = outcome.reason == "ended" and _COMPILE_ERROR.search(text) is not None
+    return told and not any(mark in text for mark, _, _ in _INFRA_TROUBLE)
 
 
 def _module_name(source: Path) -> str:
@@ -330,12 +371,14 @@ def _build_module(spec: KernelSpec, source: Path, place: Path, log: Path | None)
     :raises Inconclusive: it does not compile against this tree.
     """
     objects, folder = place / "o", place / "module"
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     shutil.copyfile(source, folder / source.name)
     (folder / "Makefile").write_text(f"obj-m := {source.stem}.o\n")
-    # what `make modules` of the kernel itself would leave
-    if (objects / "vmlinux.symvers").is_file() and not (objects / "Module.symvers").is_file():
-        shutil.copyfile(objects / "vmlinux.symvers", objects / "Module.symvers")
+    # what `make modules` of the kernel itself would leave; an older one is of an earlier kernel
+    ours, theirs = objects / "Module.symvers", objects / "vmlinux.symvers"
+    if theirs.is_file() and not (ours.is_file() and ours.stat().st_mtime >= theirs.stat().st_mtime):
+        shutil.copyfile(theirs, ours)
     argv = ["make", "-C", str(spec.tree.path), f"O={objects}", f"ARCH={spec.arch.make_arch}"]
     argv += [f"CROSS_COMPILE={spec.arch.compiler_prefix}", f"CC={spec.toolchain.compiler}"]
     argv += ["LLVM=1"] if "clang" in spec.toolchain.tuxmake else []
@@ -370,6 +413,8 @@ def environment() -> dict[str, str]:
     return {
         **{k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "KBUILD", "KCONFIG", "CCACHE"))},
         "LC_ALL": "C.UTF-8",
+        # set, if to nothing, it keeps the state of the git repository out of the release, and so out of the image
+        "LOCALVERSION": "",
     }
 
 
@@ -399,6 +444,7 @@ def _tuxmake(
     if plain != spec.toolchain.compiler:
         # tuxmake drops the version where it builds on the host itself, and takes what has the plain name
         tools = wrap / "tools"
+        shutil.rmtree(tools, ignore_errors=True)
         tools.mkdir()
         (tools / plain).symlink_to(require(spec.toolchain.compiler, remedy=""))
         env["PATH"] = f"{tools}:{env['PATH']}"

@@ -205,5 +205,8 @@ def write_wrapper(tree: Path, folder: Path) -> Path:
     Kconfig lets a symbol be defined twice, and the tree itself stays untouched.
     """
     wrapper = folder / "Kconfig.wrapper"
-    wrapper.write_text((tree / "Kconfig").read_text() + _PROMPT)
+    text = (tree / "Kconfig").read_text() + _PROMPT
+    # its time tells make whether to configure again
+    if not wrapper.is_file() or wrapper.read_text() != text:
+        wrapper.write_text(text)
     return wrapper

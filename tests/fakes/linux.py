@@ -11,6 +11,8 @@ from orchestrator.kernel.kconfig import Fragment
 from orchestrator.source.classify import classify
 from orchestrator.source.model import Tree
 
+from .trees import git
+
 _TREE = Path(__file__).with_name("linux")
 
 
@@ -36,3 +38,21 @@ def make_linux(path: Path, *, without: str = "", more: str = "") -> Tree:
     )
     assert classify(path) == "selectable"
     return tree
+
+
+def make_linux_repository(path: Path) -> Path:
+    """The same tree, committed; what is compiled is ``mm/mmap_lock.c`` and ``fs/*.c``."""
+    make_linux(path)
+    git(path, "init", "-q", "-b", "main")
+    git(path, "add", "-A")
+    git(path, "commit", "-q", "-m", "one")
+    return path
+
+
+def commit_file(repository: Path, name: str, text: str, subject: str = "more") -> str:
+    """Commit a file with this text, and give the commit's name."""
+    (repository / name).parent.mkdir(parents=True, exist_ok=True)
+    (repository / name).write_text(text)
+    git(repository, "add", "-A")
+    git(repository, "commit", "-q", "--allow-empty", "-m", subject)
+    return git(repository, "rev-parse", "HEAD").strip()

@@ -22,5 +22,20 @@ esac
 mkdir -p "$out/include/config"
 echo 7.2.1 >"$out/include/config/kernel.release"
 printf 'const char config[] = CONFIG, banner[] = BANNER;\n' >"$out/config.c"
-$cc $flags "$config" "$banner" -o "$out/vmlinux" "$out/config.c" mm/mmap_lock.c
+
+# as make does it: what is newer than its source is finished
+objects=
+for source in $(find mm/mmap_lock.c fs -name '*.c' 2>/dev/null | LC_ALL=C sort); do
+	object=$out/$(basename "$source" .c).o
+	objects="$objects $object"
+	[ ! "$object" -nt "$source" ] || continue
+	echo "  CC      $source"
+	if [ "$FAKE_LINUX" = torn ]; then
+		# half an object, and nobody left to delete it
+		echo torn >"$object"
+		kill -KILL $$
+	fi
+	$cc -c -o "$object" "$source"
+done
+$cc $flags "$config" "$banner" -o "$out/vmlinux" "$out/config.c" $objects
 nm "$out/vmlinux" >"$out/System.map"

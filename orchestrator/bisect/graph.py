@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The commits that may have brought a fault in, and who is whose ancestor.
+
+A commit c is the single culprit if a commit shows the fault just when c is its ancestor or itself. That is true
+of merges too: a merge has what any of its parents has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import UserError
+from orchestrator.source.clone import GitError, run_git
+from orchestrator.text import clean_str
+
+#: Up to this many commits the matrix is kept unpacked too: 8 bytes an entry.
+_DENSE = 1024
+_BLOCK = 512
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class History:
+    """Commits that are ancestors of the bad end or itself, and neither of a good one. Oldest first.
+
+    ``ancestors`` is a matrix of bits, one row a commit: bit j of row i (``bitorder="little"``) says that commit j
+    is an ancestor of commit i or is commit i. 15,000 commits take 28 MB. ``goods`` are names of commits known
+    to be good; they have no row, as nothing in here is their ancestor.
+    """
+
+    commits: tuple[str, ...]
+    goods: tuple[str, ...]
+    ancestors: NDArray[np.uint8] = dataclasses.field(repr=False)
+    _parents: Mapping[str, tuple[str, ...]] = dataclasses.field(repr=False)
+    _index: Mapping[str, int] = dataclasses.field(repr=False)
+    _dense: NDArray[np.float64] | None = dataclasses.field(repr=False)
+
+    @classmethod
+    def of(cls, parents: Mapping[str, Sequence[str]], *, goods: Sequence[str] = ()) -> History:
+        """The history in which these commits have these parents; parents that are no key are outside.
+
+        :raises ValueError: no commits, a circle, a commit that is good too, or more or less than one commit
+            without children (the bad end).
+        """
+        inside = {commit: tuple(p for p in of if p in parents) for commit, of in parents.items()}
+        order = _topological(inside)
+        tips = set(order) - {parent for of in inside.values() for parent in of}
+        if len(tips) != 1:
+            raise ValueError(f"{len(tips)} commits without children; one, the bad end, is wanted")
+        if both := set(order) & set(goods):
+            raise ValueError(f"{min(both)} is both good and suspect")
+        # A child may come before the bad end, never after it.
+        return cls._made(order, inside, goods)
+
+    @classmethod
+    def _made(
+        cls, order: Sequence[str], parents: Mapping[str, tuple[str, ...]], goods: Sequence[str]
+    ) -> History:
+        index = {commit: i for i, commit in enumerate(order)}
+        rows = np.zeros((len(order), (len(order) + 7) // 8), np.uint8)
+        for i, commit in enumerate(order):
+            for parent in parents[commit]:
+                rows[i] |= rows[index[parent]]
+            rows[i, i >> 3] |= 1 << (i & 7)
+        dense = _unpacked(rows, len(order)).astype(np.float64) if len(order) <= _DENSE else None
+        return cls(tuple(order), tuple(goods), rows, parents, index, dense)
+
+    @classmethod
+    def read(cls, repository: Path, good: Sequence[str], bad: str) -> History:
+        """The commits of ``git rev-list bad --not good…``.
+
+        Only reads; names are what git resolves to a commit.
+
+        :raises UserError: no such commit; a good one is no ancestor of the bad one; nothing lies between them;
+            the history is shallow and cut off between them.
+        :raises InfraError: no git.
+        """
+        if not good:
+            raise UserError("no good commit", remedy="name one that does not show the fault")
+        end = _commit(repository, bad)
+        goods = tuple(_commit(repository, name) for name in good)
+        for name, commit in zip(good, goods, strict=True):
+            _check_ends(repository, name, commit, bad, end)
+        argv = ["rev-list", "--topo-order", "--reverse", "--parents", end, "--not", *goods]
+        try:
+            lines = [line.split() for line in run_git(repository, *argv).decode().splitlines()]
+        except GitError as error:
+            raise UserError(
+                f"{repository}: git cannot read the history up to {bad}: {error.first}",
+                remedy="`git fsck` there tells whether the repository is whole",
+            ) from error
+        known = {commit for commit, *_ in lines}
+        if cut := sorted(known & _boundary(repository)):
+            raise _cut_off(repository, f"between {', '.join(good)} and {bad}, at {cut[0][:12]}")
+        parents = {commit: tuple(p for p in of if p in known) for commit, *of in lines}
+        return cls._made([commit for commit, *_ in lines], parents, goods)
+
+    def __len__(self) -> int:
+        return len(self.commits)
+
+    @property
+    def bad(self) -> str:
+        """The bad end."""
+        return self.commits[-1]
+
+    def index(self, commit: str) -> int:
+        """Its place in ``commits``. :raises KeyError: it is not there."""
+        return self._index[commit]
+
+    def parents(self, commit: str) -> tuple[str, ...]:
+        """Its parents in here, the first one first. :raises KeyError: it is not in here itself."""
+        return self._parents[commit]
+
+    def is_ancestor(self, a: str, b: str) -> bool:
+        """Whether ``a`` is an ancestor of ``b`` or is ``b``. :raises KeyError: one is not in here."""
+        i = self._index[a]
+        return bool(self.ancestors[self._index[b], i >> 3] >> (i & 7) & 1)
+
+    def row(self, commit: str) -> NDArray[np.bool_]:
+        """For each commit, whether it is an ancestor of this one or is it; of a good one none is.
+
+        :raises KeyError: it is neither in here nor a good one.
+        """
+        if commit in self._index:
+            return _unpacked(self.ancestors[self._index[commit]], len(self)).astype(np.bool_)
+        if commit in self.goods:
+            return np.zeros(len(self), np.bool_)
+        raise KeyError(commit)
+
+    def column(self, commit: str) -> NDArray[np.bool_]:
+        """For each commit, whether this one is its ancestor or is it. :raises KeyError: it is not in here."""
+        i = self._index[commit]
+        return (self.ancestors[:, i >> 3] >> (i & 7) & 1).astype(np.bool_)
+
+    def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """For each commit, the sum of values over its ancestors and itself.
+
+        :param values: one row a commit, any number of columns; the result has the same shape. With many commits
+            it is exact to single precision only.
+        """
+        if self._dense is not None:
+            return self._dense @ values
+        used = np.flatnonzero(values.any(axis=1))
+        narrow = len(used) < len(self) // 8
+        weights = (values[used] if narrow else values).astype(np.float32)
+        found = np.empty_like(values)
+        for start in range(0, len(self), _BLOCK):
+            rows = self.ancestors[start : start + _BLOCK]
+            bits = (
+                rows[:, used >> 3] >> (used & 7).astype(np.uint8) & 1
+                if narrow
+                else _unpacked(rows, len(self))
+            )
+            found[start : start + _BLOCK] = bits.astype(np.float32) @ weights
+        return found
+
+
+def _unpacked(rows: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    return np.unpackbits(rows, axis=-1, count=count, bitorder="little")
+
+
+def _topological(parents: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Parents before children, otherwise as given."""
+    order: dict[str, None] = {}
+    for commit in parents:
+        stack = [(commit, iter(parents[commit]))]
+        open_: set[Any] = {commit}
+        while stack:
+            top, rest = stack[-1]
+            if top in order or (below := next((p for p in rest if p not in order), None)) is None:
+                order.setdefault(top)
+                open_.discard(top)
+                stack.pop()
+            elif below in open_:
+                raise ValueError(f"{below} is its own ancestor")
+            else:
+                open_.add(below)
+                stack.append((below, iter(parents[below])))
+    return list(order)
+
+
+def _commit(repository: Path, name: str) -> str:
+    try:
+        argv = ["rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}"]
+        return run_git(repository, *argv).decode().strip()
+    except GitError as error:
+        raise UserError(
+            f"{repository} has no commit {clean_str(name)!r}: {error.first}",
+            remedy=f"`git -C {repository} tag` lists tags",
+        ) from error
+
+
+def _check_ends(repository: Path, good: str, good_commit: str, bad: str, bad_commit: str) -> None:
+    good, bad = clean_str(good), clean_str(bad)
+    if good_commit == bad_commit:
+        raise UserError(
+            f"good {good} and bad {bad} are the same commit {bad_commit[:12]}: there is nothing between them",
+            remedy="name two commits of which the older one is good",
+        )
+    if _is_ancestor(repository, good_commit, bad_commit):
+        return
+    if _is_ancestor(repository, bad_commit, good_commit):
+        raise UserError(
+            f"bad {bad} is an ancestor of good {good}: the ends are swapped",
+            remedy=f"swap them (--good {bad} --bad {good}); to find what mended a fault is another question",
+        )
+    try:
+        base = run_git(repository, "merge-base", good_commit, bad_commit).decode().split()[0]
+    except (GitError, IndexError):
+        if _boundary(repository):
+            raise _cut_off(repository, f"between {good} and {bad}") from None
+        raise UserError(
+            f"good {good} is not an ancestor of bad {bad}: they have no history in common",
+            remedy="name a good commit from the history of the bad one",
+        ) from None
+    raise UserError(
+        f"good {good} is not an ancestor of bad {bad}: both descend from {base[:12]}",
+        remedy=f"if that one is good too, use it: --good {base}",
+    )
+
+
+def _is_ancestor(repository: Path, a: str, b: str) -> bool:
+    try:
+        return not run_git(repository, "rev-list", "-n1", a, "--not", b).strip()
+    except GitError as error:
+        raise UserError(
+            f"{repository}: git cannot read its history: {error.first}",
+            remedy="`git fsck` there tells whether the repository is whole",
+        ) from error
+
+
+def _boundary(repository: Path) -> set[str]:
+    """The commits at which a shallow history is cut off."""
+    found = run_git(repository, "rev-parse", "--path-format=absolute", "--git-path", "shallow").decode()
+    path = Path(found.rstrip("\n"))
+    return set(path.read_text().split()) if path.is_file() else set()
+
+
+def _cut_off(repository: Path, where: str) -> UserError:
+    return UserError(
+        f"{repository} is shallow: its history is cut off {where}",
+        remedy="fetch the rest: git fetch --unshallow",
+    )

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Where to look next for the commit that brought a fault in, and how sure one may be.
+
+Pure: no git, no clock, no chance. The same observations in the same order give the same answers.
+docs/bisect-search.md tells the mathematics and what they came to in simulation.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+import itertools
+from collections.abc import Callable, Mapping
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaln
+
+from orchestrator.bisect.graph import History
+from orchestrator.errors import Inconclusive
+
+Floats = NDArray[np.float64]
+
+#: Belief, before any boot, that a fault shows in each boot of a bad kernel; that it never shows in a good one.
+_ALWAYS, _NEVER = 0.9, 0.9
+#: Of a fault that is neither, the rates: Beta distributions.
+_RATE, _FALSE = (1.0, 1.0), (1.0, 1.0)
+#: No commit is less likely than this, relative to the likeliest: "touches nothing compiled" may be mistaken.
+_FLOOR = 1e-6
+#: Boots in a row, none of which shows it, that are looked ahead where they are cheaper than the first.
+_AHEAD = (1, 2, 4, 8, 16, 32)
+
+
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    """How often the ends showed the fault: counts of boots."""
+
+    shown_bad: int
+    boots_bad: int
+    shown_good: int
+    boots_good: int
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.shown_bad <= self.boots_bad and 0 <= self.shown_good <= self.boots_good):
+            raise ValueError(f"{self} cannot be: more shown than booted")
+
+
+class Finish(enum.StrEnum):
+    """Why a search is over."""
+
+    #: one commit has the probability asked for
+    SURE = "sure"
+    #: a group of commits has it, and no kernel that can be judged tells one of them from another
+    HIDDEN = "hidden"
+
+
+class Search:
+    """What is believed about which commit is the culprit.
+
+    :param confidence: probability from which one is called it.
+    :param prior: weights of commits before anything is observed, 1 where none is given. A commit that touches
+        nothing compiled gets 0, which is taken as one millionth: what looks harmless may not be.
+    :raises ValueError: a confidence outside (0, 1), a weight that is negative or not finite, no weight at all.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        rates: Rates,
+        *,
+        confidence: float = 0.97,
+        prior: Mapping[str, float] | None = None,
+    ) -> None:
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence {confidence} is not between 0 and 1")
+        weights = np.array([(prior or {}).get(commit, 1.0) for commit in history.commits])
+        if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+            raise ValueError("a prior needs weights from 0 on that are not all 0")
+        self.history = history
+        self.confidence = confidence
+        self._log_prior = np.log(np.maximum(weights, weights.max() * _FLOOR))
+        # On the bad and on the good side of each commit, were it the culprit: boots that showed it or did not.
+        count = len(history)
+        self._bad = np.full((2, count), [[rates.shown_bad], [rates.boots_bad - rates.shown_bad]])
+        self._good = np.full((2, count), [[rates.shown_good], [rates.boots_good - rates.shown_good]])
+        self._testable = np.ones(count, np.bool_)
+        self._known: Floats | None = None
+
+    def observe(self, commit: str, shown: bool) -> None:
+        """Take one boot's outcome in. :raises KeyError: the commit is not in the history, nor a good end."""
+        self._count(self.history.row(commit), int(not shown))
+
+    def _count(self, after: NDArray[np.bool_], outcome: int) -> None:
+        self._bad[outcome] += after
+        self._good[outcome] += ~after
+        self._known = None
+
+    def exclude(self, commit: str) -> None:
+        """Never select it, as it cannot be judged; it stays a suspect. :raises KeyError: it is not in the history."""
+        self._testable[self.history.index(commit)] = False
+
+    def same(self, commit_a: str, commit_b: str) -> None:
+        """Take in that two commits, one of them perhaps a good end, make the same kernel.
+
+        What one shows the other does, so no commit is the culprit that is in one and not in the other. With these
+        gone, an observation of one says just what one of the other would.
+
+        :raises KeyError: one is neither in the history nor a good end.
+        :raises Inconclusive: no suspect would be left. Nothing is taken in then.
+        """
+        left = np.where(self.history.row(commit_a) == self.history.row(commit_b), self._log_prior, -np.inf)
+        if not np.isfinite(left).any():
+            raise Inconclusive(
+                f"the kernels of {commit_a[:12]} and {commit_b[:12]} are equal, which leaves no commit that could"
+                " have brought the fault in",
+                remedy="check that the fault is in what was compared, not in a module, a test or the guest",
+            )
+        self._log_prior, self._known = left, None
+
+    def probabilities(self) -> Floats:
+        """The probability of each commit to be the culprit, in the history's order; to be read only."""
+        if self._known is None:
+            logs = self._log_prior + _log_bad(*self._bad) + _log_good(*self._good)
+            found = np.exp(logs - logs.max())
+            self._known = found / found.sum()
+        return self._known
+
+    def posterior(self) -> dict[str, float]:
+        """The probability of each commit to be the culprit; they sum to 1."""
+        return dict(zip(self.history.commits, self.probabilities().tolist(), strict=True))
+
+    def culprit(self) -> str | None:
+        """The commit that has the probability asked for, if one has."""
+        likeliest = int(self.probabilities().argmax())
+        sure = self.probabilities()[likeliest] >= self.confidence
+        return self.history.commits[likeliest] if sure else None
+
+    def suspects(self, mass: float = 0.97) -> list[tuple[str, float]]:
+        """The fewest commits that together have this probability, each with its own, likeliest first."""
+        return [(self.history.commits[i], float(self.probabilities()[i])) for i in self._likeliest(mass)]
+
+    def _likeliest(self, mass: float) -> NDArray[np.intp]:
+        p = self.probabilities()
+        order = np.argsort(-p, kind="stable")
+        order = order[p[order] > 0]
+        enough = int(np.searchsorted(np.cumsum(p[order]), mass * (1 - 1e-12)))
+        return order[: enough + 1]
+
+    @property
+    def finished(self) -> Finish | None:
+        """Why there is no more to do, or ``None``."""
+        if self.culprit() is not None:
+            return Finish.SURE
+        if self._testable.all():
+            return None
+        p, names = self.probabilities(), self.history.commits
+        likely = self._likeliest(self.confidence)
+        first = self.history.column(names[likely[0]])[self._testable]
+        hidden = 0.0
+        for i in likely:
+            if np.array_equal(self.history.column(names[i])[self._testable], first):
+                hidden += p[i]
+        # of those left out of `likely` none is counted, so it must reach nearly what they all have
+        return Finish.HIDDEN if hidden >= self.confidence * (1 - 1e-9) else None
+
+    def candidates(
+        self, cost: Callable[[str], float], n: int = 1, *, again: float | None = None
+    ) -> list[str]:
+        """What to boot next: most expected information a minute first.
+
+        The first is to be booted now. The others are those that come next after either outcome of the ones
+        before, likeliest first: worth building meanwhile. Empty if no boot can tell anything.
+
+        :param cost: minutes that one boot of the commit's kernel takes, its build included if it is not built.
+        :param again: minutes of each further boot of a built kernel. Where builds are dear and the fault is rare,
+            boots that will follow the first are then taken into account; the answer is still to boot once.
+        """
+        testable = np.flatnonzero(self._testable)
+        minutes = np.array([cost(self.history.commits[i]) for i in testable])
+        found: list[str] = []
+        tick = itertools.count()
+        ahead: list[tuple[float, int, Search]] = [(-1.0, next(tick), self)]
+        for _ in range(3 * n):
+            if not ahead or len(found) == n:
+                break
+            weight, _, state = heapq.heappop(ahead)
+            best = state._best(testable, minutes, again)
+            if best is None:
+                continue
+            commit = self.history.commits[best]
+            if commit not in found:
+                found.append(commit)
+            if n > 1:
+                for shown, chance in ((True, state.chance(commit)), (False, 1 - state.chance(commit))):
+                    heapq.heappush(ahead, (weight * chance, next(tick), state._after(commit, shown)))
+        return found
+
+    def chance(self, commit: str) -> float:
+        """The probability that the next boot of a commit shows the fault."""
+        after = self.history.row(commit)
+        shows = np.where(after, 1 - self._missed_bad(1), 1 - self._missed_good(1))
+        return float(self.probabilities() @ shows)
+
+    def _after(self, commit: str, shown: bool) -> Search:
+        other = object.__new__(Search)
+        other.__dict__ = self.__dict__ | {"_bad": self._bad.copy(), "_good": self._good.copy()}
+        other.observe(commit, shown)
+        return other
+
+    def _missed_bad(self, boots: int) -> Floats:
+        """For each culprit, the probability that so many boots of a bad kernel all fail to show it."""
+        shown, missed = self._bad
+        return np.exp(_log_bad(shown, missed + boots) - _log_bad(shown, missed))
+
+    def _missed_good(self, boots: int) -> Floats:
+        shown, missed = self._good
+        return np.exp(_log_good(shown, missed + boots) - _log_good(shown, missed))
+
+    def _best(self, testable: NDArray[np.intp], minutes: Floats, again: float | None) -> int | None:
+        if not len(testable):
+            return None
+        gain = np.full(len(testable), -np.inf)
+        for boots in _AHEAD if again is not None else (1,):
+            bits = self._information(boots)[testable]
+            gain = np.maximum(gain, bits / (minutes + (boots - 1) * (again or 0.0)))
+            informative = bits.max() > 1e-9
+        if not informative:
+            return None
+        # so that the last bits of a sum, which depend on the machine, do not choose between equals
+        rounded = np.round(gain / gain.max(), 5)
+        return int(testable[np.lexsort((minutes, -rounded))[0]])
+
+    def _information(self, boots: int) -> Floats:
+        """Expected bits about the culprit, for each commit, of whether so many boots of it show the fault at all.
+
+        The entropy of a posterior needs sums of w log w over the commits' ancestors and over the others, where w
+        is the probability of a culprit and an outcome together.
+        """
+        p = self.probabilities()
+        bad, good = self._missed_bad(boots), self._missed_good(boots)
+        outcomes = []
+        for on_bad, on_good in ((p * bad, p * good), (p * (1 - bad), p * (1 - good))):
+            outcomes += [on_bad - on_good, _w_log_w(on_bad) - _w_log_w(on_good)]
+            outcomes += [on_good, _w_log_w(on_good)]
+        columns = np.stack([outcomes[0], outcomes[1], outcomes[4], outcomes[5]], axis=1)
+        sums = self.history.sums(columns)
+        left = np.zeros(len(p))
+        for at, rest in ((0, 2), (2, 6)):
+            total = np.maximum(sums[:, at] + outcomes[rest].sum(), 0.0)
+            left += _w_log_w(total) - (sums[:, at + 1] + outcomes[rest + 1].sum())
+        return np.maximum(-_w_log_w(p).sum() - left, 0.0)
+
+
+def _w_log_w(w: Floats) -> Floats:
+    return w * np.log2(np.where(w > 0, w, 1.0))
+
+
+def _log_bad(shown: NDArray[np.int64], missed: NDArray[np.int64]) -> Floats:
+    """Logarithm of the probability of boots on the bad side: always, or at a rate that is integrated over."""
+    return _mixture(_ALWAYS, missed == 0, _RATE, shown, missed)
+
+
+def _log_good(shown: NDArray[np.int64], missed: NDArray[np.int64]) -> Floats:
+    return _mixture(_NEVER, shown == 0, _FALSE, shown, missed)
+
+
+def _mixture(
+    plain: float,
+    possible: NDArray[np.bool_],
+    beta: tuple[float, float],
+    shown: NDArray[np.int64],
+    missed: NDArray[np.int64],
+) -> Floats:
+    a, b = beta
+    rare = np.log(1 - plain) + betaln(a + shown, b + missed) - betaln(a, b)
+    found: Floats = np.logaddexp(np.where(possible, np.log(plain), -np.inf), rare)
+    return found
