@@ -39,11 +39,15 @@ class Moot(Exception):
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """A kernel under test by its label: a tree to build it from, or an image that is built already."""
+    """A kernel under test by its label: a tree to build it from, or an image that is built already.
+
+    ``maps_read_under_vma_locks``: whether its code reads maps so; ``None`` where that is not known.
+    """
 
     label: str
     tree: Tree | None = None
     tree_class: TreeClass | None = None
+    maps_read_under_vma_locks: bool | None = None
     prebuilt: Prebuilt | None = None
     source: Source = Source()
 
@@ -79,6 +83,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     ``known`` are the known failures that the user names, before those of the suites.
     ``broken`` has the kernels that do not build, by label, arch and variant: repeats need not find out again.
     ``variants_read`` holds by label what a prebuilt kernel was found to be when it first ran.
+    ``workplace`` says by arch and variant where kernels are built one after another, if they are.
     ``swap_kernel`` is a test's hand: it has another image booted than was built.
     """
 
@@ -95,6 +100,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: Callable[[], bool] = lambda: False
     variants_read: dict[str, str] = msgspec.field(default_factory=dict)
     broken: dict[tuple[str, str, str], KernelError] = msgspec.field(default_factory=dict)
+    workplace: Callable[[str, str], Path | None] = lambda _arch, _variant: None
     swap_kernel: Callable[[Kernel], Path] = lambda kernel: kernel.image
 
 
@@ -210,4 +216,5 @@ def kernel_spec(context: Context, label: str, arch: str, variant: str) -> Kernel
         base=context.base,
         extra=context.fragments,
         module=flavor.module(context.choices.flavors),
+        workplace=context.workplace(arch, variant),
     )

@@ -14,7 +14,7 @@ import click
 
 from orchestrator import completion, config
 from orchestrator.errors import Inconclusive, OrchestrateError, UserError
-from orchestrator.options import GUEST, KERNEL, PREBUILT, RUNS, TESTS, options
+from orchestrator.options import BUILT, GUEST, KERNEL, MACHINE, PREBUILT, RUNS, SUITES, TESTS, options
 from orchestrator.options import choices as choices_of
 
 if TYPE_CHECKING:
@@ -147,6 +147,64 @@ def build(context: click.Context, /, **given: Any) -> None:
 
 
 @cli.command(cls=config.Verb, epilog=_EXIT_CODES)
+@click.argument("patches", required=False, metavar="[SERIES]", shell_complete=completion.files)
+@click.option(
+    "--source",
+    default="",
+    metavar="DIR[@BASE]",
+    shell_complete=completion.sources,
+    help="The git repository, and the commit that the series goes on top of. Default: the tree you are in, "
+    "and what the mails say (base-commit:).",
+)
+@options(BUILT, SUITES)
+@click.option(
+    "--also-build",
+    "also",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=completion.also,
+    help="A configuration to compile only (see `orchestrate list`), or none; may be repeated. Default: all.",
+)
+@click.option("--no-bench", is_flag=True, help="Do not measure base against tip.")
+@click.option(
+    "--boots", metavar="N", type=click.IntRange(1), help="Boots of base and of tip to measure. Default: 5."
+)
+@options(MACHINE, RUNS)
+@click.option(
+    "--resume",
+    metavar="ID",
+    shell_complete=completion.series,
+    help="Go on with a series that was interrupted or killed (or `last`); with --out.",
+)
+@click.pass_context
+def series(context: click.Context, /, patches: str | None, **given: Any) -> None:
+    """Test a patch series, patch by patch.
+
+    SERIES is an mbox, a folder of patches, BASE..TIP of the repository, or a message-id (b4 fetches it).
+    Each patch is built, compiled in further configurations, booted and tested; then base and tip are
+    measured. What fails names the patch that it began with."""
+    from orchestrator.engine.local import LocalEngine
+    from orchestrator.report import terminal as report
+    from orchestrator.series import session
+    from orchestrator.store import open_store
+
+    console = report.console()
+    store, engine, say = open_store(), LocalEngine(), _saying(console, context)
+    if given["resume"] is not None:
+        _alone(context, "--resume", "resume", "out", why="the series goes on as it was begun")
+        place = session.existing(Path(given["out"]), given["resume"])
+        asked = session.load(place)
+        with _interrupts(engine.cancel):
+            code = session.carry_out(place, asked, store=store, engine=engine, console=console, say=say)
+        sys.exit(code)
+    place = session.directory(Path(given["out"]))
+    wanted = session.asked(patches or "", given, say)
+    with _interrupts(engine.cancel):
+        code = session.carry_out(place, wanted, store=store, engine=engine, console=console, say=say)
+    sys.exit(code)
+
+
+@cli.command(cls=config.Verb, epilog=_EXIT_CODES)
 @click.argument("cell", required=False, metavar="[RUN/CELL]", shell_complete=completion.cells)
 @options(KERNEL, PREBUILT, GUEST, RUNS)
 @click.pass_context
@@ -249,12 +307,13 @@ def decode(context: click.Context, /, cell: str, **given: Any) -> None:
 def list_() -> None:
     """Architectures, variants and suites there are."""
     from orchestrator import arch
-    from orchestrator.kernel import flavor, kconfig
+    from orchestrator.kernel import compile_only, flavor, kconfig
     from orchestrator.suites import catalog
 
     click.echo("architectures:  " + "  ".join(arch.names()))
     click.echo("variants:       " + "  ".join(kconfig.variants()))
     click.echo(click.wrap_text("  ".join(flavor.names()), 80, "flavors:        ", " " * 16))
+    click.echo("also built:     " + "  ".join(compile_only.names()))
     click.echo("suites:")
     for name in catalog.names():
         suite = catalog.load(name)

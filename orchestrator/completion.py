@@ -92,6 +92,12 @@ def _flavors() -> Iterable[str]:
     return data.flavors()
 
 
+def _also() -> Iterable[str]:
+    from orchestrator import data
+
+    return (*data.also(), "none")
+
+
 def _suites() -> Iterable[str]:
     from orchestrator import data
 
@@ -124,6 +130,7 @@ def _is_path(word: str) -> bool:
 arches = _one_of(_arches)
 variants = _one_of(_variants)
 flavors = _one_of(_flavors)
+also = _one_of(_also)
 toolchains = _one_of(_toolchains)
 vsyscall = _one_of(_vsyscall)
 _suite_names = _one_of(_suites)
@@ -138,13 +145,24 @@ def suites(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 
 def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """The runs in the folder that ``--out`` names, newest first; what looks like a path as a folder."""
+    return _begun("*/plan.json", ctx, param, incomplete)
+
+
+def series(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """The series in the folder that ``--out`` names, likewise."""
+    return _begun("series-*/series.json", ctx, param, incomplete)
+
+
+def _begun(
+    files: str, ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
     if _is_path(incomplete):
         return [CompletionItem(incomplete, type="dir")]
 
     def names() -> Iterable[str]:
         # the shell has not expanded a ~ yet
         folder = Path(ctx.params.get("out") or "runs").expanduser()
-        begun = sorted((path.parent.name for path in folder.glob("*/plan.json")), reverse=True)
+        begun = sorted((path.parent.name for path in folder.glob(files)), reverse=True)
         # others were renamed, and a shell would read more into them
         found = [name for name in begun if re.fullmatch(r"[\w.+-]+", name, re.ASCII)]
         return ["last", *found] if found else []

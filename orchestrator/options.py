@@ -42,7 +42,7 @@ class Memory(click.IntRange):
         return mib
 
 
-KERNEL = (
+_SOURCE = (
     click.option(
         "--source",
         "sources",
@@ -67,6 +67,10 @@ KERNEL = (
         metavar="[NAME=]HEX",
         help="The digest that the archive must have.",
     ),
+)
+
+#: How kernels are built, whatever they are built from.
+BUILT = (
     click.option(
         "--arch",
         "arches",
@@ -122,6 +126,8 @@ KERNEL = (
     ),
 )
 
+KERNEL = (*_SOURCE, *BUILT)
+
 PREBUILT = (
     click.option(
         "--kernel",
@@ -133,7 +139,8 @@ PREBUILT = (
     ),
 )
 
-GUEST = (
+#: The machine that a guest runs on.
+MACHINE = (
     click.option(
         "--accel",
         default="auto",
@@ -151,6 +158,10 @@ GUEST = (
         help="Guest memory in MiB, or with a unit: 512M, 2GiB. Default: 512, or what the flavor needs.",
     ),
     click.option("--cmdline", default="", metavar="WORDS", help="Further kernel parameters."),
+)
+
+GUEST = (
+    *MACHINE,
     click.option(
         "--put",
         shell_complete=completion.files,
@@ -171,16 +182,46 @@ RUNS = (
     ),
 )
 
+_SUITE = click.option(
+    "--suite",
+    "suites",
+    shell_complete=completion.suites,
+    multiple=True,
+    metavar="NAME|DIR",
+    help="A suite (see `orchestrate list`), or the folder of one of your own; may be repeated. "
+    "Default: those that the list calls so.",
+)
+
+_SELFTESTS = click.option(
+    "--selftests-from",
+    shell_complete=completion.sources,
+    default="",
+    metavar="SPEC",
+    help="Take the kernel's selftests from this source instead of the kernel's own tree.",
+)
+
+_KNOWN = click.option(
+    "--known",
+    shell_complete=completion.files,
+    multiple=True,
+    metavar="FILE",
+    help="Known failures, beside those of the suites; may be repeated.",
+)
+
+_STRICT = click.option("--strict", is_flag=True, help="A known failure is one like any other.")
+
+_BOOTS = click.option(
+    "--boots",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Boots a variant for benchmarks. Default: the suite's.",
+)
+
+#: Which suites run, and what is known of them.
+SUITES = (_SUITE, _SELFTESTS, _KNOWN, _STRICT)
+
 TESTS = (
-    click.option(
-        "--suite",
-        "suites",
-        shell_complete=completion.suites,
-        multiple=True,
-        metavar="NAME|DIR",
-        help="A suite (see `orchestrate list`), or the folder of one of your own; may be repeated. "
-        "Default: those that the list calls so.",
-    ),
+    _SUITE,
     click.option(
         "--cmd",
         "commands",
@@ -189,13 +230,7 @@ TESTS = (
         help="A shell command to run in every guest, good if it ends with 0; may be repeated. Alone it "
         "takes the place of the default suites.",
     ),
-    click.option(
-        "--selftests-from",
-        shell_complete=completion.sources,
-        default="",
-        metavar="SPEC",
-        help="Take the kernel's selftests from this source instead of the kernel's own tree.",
-    ),
+    _SELFTESTS,
     click.option(
         "--times",
         metavar="N",
@@ -214,25 +249,14 @@ TESTS = (
         metavar="MODE",
         help="x86_64: boot with vsyscall=MODE, or `all` of them.",
     ),
-    click.option(
-        "--known",
-        shell_complete=completion.files,
-        multiple=True,
-        metavar="FILE",
-        help="Known failures, beside those of the suites; may be repeated.",
-    ),
-    click.option("--strict", is_flag=True, help="A known failure is one like any other."),
+    _KNOWN,
+    _STRICT,
     click.option(
         "--decode",
         is_flag=True,
         help="Build a kernel that crashed once more, with line numbers for its stack traces.",
     ),
-    click.option(
-        "--boots",
-        metavar="N",
-        type=click.IntRange(1),
-        help="Boots a variant for benchmarks. Default: the suite's.",
-    ),
+    _BOOTS,
 )
 
 
@@ -337,7 +361,7 @@ def sources(given: dict[str, Any]) -> tuple[Source, ...]:
                     remedy=f"Leave --{option.removesuffix('s')} out, or name a --source.",
                 )
     if not found and not images:
-        found = [Source(spec=_here())]
+        found = [Source(spec=here())]
     for option, words in (("--patch", given["patches"]), ("--sha256", given["digests"])):
         for word in words:
             label, value = prepare.split_label(word)
@@ -369,6 +393,7 @@ def _spec(spec: str) -> str:
     return f"{absolute(Path(split[0]))}@{split[1]}" if split else spec
 
 
-def _here() -> str:
-    here = Path.cwd()
-    return str(here) if (here / "scripts/kconfig").is_dir() and (here / "Kbuild").is_file() else ""
+def here() -> str:
+    """The kernel tree that the user is in, empty where he is in none."""
+    at = Path.cwd()
+    return str(at) if (at / "scripts/kconfig").is_dir() and (at / "Kbuild").is_file() else ""

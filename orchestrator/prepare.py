@@ -20,7 +20,7 @@ from orchestrator.errors import InfraError, UserError
 from orchestrator.kernel import flavor, kconfig, prebuilt, toolchain
 from orchestrator.plan import Choices, Kernel, Plan, Source, make
 from orchestrator.source import patches
-from orchestrator.source.classify import classify
+from orchestrator.source.classify import classify, maps_uses_vma_locks
 from orchestrator.source.model import Tree
 from orchestrator.store import Store, absolute, digest_of, file_digest
 from orchestrator.suites import build as suite_build
@@ -153,7 +153,18 @@ def _target(source: Source, store: Store, say: Say) -> Target:
         return Target(label=label, prebuilt=image, source=source)
     tree = _tree(source, store, say)
     label = source.label or _as_label(tree.version + ("-patched" if source.patches else ""))
-    return Target(label=label, tree=tree, tree_class=classify(tree.path), source=_pinned(source, tree))
+    return target_of(label, tree, _pinned(source, tree))
+
+
+def target_of(label: str, tree: Tree, source: Source) -> Target:
+    """The target that a tree is, as it is at this moment."""
+    return Target(
+        label=label,
+        tree=tree,
+        tree_class=classify(tree.path),
+        maps_read_under_vma_locks=maps_uses_vma_locks(tree.path),
+        source=source,
+    )
 
 
 def _tree(source: Source, store: Store, say: Say) -> Tree:

@@ -34,7 +34,6 @@ from orchestrator.outcome import RunResult, SourceResult
 from orchestrator.plan import PLAN_VERSION, CellPlan, Plan
 from orchestrator.results import junit
 from orchestrator.results.model import AT_FAULT, SCHEMA_VERSION, CellResult
-from orchestrator.source.classify import maps_uses_vma_locks
 from orchestrator.store import absolute
 from orchestrator.vm.overlay import write_atomically
 
@@ -165,18 +164,27 @@ class _Version(msgspec.Struct):
     version: int
 
 
+def check_inputs(before: Mapping[str, str], now_there: Mapping[str, str]) -> None:
+    """Demand that what is read besides the kernels is what it was when the run began.
+
+    :param before: digests by what the user calls it; likewise ``now_there``.
+    :raises UserError: something is not.
+    """
+    for name in (*before, *now_there):
+        if before.get(name) != now_there.get(name):
+            raise UserError(
+                f"{name} is not what it was when the run began",
+                remedy="Bring it back to that state, or begin a new run.",
+            )
+
+
 def check_unchanged(plan: Plan, found: Sequence[Target], inputs: Mapping[str, str]) -> None:
     """Demand that all that a resumed run is made of is what it was.
 
     :param inputs: digests of what it reads besides its kernels.
     :raises UserError: something is not.
     """
-    for name in (*plan.inputs, *inputs):
-        if plan.inputs.get(name) != inputs.get(name):
-            raise UserError(
-                f"{name} is not what it was when the run began",
-                remedy="Bring it back to that state, or begin a new run.",
-            )
+    check_inputs(plan.inputs, inputs)
     now_there = {target.label: target for target in found}
     for kernel in plan.kernels:
         target = now_there.get(kernel.label)
@@ -273,13 +281,12 @@ def _has_failed(cell: CellPlan, the_plan: Plan, shared: Context, found: Mapping[
 
 
 def _source_result(target: Target) -> SourceResult:
-    tree = target.tree
     return SourceResult(
         label=target.label,
         source=target.describe,
         digest=target.digest,
         tree_class=target.tree_class.value if target.tree_class else "",
-        maps_read_under_vma_locks=maps_uses_vma_locks(tree.path) if tree else None,
+        maps_read_under_vma_locks=target.maps_read_under_vma_locks,
     )
 
 

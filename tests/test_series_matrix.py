@@ -25,8 +25,12 @@ def series_of(rows: dict[Row, list[RowResult | None]], **changes: object) -> Ser
     count = max(map(len, rows.values()))
     given = {
         "id": "s",
-        "asked": Asked(choices=Choices(arches=("arm64",), variants=("mmap-lock",)), folder="/l", given="a..b"),
-        "patches": tuple(Patch(number=n, commit=f"{n:040x}", subject=f"mm: change {n}") for n in range(count)),
+        "asked": Asked(
+            choices=Choices(arches=("arm64",), variants=("mmap-lock",)), folder="/l", given="a..b"
+        ),
+        "patches": tuple(
+            Patch(number=n, commit=f"{n:040x}", subject=f"mm: change {n}") for n in range(count)
+        ),
         "rows": tuple(rows),
         "steps": tuple(
             Step(
@@ -114,7 +118,11 @@ def test_a_new_failure_shows_beside_an_old_one() -> None:
     def both(a: Verdict, b: Verdict) -> RowResult:
         return RowResult(cases=(Case(id="maps/a", verdict=a), Case(id="maps/b", verdict=b)))
 
-    rows = [both(Verdict.FAIL, Verdict.PASS), both(Verdict.FAIL, Verdict.FAIL), both(Verdict.FAIL, Verdict.FAIL)]
+    rows = [
+        both(Verdict.FAIL, Verdict.PASS),
+        both(Verdict.FAIL, Verdict.FAIL),
+        both(Verdict.FAIL, Verdict.FAIL),
+    ]
     found = matrix.judge(series_of({MAPS: rows}))
     assert [entry.text for entry in found.entries[MAPS.name]] == ["FAIL", "FAIL", "^0"]
     assert [fault.case.id for fault in found.of_series] == ["maps/b"]
@@ -131,7 +139,9 @@ def test_each_new_warning_is_its_patchs_own() -> None:
 def test_a_benchmark_at_the_tip_is_the_whole_seriess() -> None:
     _, found = line(BENCH, "---F")
     (fault,) = found.faults
-    assert matrix.sentence(fault, found.patches) == "one of the patches 1 to 3: bench arm64 mmap-lock: FAIL: why"
+    assert (
+        matrix.sentence(fault, found.patches) == "one of the patches 1 to 3: bench arm64 mmap-lock: FAIL: why"
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,7 +178,9 @@ def test_sentences_name_patch_check_and_reason() -> None:
         "patch 1 (000000000000 'mm: change 1'): build arm64 mmap-lock: FAIL: why; good again at patch 2"
     )
     _, found = line(BUILD, "F")
-    assert matrix.sentence(found.faults[0], found.patches).startswith("fails without the series already: build")
+    assert matrix.sentence(found.faults[0], found.patches).startswith(
+        "fails without the series already: build"
+    )
     _, found = line(BUILD, "-F")
     assert "nothing before could be judged" in matrix.sentence(found.faults[0], found.patches)
 

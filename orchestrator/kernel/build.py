@@ -22,7 +22,7 @@ from orchestrator import data
 from orchestrator.arch import Arch
 from orchestrator.elf import build_id
 from orchestrator.errors import Inconclusive, InfraError, KernelError, UserError
-from orchestrator.kernel import kconfig, workplace
+from orchestrator.kernel import kconfig, warnings, workplace
 from orchestrator.kernel.kconfig import Fragment, Lost
 from orchestrator.kernel.model import Configured, Kernel, KernelSpec, Say
 from orchestrator.kernel.workplace import Workplace
@@ -209,6 +209,19 @@ def _key(spec: KernelSpec, configured: Configured) -> str:
     )
 
 
+def warned(kernel: Kernel, tree: Path) -> warnings.Ledger:
+    """All that the build of a kernel warns of, also where most of it had been compiled before.
+
+    :param tree: the top of its tree.
+    """
+    known = warnings.load(kernel.folder / warnings.NAME)
+    if known is not None:
+        return known
+    # an older entry: it was built as a whole
+    log = kernel.folder / "build.log"
+    return warnings.merged({}, log.read_bytes() if log.is_file() else b"", tree)
+
+
 def is_built(spec: KernelSpec, store: Store) -> bool:
     """Whether the kernel of a spec is in the store.
 
@@ -302,6 +315,7 @@ def _build(
             shutil.copyfile(made, fresh / _module_name(spec.module))
         shutil.copyfile(objects / ".config", fresh / "config")
         shutil.copyfile(objects / "System.map", fresh / "System.map")
+        shutil.copyfile(place.folder / warnings.NAME, fresh / warnings.NAME)
         metadata = place.folder / "out" / "metadata.json"
         if metadata.is_file():
             shutil.copyfile(metadata, fresh / "tuxmake.json")
@@ -344,6 +358,10 @@ def _make(
         cache=store.root / "ccache",
         progress=lambda objects: say(f"{what}: {objects}{of} objects"),
     )
+    # beside the objects: those that are not made again do not warn again
+    ledger = place.folder / warnings.NAME
+    known = warnings.merged(warnings.load(ledger) or {}, build_log.read_bytes(), spec.tree.path)
+    ledger.write_bytes(warnings.dump(known))
     if outcome.exit != 0 or not (place.objects / spec.arch.image).is_file():
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -491,9 +509,7 @@ def raise_for(what: str, tree: Path, outcome: Outcome, log: Path, kept: Path | N
         if mark in text:
             raise InfraError(f"{what}: {reason}", remedy=remedy + where)
     if outcome.reason != "ended":
-        raise InfraError(
-            f"{what}: {outcome}", remedy=f"Give it more time, or a faster host.{where}"
-        )
+        raise InfraError(f"{what}: {outcome}", remedy=f"Give it more time, or a faster host.{where}")
     if match := _COMPILE_ERROR.search(text):
         place = match["where"] or match["object"]
         error = match["what"] or match["link"] or match["modpost"] or match["ld"]

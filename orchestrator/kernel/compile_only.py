@@ -23,7 +23,6 @@ from orchestrator.store import digest_of
 
 #: allmodconfig has some hundred objects in these directories.
 _LIMIT_S = 2 * 3600.0
-_LEDGER = "orchestrate-warnings.json"
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,7 +91,7 @@ def compile_(
     objects.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
-    ledger, mark = objects / _LEDGER, objects / "unfinished"
+    ledger, mark = objects / warnings.NAME, objects / "unfinished"
     if mark.exists():
         # what was compiled then has warned into a log that may be lost
         shutil.rmtree(objects)
@@ -160,8 +159,6 @@ def check_names(asked: tuple[str, ...]) -> tuple[str, ...]:
         return names()
     if "none" in asked:
         if len(set(asked)) > 1:
-            raise UserError(
-                "--also-build none, and others beside it", remedy="Leave one or the others out."
-            )
+            raise UserError("--also-build none, and others beside it", remedy="Leave one or the others out.")
         return ()
     return tuple(load(name).name for name in dict.fromkeys(asked))

@@ -17,6 +17,9 @@ import msgspec
 
 from orchestrator.text import clean, one_line
 
+#: The file of a ledger, beside the objects and in the store's entry of a kernel.
+NAME = "warnings.json"
+
 #: What make says of its own clock and jobs is about the host.
 _NOT_OURS = re.compile(r"^(?:make|gmake)(?:\[\d+\])?: |jobserver")
 

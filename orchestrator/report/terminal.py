@@ -69,10 +69,10 @@ def closing(out: Console, result: RunResult, folder: Path) -> None:
         out.print("interrupted; what had ended before is kept")
         default = folder.parent == Path("runs").absolute()
         name = result.id if default else shlex.quote(str(folder))
-        out.print(f"go on:   {_command()} run --resume {name}", soft_wrap=True)
+        out.print(f"go on:   {command()} run --resume {name}", soft_wrap=True)
 
 
-def _command() -> str:
+def command() -> str:
     """How the user calls this program where he is."""
     here = Path(sys.executable).with_name("orchestrate")
     return "orchestrate" if shutil.which("orchestrate") else shlex.quote(str(here))

@@ -21,7 +21,7 @@ from orchestrator.source.workshop import Workshop
 from orchestrator.store import absolute
 from orchestrator.text import clean_str, one_line
 
-_FORMS = "an mbox, a folder of patches, BASE..TIP of the repository, or a message-id that b4 can fetch"
+FORMS = "an mbox, a folder of patches, BASE..TIP of the repository, or a message-id that b4 can fetch"
 #: More are a mistake: a range the wrong way round, or a whole release.
 MOST = 500
 _B4_S = 600.0
@@ -65,7 +65,7 @@ def read(source: str, series: str, work: Path, say: Say) -> Given:
         return _of_mails(folder, revision, wanted, fetched)
     raise UserError(
         f"{series!r} is no series: there is no such file or folder, and it is no other form",
-        remedy=f"Give {_FORMS}.",
+        remedy=f"Give {FORMS}.",
     )
 
 
@@ -89,8 +89,8 @@ def commits(given: Given, shop: Workshop, work: Path) -> tuple[Patch, ...]:
             f"there are {len(found)} commits between {given.base[:12]} and {given.tip[:12]}",
             remedy=f"A series has at most {MOST}; is the base right?",
         )
-    subject = _listed(shop.path, "-1", given.base)[0].subject
-    base = Patch(number=0, commit=given.base, subject=subject)
+    (first,) = _listed(shop.path, "-1", given.base)
+    base = Patch(number=0, commit=given.base, subject=first.subject)
     return (base, *(msgspec.structs.replace(p, number=n) for n, p in enumerate(found, 1)))
 
 

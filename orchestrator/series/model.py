@@ -60,7 +60,7 @@ class RowResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Kernel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A kernel that was built for a patch; ``image`` is the digest of its image, empty where there is none."""
+    """A kernel of a patch; ``image`` is the digest of its image, empty where there is none."""
 
     image: str = ""
     release: str = ""
@@ -99,9 +99,10 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What the user asked for, so that it can be resumed.
 
-    ``folder`` is his repository, ``given`` the series as he named it, ``inputs`` the copies of its mails
-    (relative to the series's folder) where it was not a range. ``also`` are the configurations that are
-    only compiled.
+    ``choices`` are those of each patch's run; its source is the base. ``folder`` is his repository, ``given``
+    the series as he named it, ``inputs`` the copies of its mails (relative to the series's folder) where it
+    was not a range. ``also`` are the configurations that are only compiled, ``bench`` the benchmarks in
+    which base and tip are held against each other.
     """
 
     choices: Choices
@@ -109,7 +110,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     given: str
     inputs: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
-    bench: bool = True
+    bench: tuple[str, ...] = ()
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A series as one page of HTML that needs nothing else: no script, no file, no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from orchestrator.results.model import AT_FAULT, Verdict
+from orchestrator.series import bench, cover
+from orchestrator.series.matrix import Entry, Matrix, sentence
+from orchestrator.series.model import Series
+from orchestrator.text import clean_str, one_line
+
+_TEMPLATE = Path(__file__).with_name("series.html")
+_CLASSES = {
+    Verdict.PASS: "good",
+    Verdict.KNOWN: "note",
+    Verdict.SKIP: "dim",
+    Verdict.NA: "dim",
+    Verdict.INCONCLUSIVE: "note",
+    Verdict.ERROR: "note",
+}
+
+
+def render(series: Series, found: Matrix) -> str:
+    """The page. All that came from patches, compilers and guests is cleaned and escaped."""
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    template = environment.from_string(_TEMPLATE.read_text())
+    return template.render(
+        series=series,
+        base=series.patches[0],
+        tip=series.patches[-1],
+        patches=series.patches,
+        rows=[(row, found.entries[row.name]) for row in found.rows if cover.is_shown(found, row)],
+        class_of=_class_of,
+        title_of=_title_of,
+        of_series=[_fault(fault, found) for fault in found.of_series],
+        untold=[_fault(fault, found) for fault in found.untold],
+        at_base=[_fault(fault, found) for fault in found.at_base],
+        culprits={patch.number for patch in found.culprits()},
+        changes=series.changes,
+        in_words=bench.in_words,
+        method=cover.method(series),
+        machines={arch: what for step in series.steps for arch, what in step.machines.items()},
+        legend=cover.LEGEND,
+        finished=not series.interrupted and len(series.steps) == len(series.patches),
+    )
+
+
+def _class_of(entry: Entry) -> str:
+    if entry.began:
+        return "bad"
+    if entry.since is not None:
+        return "since"
+    if entry.verdict in AT_FAULT:
+        return "bad"
+    return _CLASSES.get(entry.verdict, "dim") if entry.verdict else "dim"
+
+
+def _title_of(entry: Entry) -> str:
+    """What a pointer that rests on an entry is told."""
+    same = "same kernel image as the patch before; " if entry.same else ""
+    return one_line(f"{same}{entry.reason or (entry.verdict.value if entry.verdict else 'not reached')}")
+
+
+def _fault(fault: Any, found: Matrix) -> dict[str, str]:
+    return {
+        "said": one_line(sentence(fault, found.patches), limit=600),
+        "detail": clean_str(fault.case.detail, limit=4096),
+        "log": fault.case.log,
+    }

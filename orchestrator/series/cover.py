@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a series came to as plain text, fit for a cover letter: no line is longer than 72 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+from orchestrator.results.model import Verdict
+from orchestrator.series import bench
+from orchestrator.series.matrix import Entry, Matrix, sentence
+from orchestrator.series.model import COMPILE, WARNINGS, Change, Row, Series
+from orchestrator.text import one_line
+
+WIDTH = 72
+LEGEND = (
+    "ok passed, = same kernel image as the patch before, whose results stand, ^N fails since patch N "
+    "(^0: without the series already), ? cannot be judged, - not reached"
+)
+
+
+def text(series: Series, found: Matrix) -> str:
+    """The block. It tells what was not judged as plainly as what was."""
+    lines = [
+        *_wrapped(_opening(series)),
+        "",
+        *_section("Kernels", _kernels(series)),
+        *_section("Machines", _machines(series)),
+        *_section("Method", method(series)),
+        *_findings(found),
+        "",
+        *table(found, WIDTH),
+        "",
+        *_wrapped(LEGEND),
+        *_benchmarks(series.changes),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _opening(series: Series) -> str:
+    count = len(series.patches) - 1
+    base = series.patches[0]
+    release = next((k.release for s in series.steps for k in s.kernels.values() if k.release), "")
+    of = f" ({release})" if release else ""
+    said = (
+        f"Tested with orchestrate {_version()}: {_counted(count)} on {base.commit[:12]}{of}, each by itself."
+    )
+    if series.interrupted or len([step for step in series.steps if step.done]) <= count:
+        said += " It was not carried through: what follows is what there is."
+    return said
+
+
+def _version() -> str:
+    try:
+        return version("orchestrate")
+    except PackageNotFoundError:
+        return "(unknown version)"
+
+
+def _kernels(series: Series) -> list[str]:
+    choices = series.asked.choices
+    compilers = {
+        name.split()[0]: kernel.toolchain
+        for step in series.steps
+        for name, kernel in step.kernels.items()
+        if kernel.toolchain
+    }
+    said = [f"{', '.join(choices.variants)}"]
+    if choices.flavors:
+        said[0] += f", flavor {'+'.join(choices.flavors)}"
+    said += [f"{arch}: {compilers.get(arch, 'not built')}" for arch in choices.arches]
+    if series.asked.also:
+        said.append(f"only compiled: {', '.join(series.asked.also)}")
+    return said
+
+
+def _machines(series: Series) -> list[str]:
+    found: dict[str, str] = {}
+    for step in series.steps:
+        found |= step.machines
+    return [f"{arch}: {what}" for arch, what in found.items()] or ["none was booted"]
+
+
+def method(series: Series) -> list[str]:
+    """How it was done, in sentences."""
+    suites = [row.check for row in series.rows if not row.own and row.check != "bench"]
+    said = ["each patch built, compared with the one before for new warnings, booted once for each kernel"]
+    if suites:
+        said[0] += f", and tested with {', '.join(dict.fromkeys(suites))}"
+    if series.asked.bench:
+        boots = series.asked.choices.boots or bench.BOOTS
+        said.append(
+            f"{', '.join(series.asked.bench)}: base against tip, {boots} boots of each, in turn on the same "
+            "host; one sample a boot; Hodges-Lehmann ratio with an exact interval (Mann-Whitney), 90 % over "
+            "all judged metrics together"
+        )
+    return said
+
+
+def _findings(found: Matrix) -> list[str]:
+    lines = ["Result:"]
+    faults = [*found.of_series, *found.untold, *found.at_base]
+    for fault in faults:
+        lines += _wrapped(one_line(sentence(fault, found.patches)), "  - ", "    ")
+    unsure = sum(
+        entry.verdict in (Verdict.INCONCLUSIVE, Verdict.ERROR)
+        for entries in found.entries.values()
+        for entry in entries
+    )
+    if not found.of_series:
+        what = "no patch made anything fail" if any(found.entries.values()) else "nothing was run"
+        lines += _wrapped(what, "  - ", "    ")
+    if unsure:
+        lines += _wrapped(f"{unsure} of the checks below could not be judged", "  - ", "    ")
+    return lines
+
+
+def table(found: Matrix, width: int) -> list[str]:
+    """The matrix: a line a check, a column a patch; what is too wide goes on below."""
+    rows = [row for row in found.rows if is_shown(found, row)]
+    left = max((len(row.name) for row in rows), default=0)
+    count = max((len(entries) for entries in found.entries.values()), default=0)
+    texts = {row.name: [entry.text for entry in found.entries[row.name]] for row in rows}
+    cell = max(3, *(len(text) for each in texts.values() for text in each)) if rows else 3
+    many = max(1, (width - left) // (cell + 1))
+    lines: list[str] = []
+    for start in range(0, count, many):
+        if lines:
+            lines.append("")
+        numbers = range(start, min(start + many, count))
+        heads = ["base" if n == 0 and cell >= 4 else str(n) for n in numbers]
+        lines.append(_line("patch", heads, left, cell))
+        lines += [_line(row.name, [texts[row.name][n] for n in numbers], left, cell) for row in rows]
+    return lines
+
+
+def is_shown(found: Matrix, row: Row) -> bool:
+    """Whether a row says anything: where a configuration cannot be compiled, its warnings do not."""
+    entries: tuple[Entry, ...] = found.entries[row.name]
+    return any(entry.verdict is not None for entry in entries) or row.check not in (
+        WARNINGS,
+        COMPILE,
+        "bench",
+    )
+
+
+def _line(name: str, words: Iterable[str], left: int, cell: int) -> str:
+    return f"{name:<{left}}" + "".join(f" {word:>{cell}}" for word in words)
+
+
+def _benchmarks(changes: Iterable[Change]) -> list[str]:
+    changes = list(changes)
+    if not changes:
+        return []
+    lines = ["", "Performance, tip / base (* judged):"]
+    for suite, arch, variant in dict.fromkeys((c.suite, c.arch, c.variant) for c in changes):
+        lines.append(f"  {suite}, {arch} {variant}")
+        mine = [c for c in changes if (c.suite, c.arch, c.variant) == (suite, arch, variant)]
+        lines += [line for change in mine for line in _change(change)]
+    return lines
+
+
+def _change(change: Change) -> Iterator[str]:
+    star = "*" if change.judged else " "
+    sides = f"{change.base:.4g} -> {change.tip:.4g}"
+    yield f"  {star} {change.metric:<18} {sides:<18} {bench.in_words(change.ratio)} {change.says}"
+
+
+def _section(name: str, sentences: list[str]) -> list[str]:
+    lines = []
+    for number, said in enumerate(sentences):
+        head = f"{name}:" if not number else ""
+        lines += _wrapped(said, f"{head:<10}", " " * 10)
+    return lines
+
+
+def _wrapped(said: str, first: str = "", rest: str = "") -> list[str]:
+    return textwrap.wrap(
+        said, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
+    ) or [""]
+
+
+def _counted(count: int) -> str:
+    return f"{count} patch{'' if count == 1 else 'es'}"

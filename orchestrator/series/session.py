@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A series from its first word to its exit code: begun or resumed, carried out, written down."""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+
+from orchestrator import options, prepare
+from orchestrator.engine import Engine
+from orchestrator.errors import Interrupted, OrchestrateError, UserError
+from orchestrator.events import Events, now
+from orchestrator.kernel import compile_only
+from orchestrator.plan import Choices, Source
+from orchestrator.report import series as shown
+from orchestrator.report import series_page
+from orchestrator.results import junit
+from orchestrator.results.model import CellResult
+from orchestrator.run import LAST, RunDirectory, check_inputs
+from orchestrator.series import bench, cover, given, matrix, steps
+from orchestrator.series.model import SERIES_VERSION, Asked, Patch, Series
+from orchestrator.series.steps import Hands
+from orchestrator.source import workshop
+from orchestrator.source.workshop import Workshop
+from orchestrator.store import Store, absolute
+from orchestrator.suites import catalog
+
+Say = Callable[[str], None]
+
+NAME = "series.json"
+#: The benchmark in which base and tip are held against each other, where none is named.
+BENCHMARKS = ("map-latency",)
+
+
+def directory(runs: Path) -> RunDirectory:
+    """A folder for a new series; nothing is made yet."""
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+    return RunDirectory(runs / f"series-{stamp}-{secrets.token_hex(2)}")
+
+
+def existing(runs: Path, name: str) -> RunDirectory:
+    """The folder of a series that was begun.
+
+    :param name: its id with or without ``series-``, its path, or ``last``.
+    :raises UserError: there is none.
+    """
+    begun = sorted(path.parent for path in runs.glob(f"series-*/{NAME}"))
+    if name == LAST and begun:
+        return RunDirectory(begun[-1])
+    for path in (runs / name, runs / f"series-{name}", absolute(Path(name))):
+        if name and (path / NAME).is_file():
+            return RunDirectory(path)
+    known = ", ".join(path.name for path in reversed(begun[-5:]))
+    raise UserError(
+        f"there is no series {name!r} in {runs}",
+        remedy=f"The newest are: {known}." if known else "Name the folder of the runs with --out.",
+    )
+
+
+def load(place: RunDirectory) -> Series:
+    """The state of a series.
+
+    :raises UserError: it cannot be read, or a newer orchestrate wrote it.
+    """
+    path = place.path / NAME
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Series)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise UserError(f"{path} cannot be read: {error}", remedy="Begin a new one.") from error
+    if found.version > SERIES_VERSION:
+        raise UserError(
+            f"{path} is of version {found.version}, written by a newer orchestrate: this one knows "
+            f"{SERIES_VERSION}",
+            remedy="Resume it with that one.",
+        )
+    return found
+
+
+def split_suites(choices: Choices, *, measure: bool) -> tuple[Choices, tuple[str, ...], str]:
+    """The choices of each patch's run, the benchmarks for base and tip, and why there is none.
+
+    :raises UserError: benchmarks are named and not wanted.
+    """
+    kinds = {name: catalog.load(name).kind for name in choices.suites}
+    functional = tuple(name for name, kind in kinds.items() if kind == "functional")
+    named = tuple(name for name, kind in kinds.items() if kind == "benchmark")
+    defaults = set(choices.suites) == set(prepare.default_suites(choices.flavors))
+    if named and not measure and not defaults:
+        raise UserError(f"--suite {named[0]} is a benchmark, and --no-bench", remedy="Leave one out.")
+    if not functional:
+        functional = tuple(n for n in prepare.default_suites(choices.flavors) if n not in named)
+        functional = tuple(n for n in functional if catalog.load(n).kind == "functional")
+    each = msgspec.structs.replace(choices, suites=functional)
+    if not measure:
+        return each, (), ""
+    if choices.flavors:
+        return each, (), "nothing is measured in a kernel made for diagnosis"
+    return each, named or BENCHMARKS, ""
+
+
+#: What reads a series, given a folder for what it fetches: as it was named, and what is asked of it.
+Reader = Callable[[Path], tuple[given.Given, Asked]]
+
+
+def asked(word: str, words: dict[str, Any], say: Say) -> Reader:
+    """What the command line asks for; mistakes in options are found before anything is read.
+
+    :param words: the options of the verb, as click gives them.
+    :raises UserError: a name that does not exist, or options that do not fit together.
+    """
+    if not word:
+        raise UserError("which series?", remedy=f"Give {given.FORMS}.")
+    source = words["source"] or options.here()
+    blank = {"sources": (source,) if source else (), "patches": (), "digests": ()}
+    choices = options.choices({**words, **blank}, tests=True)
+    each, benchmarks, why = split_suites(choices, measure=not words["no_bench"])
+    also = compile_only.check_names(tuple(words["also"]))
+    if why:
+        say(why)
+
+    def reader(work: Path) -> tuple[given.Given, Asked]:
+        read = given.read(source, word, work, say)
+        spec = f"{read.folder}@{read.base}"
+        return read, Asked(
+            choices=msgspec.structs.replace(each, sources=(Source(spec=spec),)),
+            folder=str(read.folder),
+            given=word,
+            also=also,
+            bench=benchmarks,
+        )
+
+    return reader
+
+
+def carry_out(
+    place: RunDirectory,
+    what: Reader | Series,
+    *,
+    store: Store,
+    engine: Engine,
+    console: Console,
+    say: Say,
+) -> int:
+    """Begin a series, or go on with one, and give its exit code.
+
+    :param what: what reads the user's words, or the state of one that was begun.
+    :raises UserError: it cannot be as asked; nothing was run.
+    :raises Interrupted: it was told to end before anything was run.
+    """
+    try:
+        return _carry_out(place, what, store, engine, console, say)
+    except UserError:
+        raise
+    except OrchestrateError:
+        # a tool of ours that ended because everything was told to
+        if engine.cancelled():
+            raise Interrupted("interrupted") from None
+        raise
+
+
+def _carry_out(
+    place: RunDirectory, what: Reader | Series, store: Store, engine: Engine, console: Console, say: Say
+) -> int:
+    with tempfile.TemporaryDirectory(prefix="orchestrate-") as scratch:
+        work = Path(scratch)
+        if isinstance(what, Series):
+            series: Series | None = what
+            old = what.asked
+            mails = tuple(place.path / name for name in old.inputs)
+            wanted = given.Given(
+                folder=Path(old.folder),
+                base=what.patches[0].commit,
+                tip=what.patches[-1].commit,
+                mails=mails,
+            )
+        else:
+            series = None
+            wanted, old = what(work / "fetched")
+        with workshop.opened(wanted.folder, cache=store.root, say=say) as shop:
+            (work / "apply").mkdir()
+            patches = given.commits(wanted, shop, work / "apply")
+            if series is None:
+                series = _new(place, wanted, old, patches, shop)
+            elif [patch.commit for patch in patches] != [patch.commit for patch in series.patches]:
+                raise UserError(
+                    f"{series.asked.given} is not what it was when the series began",
+                    remedy="Begin a new one.",
+                )
+            return _go_on(place, series, shop, store=store, engine=engine, console=console)
+
+
+def _new(
+    place: RunDirectory, wanted: given.Given, asked: Asked, patches: tuple[Patch, ...], shop: Workshop
+) -> Series:
+    place.try_folder()
+    asked = msgspec.structs.replace(asked, inputs=given.keep(wanted, place.path))
+    for patch in patches[1:] if asked.inputs else ():
+        place.write(steps.patch_file(patch), given.as_file(patch, shop.path))
+    series = Series(
+        id=place.id,
+        asked=asked,
+        patches=patches,
+        rows=steps.rows(asked.choices, asked.also, asked.bench),
+        notes=wanted.notes,
+        started_at=now(),
+    )
+    place.write(NAME, msgspec.json.format(msgspec.json.encode(series), indent=1))
+    return series
+
+
+def _go_on(
+    place: RunDirectory,
+    series: Series,
+    shop: Workshop,
+    *,
+    store: Store,
+    engine: Engine,
+    console: Console,
+) -> int:
+    """Carry out what is left, and draw everything anew from what is there."""
+
+    def write(state: Series) -> None:
+        place.write(NAME, msgspec.json.format(msgspec.json.encode(state), indent=1))
+
+    with place.held(), Events(console, place.path / "events.ndjson") as events:
+        choices = series.asked.choices
+        selftests = choices.selftests_from
+        if not selftests and steps.has_tree_suites(choices):
+            where = shop.path if series.asked.inputs else series.asked.folder
+            selftests = f"{where}@{series.patches[-1].commit}"
+        hands = Hands(
+            folder=place.path,
+            store=Store(store.root, engine.cancelled),
+            shop=shop,
+            engine=engine,
+            events=events,
+            selftests=selftests,
+            write=write,
+        )
+        _say_beginning(series, events, place)
+        series = _unchanged(series, hands)
+        write(series)
+        try:
+            series = bench.carry_out(steps.carry_out(series, hands), hands)
+        except Interrupted:
+            series = load(place)
+        except UserError:
+            raise
+        except OrchestrateError:
+            if not engine.cancelled():
+                raise
+            series = load(place)
+    done = not engine.cancelled()
+    series = msgspec.structs.replace(series, interrupted=not done, finished_at=now() if done else "")
+    found = matrix.judge(series)
+    write(series)
+    write_reports(place, series, found)
+    shown.closing(console, series, found, place.path)
+    return matrix.series_exit_code(series, found)
+
+
+def _say_beginning(series: Series, events: Events, place: RunDirectory) -> None:
+    count = len(series.patches) - 1
+    done = sum(step.done for step in series.steps)
+    kept = f", {done} of {count + 1} kernels' turns done" if done else ""
+    what = f"{count} patch{'es' if count > 1 else ''} on {series.patches[0].commit[:12]}{kept}"
+    events.emit("", "", f"{what}, results in {place.path}")
+    for note in series.notes:
+        events.emit("", "", note)
+    for name in series.asked.also:
+        if why := compile_only.load(name).missing:
+            events.emit("", "", f"{name} is left out: {why}")
+
+
+def _unchanged(series: Series, hands: Hands) -> Series:
+    """The series with what it reads besides its kernels; demanded to be what it was, if it was begun before.
+
+    :raises UserError: it is not.
+    """
+    target = steps.target_of(series, series.patches[0], hands)
+    choices = msgspec.structs.replace(series.asked.choices, selftests_from=hands.selftests)
+    there = prepare.inputs(steps.context_of(choices, [target], hands, "patches"))
+    if series.digests:
+        check_inputs(series.digests, there)
+    return msgspec.structs.replace(series, digests=there)
+
+
+def write_reports(place: RunDirectory, series: Series, found: matrix.Matrix) -> None:
+    """Draw what follows from a series: the JUnit document, the page, the text for a cover letter."""
+    junit.write(place.path / "junit.xml", told(series, found), run_id=series.id)
+    place.write("series.html", series_page.render(series, found).encode())
+    place.write("cover.txt", cover.text(series, found).encode())
+
+
+def told(series: Series, found: matrix.Matrix) -> list[CellResult]:
+    """A suite of JUnit for each patch."""
+    cells = []
+    for step in series.steps:
+        patch = series.patches[step.number]
+        cases = [
+            case
+            for row in series.rows
+            if row.name in step.rows
+            for case in matrix.told_cases(row, found, step.rows[row.name], step.number)
+        ]
+        name = "base" if not patch.number else f"{patch.number:04} {patch.subject}"
+        properties = {"commit": patch.commit, "subject": patch.subject}
+        cells.append(
+            CellResult(cell=name, label=steps.label_of(patch), properties=properties, cases=tuple(cases))
+        )
+    return cells
