@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A series carried out: real repositories, real builds of the made-up kernel; guests are made up."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import msgspec
+import pytest
+from fakes.linux import commit_file, make_linux_repository
+from fakes.trees import git, snapshot
+from rich.console import Console
+
+from orchestrator import arch, cell, data, prepare
+from orchestrator.cell_state import Cell
+from orchestrator.engine.local import LocalEngine
+from orchestrator.errors import UserError
+from orchestrator.kernel.model import Kernel
+from orchestrator.plan import Choices
+from orchestrator.results import junit
+from orchestrator.results.model import Blame, Case, SuiteResult, Verdict
+from orchestrator.run import RunDirectory
+from orchestrator.series import matrix, session
+from orchestrator.series.model import Series
+from orchestrator.store import Store
+
+pytestmark = pytest.mark.skipif(
+    not all(map(shutil.which, ("make", "gcc", "python3"))), reason="make and gcc are not installed"
+)
+
+HOST = arch.host().name
+OPTIONS: dict[str, Any] = {
+    "source": "", "arches": (), "variants": (), "kconfig": (), "flavors": (), "config": "", "toolchain": "gcc",
+    "jobs": 1, "suites": ("maps-coherency",), "selftests_from": "", "known": (), "strict": False,
+    "also": ("none",), "no_bench": True, "boots": None, "accel": "tcg", "smp": 2, "mem": None, "cmdline": "",
+}  # fmt: skip
+
+
+class Guests:
+    """Stands for booted guests: what a kernel does is read from the sources that it was built of."""
+
+    def __init__(self) -> None:
+        self.booted: list[str] = []
+        self.interrupt_at = ""
+        self.engine: LocalEngine | None = None
+        self.figures: dict[str, list[float]] = {}
+
+    def run_suites(self, its: Cell, kernel: Kernel) -> None:
+        self.booted.append(its.plan.id)
+        if self.interrupt_at and self.interrupt_at in its.plan.id:
+            assert self.engine is not None
+            self.engine.cancel()
+            return
+        strings = kernel.image.read_bytes()
+        its.properties |= {"accelerator": "tcg", "QEMU": "QEMU 7.2", "vCPUs": "2", "memory": "512 MiB"}
+        its.put(Case(id="boot", verdict=Verdict.PASS))
+        for name in its.plan.suites:
+            if its.context.suites[name].kind == "benchmark":
+                value = self.figures[its.plan.label][its.plan.boot - 1]
+                its.suites.append(
+                    SuiteResult(
+                        suite=name, kind="benchmark", metrics={"interference": value, "mean_us_alone": 2.0},
+                        better={"mean_us_alone": "lower", "interference": "lower"},
+                        cases=(Case(id=f"{name}/{name}", verdict=Verdict.PASS),),
+                    )
+                )  # fmt: skip
+                continue
+            case = Case(id=f"{name}/race/reads", verdict=Verdict.PASS)
+            if b"SPLAT" in strings:
+                case = Case(
+                    id=f"{name}/race", verdict=Verdict.CRASH, blame=Blame.KERNEL,
+                    reason="possible circular locking dependency detected", fingerprint="lockdep:maps",
+                )  # fmt: skip
+            its.suites.append(SuiteResult(suite=name, cases=(case,)))
+
+
+@pytest.fixture
+def guests(monkeypatch: pytest.MonkeyPatch) -> Guests:
+    made = Guests()
+    monkeypatch.setattr(cell, "run_suites", made.run_suites)
+    monkeypatch.setattr(prepare.qemu, "program", lambda arch: "qemu")
+    monkeypatch.setattr(prepare.accel, "choose", lambda *_: None)
+    return made
+
+
+@pytest.fixture
+def linux(tmp_path: Path) -> Path:
+    repository = make_linux_repository(tmp_path / "linux")
+    git(repository, "tag", "base")
+    return repository
+
+
+class Scene:
+    """The verb, from its options to its files."""
+
+    def __init__(self, tmp_path: Path, guests: Guests) -> None:
+        self.out = tmp_path / "runs"
+        self.store = Store(tmp_path / "cache")
+        self.guests = guests
+        self.said = ""
+        self.engine = LocalEngine()
+        guests.engine = self.engine
+
+    def begin(self, series: str | Path, **changes: Any) -> int:
+        self.place = session.directory(self.out)
+        return self._go(session.asked(str(series), {**OPTIONS, **changes}, lambda _: None))
+
+    def resume(self, name: str = "last") -> int:
+        self.engine = self.guests.engine = LocalEngine()
+        self.guests.interrupt_at = ""
+        self.place = session.existing(self.out, name)
+        return self._go(session.load(self.place))
+
+    def _go(self, what: session.Reader | Series) -> int:
+        with (self.out.parent / "said").open("w") as stream:
+            console = Console(file=stream, width=80, highlight=False, markup=False, emoji=False)
+            code = session.carry_out(
+                self.place, what, store=self.store, engine=self.engine, console=console, say=lambda _: None
+            )
+        self.said = (self.out.parent / "said").read_text()
+        print(self.said)
+        return code
+
+    @property
+    def series(self) -> Series:
+        return session.load(self.place)
+
+    @property
+    def rows(self) -> dict[str, str]:
+        found = matrix.judge(self.series)
+        return {name: " ".join(entry.text for entry in entries) for name, entries in found.entries.items()}
+
+
+@pytest.fixture
+def scene(tmp_path: Path, guests: Guests) -> Iterator[Scene]:
+    return Scene(tmp_path, guests)  # type: ignore[return-value]
+
+
+MM = "mm/mmap_lock.c"
+SOURCE = "int lock_vma_under_rcu(void);\nint lock_vma_under_rcu(void)\n{\n\treturn 0;\n}\n"
+
+
+def _variants(check: str) -> tuple[str, str]:
+    return f"{check} {HOST} per-vma-lock", f"{check} {HOST} mmap-lock"
+
+
+def test_each_patch_is_built_booted_and_named(linux: Path, scene: Scene) -> None:
+    commit_file(linux, "Documentation/a.txt", "words\n", "docs: words")
+    commit_file(linux, "fs/a.c", "int a;\n#warning careful\n", "fs: a warning")
+    commit_file(linux, "fs/b.c", 'const char b[] = "SPLAT";\n', "fs: a splat")
+    commit_file(linux, "fs/c.c", "int c = undeclared;\n", "fs: does not build")
+    commit_file(linux, "fs/c.c", "int c = 5;\n", "fs: builds again")
+    before = snapshot(linux)
+    assert scene.begin("base..HEAD", source=str(linux)) == 1
+    assert snapshot(linux) == before
+    with_, _ = _variants("build")
+    assert scene.rows["applies"] == "ok ok ok ok ok ok"
+    assert scene.rows[with_] == "ok ok ok ok FAIL ok"
+    for name in _variants("warnings"):
+        assert scene.rows[name] == "ok ok FAIL ok - ok"
+    for name in _variants("maps-coherency"):
+        # the documentation changes no image; the splat stays
+        assert scene.rows[name] == "ok = ok CRASH - ^3"
+    named = matrix.judge(scene.series).culprits()
+    assert [patch.number for patch in named] == [2, 3, 4]
+    # nothing was booted whose image was known
+    assert [name for name in scene.guests.booted if "patch-1" in name] == []
+    assert len(scene.guests.booted) == 2 * 4
+    assert "new: fs/a.c:2:2: warning: #warning careful" in scene.said
+    assert "fs/c.c:1:9: ‘undeclared’ undeclared here" in scene.said
+    assert "good again at patch 5" in scene.said
+    assert max(map(len, scene.said.split("\n\n")[2].splitlines())) <= 80
+
+    folder = scene.place.path
+    assert {path.name for path in folder.iterdir()} >= {
+        "series.json", "junit.xml", "series.html", "cover.txt", "events.ndjson", "patches",
+    }  # fmt: skip
+    root = ET.parse(folder / "junit.xml").getroot()
+    assert junit.check(root) == []
+    suites = {suite.get("name"): suite for suite in root}
+    assert list(suites)[:3] == ["base", "0001 docs: words", "0002 fs: a warning"]
+    assert [suite.get("failures") for suite in suites.values()] == ["0", "0", "2", "2", "2", "0"]
+    assert len(list((folder / "patches/0004-build/cells").glob("*/build.log"))) == 2
+    # a run below it is one like any other
+    assert RunDirectory(folder / "patches/0003-tests").plan().cells
+
+
+def test_a_series_that_is_good(linux: Path, scene: Scene) -> None:
+    commit_file(linux, "fs/a.c", "int a;\n", "fs: a")
+    assert scene.begin("base..", source=str(linux)) == 0
+    assert "no patch made anything fail" in scene.said
+    assert all(set(row.split()) == {"ok"} for row in scene.rows.values())
+
+
+def test_an_mbox_makes_commits_of_ours_and_a_base_that_fails_is_not_its_fault(
+    linux: Path, tmp_path: Path, scene: Scene
+) -> None:
+    commit_file(linux, "fs/b.c", 'const char b[] = "SPLAT";\n', "fs: broken before")
+    git(linux, "tag", "-f", "base")
+    commit_file(linux, "fs/a.c", "int a;\n", "fs: a")
+    file = tmp_path / "s.mbox"
+    file.write_text(git(linux, "format-patch", "--stdout", "--base=base", "base..HEAD"))
+    git(linux, "reset", "-q", "--hard", "base")
+    assert scene.begin(file, source=str(linux)) == 4
+    for name in _variants("maps-coherency"):
+        assert scene.rows[name] == "CRASH ^0"
+    assert "fails without the series already" in scene.said
+    assert "named:" not in scene.said
+    assert [case.tag for case in ET.parse(scene.place.path / "junit.xml").iter("failure")] == []
+    # each patch is kept as a mail of its own, which its cells name
+    (script, *_) = (scene.place.path / "patches/0001-build/cells").glob("*/reproduce.sh")
+    assert "input/0001.patch" in script.read_text()
+    assert (scene.place.path / "input/0001.patch").read_text().count("Subject: ") == 1
+
+
+def test_interrupted_and_resumed_repeats_nothing(linux: Path, scene: Scene) -> None:
+    commit_file(linux, "fs/a.c", "int a;\n", "fs: a")
+    commit_file(linux, "fs/b.c", "int b;\n", "fs: b")
+    scene.guests.interrupt_at = f"patch-1-{HOST}-mmap-lock"
+    assert scene.begin("base..", source=str(linux)) == 130
+    assert "series --resume" in scene.said
+    assert [step.done for step in scene.series.steps] == [True, False]
+    booted = list(scene.guests.booted)
+    assert scene.resume() == 0
+    # what had ended is not repeated, what was broken off is
+    assert [name for name in scene.guests.booted[len(booted) :]] == [
+        f"patch-1-{HOST}-mmap-lock", f"patch-2-{HOST}-per-vma-lock", f"patch-2-{HOST}-mmap-lock",
+    ]  # fmt: skip
+    assert all(set(row.split()) == {"ok"} for row in scene.rows.values())
+    # and once more there is nothing to do
+    assert scene.resume(scene.place.id) == 0
+    assert len(scene.guests.booted) == len(booted) + 3
+    assert scene.resume(scene.place.id.removeprefix("series-")) == 0
+
+
+def test_what_is_resumed_must_be_what_it_was(linux: Path, tmp_path: Path, scene: Scene) -> None:
+    commit_file(linux, "fs/a.c", "int a;\n", "fs: a")
+    extra = tmp_path / "extra.config"
+    extra.write_text("CONFIG_PARENT=y\n")
+    assert scene.begin("base..", source=str(linux), kconfig=(str(extra),), variants=("mmap-lock",)) == 0
+    extra.write_text("# CONFIG_PARENT is not set\n")
+    with pytest.raises(UserError, match="--kconfig is not what it was"):
+        scene.resume()
+    with pytest.raises(UserError, match="there is no series 'x'") as caught:
+        session.existing(scene.out, "x")
+    assert scene.place.id in caught.value.remedy
+    state = json.loads((scene.place.path / "series.json").read_text())
+    (scene.place.path / "series.json").write_text(json.dumps(state | {"version": 99}))
+    with pytest.raises(UserError, match="written by a newer orchestrate"):
+        session.load(scene.place)
+    (scene.place.path / "series.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        session.load(scene.place)
+
+
+def test_base_and_tip_are_measured_in_turn(linux: Path, scene: Scene) -> None:
+    commit_file(linux, "fs/a.c", "int a;\n", "fs: a")
+    commit_file(linux, "fs/b.c", "int b;\n", "fs: b")
+    scene.guests.figures = {"base": [2.0, 2.1, 1.9, 2.0, 2.05], "patch-2": [3.0, 3.1, 2.9, 3.0, 3.05]}
+    assert scene.begin("base..", source=str(linux), no_bench=False) == 1
+    measured = [name for name in scene.guests.booted if "map-latency" in name]
+    assert len(measured) == 2 * 2 * 5
+    assert [name.split("-")[0] for name in measured[:4]] == ["base", "base", "patch", "patch"]
+    for name in _variants("bench"):
+        assert scene.rows[name] == "- - FAIL"
+    judged = [change for change in scene.series.changes if change.judged]
+    assert [(c.metric, c.says, round(c.ratio.estimate, 1)) for c in judged] == [("interference", "worse", 1.5)] * 2
+    assert "one of the patches 1 to 2: bench" in scene.said
+    assert "Performance, tip / base" in (scene.place.path / "cover.txt").read_text()
+    assert scene.resume() == 1
+    assert len([name for name in scene.guests.booted if "map-latency" in name]) == 2 * 2 * 5
+
+
+def test_an_equal_tip_is_not_measured(linux: Path, scene: Scene) -> None:
+    commit_file(linux, "Documentation/a.txt", "words\n", "docs: words")
+    assert scene.begin("base..", source=str(linux), no_bench=False) == 0
+    assert not [name for name in scene.guests.booted if "map-latency" in name]
+    for name in _variants("bench"):
+        assert scene.rows[name] == "- ="
+
+
+def test_options_that_do_not_fit(linux: Path, scene: Scene) -> None:
+    for words, message in [
+        ({"also": ("nowhere",)}, "there is no configuration 'nowhere'"),
+        ({"also": ("none", "x86_64-up")}, "others beside it"),
+        ({"suites": ("map-latency",)}, "is a benchmark, and --no-bench"),
+        ({"arches": ("vax",)}, "unknown architecture"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            scene.begin("base..", source=str(linux), **words)
+    with pytest.raises(UserError, match="which series"):
+        scene.begin("", source=str(linux))
+    assert not scene.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("suites", "flavors", "measure", "functional", "bench"),
+    [
+        ((), (), True, True, ("map-latency",)),
+        ((), (), False, True, ()),
+        ((), ("lockdep",), True, True, ()),
+        (("maps",), (), True, ("maps",), ("map-latency",)),
+        (("maps", "fault-scaling"), (), True, ("maps",), ("fault-scaling",)),
+        (("fault-scaling",), (), True, True, ("fault-scaling",)),
+    ],
+)
+def test_suites_of_patches_and_benchmarks_of_the_ends(
+    suites: tuple[str, ...],
+    flavors: tuple[str, ...],
+    measure: bool,
+    functional: Any,
+    bench: tuple[str, ...],
+) -> None:
+    chosen = suites or prepare.default_suites(flavors)
+    choices = Choices(arches=(HOST,), variants=("mmap-lock",), suites=chosen, flavors=flavors)
+    each, benchmarks, why = session.split_suites(choices, measure=measure)
+    assert benchmarks == bench
+    assert bool(why) == bool(flavors)
+    if functional is not True:
+        assert each.suites == functional
+    assert each.suites
+    assert "map-latency" not in each.suites
+
+
+def test_a_configuration_that_is_only_compiled(
+    linux: Path, scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "also"
+    folder.mkdir()
+    for name, prefix in (("here", ""), ("there", "nowhere-linux-gnu-")):
+        (folder / f"{name}.toml").write_text(
+            f'description = "a"\nmake_arch = "x"\nmachines = []\ncross_prefix = "{prefix}"\n'
+            'package = "gcc-nowhere"\nconfig = "tinyconfig"\ntargets = ["fs/"]\n'
+        )
+    monkeypatch.setattr(data, "also", lambda: data.listing(folder, ".toml"))
+    makefile = (linux / "Makefile").read_text()
+    commit_file(linux, "Makefile", makefile + "\nfs/: ; @bash scripts/directory.sh $(O) fs $(CC)\n")
+    script = 'mkdir -p $1/$2; for c in $2/*.c; do echo "  CC      $c"; $3 -c -o $1/${c%.c}.o $c || exit 1; done\n'
+    commit_file(linux, "scripts/directory.sh", script)
+    commit_file(linux, "fs/a.c", "int a;\n")
+    git(linux, "tag", "-f", "base")
+    commit_file(linux, "fs/b.c", "#warning odd\n", "warns")
+    commit_file(linux, "fs/c.c", "int c = undeclared;\n", "does not compile")
+    code = scene.begin("base..", source=str(linux), also=(), variants=("mmap-lock",))
+    assert code == 1
+    assert scene.rows["compile here"] == "ok ok FAIL"
+    assert scene.rows["warnings here"] == "ok FAIL -"
+    assert scene.rows["compile there"] == "skip skip skip"
+    assert "nowhere-linux-gnu-gcc is not installed: apt-get install gcc-nowhere" in scene.said
+    assert "warnings there" not in scene.said
+    step = scene.series.steps[2].rows["compile here"]
+    assert "fs/c.c:1:9: ‘undeclared’ undeclared" in step.cases[0].reason
+    assert (scene.place.path / step.cases[0].log).is_file()
+
+
+def test_the_state_is_read_again_as_it_was_written(linux: Path, scene: Scene) -> None:
+    commit_file(linux, "fs/a.c", "int a;\n", "fs: a")
+    scene.begin("base..", source=str(linux), variants=("mmap-lock",))
+    series = scene.series
+    assert msgspec.json.decode(msgspec.json.encode(series), type=Series) == series
+    assert series.digests
+    assert series.finished_at
