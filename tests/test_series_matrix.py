@@ -140,7 +140,7 @@ def test_a_benchmark_at_the_tip_is_the_whole_seriess() -> None:
     _, found = line(BENCH, "---F")
     (fault,) = found.faults
     assert (
-        matrix.sentence(fault, found.patches) == "one of the patches 1 to 3: bench arm64 mmap-lock: FAIL: why"
+        matrix.sentence([fault], found.patches) == "one of the patches 1 to 3: bench arm64 mmap-lock: FAIL: why"
     )
 
 
@@ -174,15 +174,15 @@ def test_exit_code(rows: dict[Row, str], code: int) -> None:
 
 def test_sentences_name_patch_check_and_reason() -> None:
     _, found = line(BUILD, ".F.")
-    assert matrix.sentence(found.faults[0], found.patches) == (
+    assert matrix.sentence(found.faults, found.patches) == (
         "patch 1 (000000000000 'mm: change 1'): build arm64 mmap-lock: FAIL: why; good again at patch 2"
     )
     _, found = line(BUILD, "F")
-    assert matrix.sentence(found.faults[0], found.patches).startswith(
+    assert matrix.sentence(found.faults, found.patches).startswith(
         "fails without the series already: build"
     )
     _, found = line(BUILD, "-F")
-    assert "nothing before could be judged" in matrix.sentence(found.faults[0], found.patches)
+    assert "nothing before could be judged" in matrix.sentence(found.faults, found.patches)
 
 
 def test_junit_is_red_only_where_the_series_made_it_so() -> None:
@@ -196,3 +196,17 @@ def test_junit_is_red_only_where_the_series_made_it_so() -> None:
     series = series_of({MAPS: [result(MAPS, "F", name="maps/a")]})
     (case,) = matrix.told_cases(MAPS, matrix.judge(series), series.steps[0].rows[MAPS.name], 0)
     assert (case.verdict, case.reason) == (Verdict.KNOWN, "fails without the series already: why")
+
+
+def test_the_same_on_several_kernels_is_told_once() -> None:
+    def failed(row: Row) -> list[RowResult | None]:
+        reason = f"cannot build 7.2 {row.arch} {row.variant}: mm/a.c:1: odd"
+        bad = RowResult(cases=(Case(id="build", verdict=Verdict.FAIL, reason=reason),))
+        return [result(row, "."), bad]
+
+    one, other = BUILD, Row(check="build", arch="arm64", variant="per-vma-lock")
+    found = matrix.judge(series_of({one: failed(one), other: failed(other)}))
+    (same,) = matrix.together(found.of_series)
+    assert matrix.sentence(same, found.patches).startswith(
+        "patch 1 (000000000000 'mm: change 1'): build arm64 mmap-lock, arm64 per-vma-lock: FAIL: cannot build"
+    )

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from orchestrator.report.terminal import command
 from orchestrator.series import bench, cover
-from orchestrator.series.matrix import Matrix, sentence
+from orchestrator.series.matrix import Matrix, sentence, together
 from orchestrator.series.model import Series
 
 _WIDTH = 80
@@ -31,16 +31,15 @@ def closing(out: Console, series: Series, found: Matrix, folder: Path) -> None:
         out.print(_coloured(line), soft_wrap=True)
     out.print()
     _changes(out, series)
-    for fault in found.of_series[:_SHOWN]:
-        style = Text(f"{fault.case.verdict.value}  ", style="red")
-        out.print(style + Text(sentence(fault, found.patches), style=""), soft_wrap=True)
-        if fault.case.log:
-            out.print(Text(f"    {folder / fault.case.log}", style="dim"), soft_wrap=True)
-    if len(found.of_series) > _SHOWN:
-        out.print(f"... and {len(found.of_series) - _SHOWN} more")
-    for fault in (*found.untold, *found.at_base)[:_SHOWN]:
-        out.print(Text("not the series's  " if fault.at_base else "?  ", style="yellow"), end="")
-        out.print(sentence(fault, found.patches), soft_wrap=True)
+    faults = together(found.of_series)
+    for same in faults[:_SHOWN]:
+        out.print(Text(sentence(same, found.patches), style="red"), soft_wrap=True)
+        if log := same[0].case.log:
+            out.print(Text(f"    {folder / log}", style="dim"), soft_wrap=True)
+    if len(faults) > _SHOWN:
+        out.print(f"... and {len(faults) - _SHOWN} more")
+    for same in together((*found.untold, *found.at_base))[:_SHOWN]:
+        out.print(Text(sentence(same, found.patches), style="yellow"), soft_wrap=True)
     culprits = found.culprits()
     if culprits:
         out.print(f"named: {', '.join(str(patch) for patch in culprits)}", soft_wrap=True)

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
 from orchestrator.results.model import AT_FAULT, Verdict
 from orchestrator.series import bench, cover
-from orchestrator.series.matrix import Entry, Matrix, sentence
+from orchestrator.series.matrix import Entry, Fault, Matrix, sentence, together
 from orchestrator.series.model import Series
 from orchestrator.text import clean_str, one_line
 
@@ -39,9 +39,9 @@ def render(series: Series, found: Matrix) -> str:
         rows=[(row, found.entries[row.name]) for row in found.rows if cover.is_shown(found, row)],
         class_of=_class_of,
         title_of=_title_of,
-        of_series=[_fault(fault, found) for fault in found.of_series],
-        untold=[_fault(fault, found) for fault in found.untold],
-        at_base=[_fault(fault, found) for fault in found.at_base],
+        of_series=[_fault(same, found) for same in together(found.of_series)],
+        untold=[_fault(same, found) for same in together(found.untold)],
+        at_base=[_fault(same, found) for same in together(found.at_base)],
         culprits={patch.number for patch in found.culprits()},
         changes=series.changes,
         in_words=bench.in_words,
@@ -68,9 +68,10 @@ def _title_of(entry: Entry) -> str:
     return one_line(f"{same}{entry.reason or (entry.verdict.value if entry.verdict else 'not reached')}")
 
 
-def _fault(fault: Any, found: Matrix) -> dict[str, str]:
+def _fault(same: Sequence[Fault], found: Matrix) -> dict[str, str]:
+    case = same[0].case
     return {
-        "said": one_line(sentence(fault, found.patches), limit=600),
-        "detail": clean_str(fault.case.detail, limit=4096),
-        "log": fault.case.log,
+        "said": one_line(sentence(same, found.patches), limit=600),
+        "detail": clean_str(case.detail, limit=4096),
+        "log": case.log,
     }

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from orchestrator.results.model import Verdict
 from orchestrator.series import bench
-from orchestrator.series.matrix import Entry, Matrix, sentence
+from orchestrator.series.matrix import Entry, Matrix, sentence, together
 from orchestrator.series.model import COMPILE, WARNINGS, Change, Row, Series
 from orchestrator.text import one_line
 
@@ -44,7 +44,7 @@ def _opening(series: Series) -> str:
     release = next((k.release for s in series.steps for k in s.kernels.values() if k.release), "")
     of = f" ({release})" if release else ""
     said = (
-        f"Tested with orchestrate {_version()}: {_counted(count)} on {base.commit[:12]}{of}, each by itself."
+        f"Tested with orchestrate {_version()}: {_counted(count)} on {base.commit[:12]}{of}, one by one."
     )
     if series.interrupted or len([step for step in series.steps if step.done]) <= count:
         said += " It was not carried through: what follows is what there is."
@@ -100,9 +100,8 @@ def method(series: Series) -> list[str]:
 
 def _findings(found: Matrix) -> list[str]:
     lines = ["Result:"]
-    faults = [*found.of_series, *found.untold, *found.at_base]
-    for fault in faults:
-        lines += _wrapped(one_line(sentence(fault, found.patches)), "  - ", "    ")
+    for same in together([*found.of_series, *found.untold, *found.at_base]):
+        lines += _wrapped(one_line(sentence(same, found.patches)), "  - ", "    ")
     unsure = sum(
         entry.verdict in (Verdict.INCONCLUSIVE, Verdict.ERROR)
         for entries in found.entries.values()

@@ -253,9 +253,22 @@ def series_exit_code(series: Series, matrix: Matrix) -> int:
     return exit_code(telling, interrupted=series.interrupted)
 
 
-def sentence(fault: Fault, patches: Sequence[Patch]) -> str:
-    """What a fault says, in a line: which patch, which check, which case, why."""
-    what = f"{fault.row.name}: "
+def together(faults: Iterable[Fault]) -> list[list[Fault]]:
+    """Faults that say the same of several kernels, in the order of their first ones."""
+    groups: dict[object, list[Fault]] = {}
+    for fault in faults:
+        row, case = fault.row, fault.case
+        words = [word for word in case.reason.split() if word.strip(":,") not in (row.arch, row.variant)]
+        key = (row.check, fault.patch, fault.after, fault.ended, case.id, case.verdict, " ".join(words))
+        groups.setdefault(key, []).append(fault)
+    return list(groups.values())
+
+
+def sentence(faults: Sequence[Fault], patches: Sequence[Patch]) -> str:
+    """What faults that belong together say, in a line: which patch, which check where, which case, why."""
+    fault = faults[0]
+    places = [" ".join(filter(None, (each.row.arch, each.row.variant))) for each in faults]
+    what = " ".join(filter(None, (fault.row.check, ", ".join(places)))) + ": "
     if fault.case.id not in (fault.row.check, ""):
         what += f"{fault.case.id}: "
     what += fault.case.verdict.value + (f": {fault.case.reason}" if fault.case.reason else "")
