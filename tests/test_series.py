@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -20,7 +20,8 @@ from orchestrator import arch, cell, data, prepare
 from orchestrator.cell_state import Cell
 from orchestrator.engine.local import LocalEngine
 from orchestrator.errors import UserError
-from orchestrator.kernel.model import Kernel
+from orchestrator.kernel import build
+from orchestrator.kernel.model import Kernel, KernelSpec
 from orchestrator.plan import Choices
 from orchestrator.results import junit
 from orchestrator.results.model import Blame, Case, SuiteResult, Verdict
@@ -35,9 +36,9 @@ pytestmark = pytest.mark.skipif(
 
 HOST = arch.host().name
 OPTIONS: dict[str, Any] = {
-    "source": "", "arches": (), "variants": (), "kconfig": (), "flavors": (), "config": "", "toolchain": "gcc",
-    "jobs": 1, "suites": ("maps-coherency",), "selftests_from": "", "known": (), "strict": False,
-    "also": ("none",), "no_bench": True, "boots": None, "accel": "tcg", "smp": 2, "mem": None, "cmdline": "",
+    "source": "", "arches": (), "variants": (), "kconfig": (), "flavors": (), "config": "",
+    "toolchain": "gcc", "jobs": 1, "suites": ("maps-coherency",), "selftests_from": "", "known": (),
+    "strict": False, "also": ("none",), "no_bench": True, "boots": None, "accel": "tcg", "smp": 2, "mem": None, "cmdline": "",
 }  # fmt: skip
 
 
@@ -77,6 +78,24 @@ class Guests:
                     reason="possible circular locking dependency detected", fingerprint="lockdep:maps",
                 )  # fmt: skip
             its.suites.append(SuiteResult(suite=name, cases=(case,)))
+
+
+_CONFIGS: dict[tuple[str, str], str] = {}
+
+
+@pytest.fixture(autouse=True)
+def configured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No patch here changes the Kconfig files: the same request leads to the same configuration."""
+    really = build._make_config
+
+    def make(spec: KernelSpec, fresh: Path, name: str, arguments: Sequence[str]) -> str:
+        wanted = Path(arguments[1])
+        key = (spec.arch.name, wanted.read_text() if wanted.is_file() else str(wanted))
+        if key not in _CONFIGS:
+            _CONFIGS[key] = really(spec, fresh, name, arguments)
+        return _CONFIGS[key]
+
+    monkeypatch.setattr(build, "_make_config", make)
 
 
 @pytest.fixture
@@ -137,12 +156,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path, guests: Guests) -> Iterator[Scene]:
-    return Scene(tmp_path, guests)  # type: ignore[return-value]
-
-
-MM = "mm/mmap_lock.c"
-SOURCE = "int lock_vma_under_rcu(void);\nint lock_vma_under_rcu(void)\n{\n\treturn 0;\n}\n"
+def scene(tmp_path: Path, guests: Guests) -> Scene:
+    return Scene(tmp_path, guests)
 
 
 def _variants(check: str) -> tuple[str, str]:
@@ -228,7 +243,7 @@ def test_interrupted_and_resumed_repeats_nothing(linux: Path, scene: Scene) -> N
     booted = list(scene.guests.booted)
     assert scene.resume() == 0
     # what had ended is not repeated, what was broken off is
-    assert [name for name in scene.guests.booted[len(booted) :]] == [
+    assert scene.guests.booted[len(booted) :] == [
         f"patch-1-{HOST}-mmap-lock", f"patch-2-{HOST}-per-vma-lock", f"patch-2-{HOST}-mmap-lock",
     ]  # fmt: skip
     assert all(set(row.split()) == {"ok"} for row in scene.rows.values())
@@ -269,7 +284,9 @@ def test_base_and_tip_are_measured_in_turn(linux: Path, scene: Scene) -> None:
     for name in _variants("bench"):
         assert scene.rows[name] == "- - FAIL"
     judged = [change for change in scene.series.changes if change.judged]
-    assert [(c.metric, c.says, round(c.ratio.estimate, 1)) for c in judged] == [("interference", "worse", 1.5)] * 2
+    assert [(c.metric, c.says, round(c.ratio.estimate, 1)) for c in judged] == [
+        ("interference", "worse", 1.5)
+    ] * 2
     assert "one of the patches 1 to 2: bench" in scene.said
     assert "Performance, tip / base" in (scene.place.path / "cover.txt").read_text()
     assert scene.resume() == 1
@@ -340,8 +357,10 @@ def test_a_configuration_that_is_only_compiled(
     monkeypatch.setattr(data, "also", lambda: data.listing(folder, ".toml"))
     makefile = (linux / "Makefile").read_text()
     commit_file(linux, "Makefile", makefile + "\nfs/: ; @bash scripts/directory.sh $(O) fs $(CC)\n")
-    script = 'mkdir -p $1/$2; for c in $2/*.c; do echo "  CC      $c"; $3 -c -o $1/${c%.c}.o $c || exit 1; done\n'
-    commit_file(linux, "scripts/directory.sh", script)
+    script = (
+        'mkdir -p $1/$2; for c in $2/*.c; do echo "  CC      $c"; $3 -c -o $1/${c%.c}.o $c || exit 1; done\n'
+    )
+    commit_file(linux, "scripts/dir.sh", script)
     commit_file(linux, "fs/a.c", "int a;\n")
     git(linux, "tag", "-f", "base")
     commit_file(linux, "fs/b.c", "#warning odd\n", "warns")

@@ -161,9 +161,7 @@ def test_mails_of_a_series_are_kept_and_each_stands_alone(
         ("", "'' is no series", "an mbox"),
     ],
 )
-def test_ranges_that_are_none(
-    linux: Path, commits: Commits, series: str, message: str, remedy: str
-) -> None:
+def test_ranges_that_are_none(linux: Path, commits: Commits, series: str, message: str, remedy: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         commits(linux, series)
     assert not remedy or __import__("re").search(remedy, caught.value.remedy)
@@ -183,9 +181,7 @@ def test_histories_that_part(linux: Path, commits: Commits) -> None:
     assert fork[:12] in caught.value.remedy
 
 
-def test_a_merge_is_one_patch_with_all_that_it_brings(
-    linux: Path, tmp_path: Path, commits: Commits
-) -> None:
+def test_a_merge_is_one_patch_with_all_that_it_brings(linux: Path, tmp_path: Path, commits: Commits) -> None:
     trunk = git(linux, "symbolic-ref", "--short", "HEAD").strip()
     git(linux, "checkout", "-q", "-b", "side", "base")
     commit_file(linux, "mm/side.c", "int side;\n", "side: a")
@@ -196,9 +192,7 @@ def test_a_merge_is_one_patch_with_all_that_it_brings(
     assert subjects(patches) == [*ALL, "Merge side"]
     assert [patch.merge for patch in patches] == [False] * 4 + [True]
     found = given.read(str(linux), "base..HEAD", tmp_path, lambda _: None)
-    assert found.notes == (
-        "1 of its commits is a merge: each is one patch here, with all that it merged",
-    )
+    assert found.notes == ("1 of its commits is a merge: each is one patch here, with all that it merged",)
 
 
 def test_more_than_any_series_has(linux: Path, commits: Commits, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,7 +140,8 @@ def test_a_benchmark_at_the_tip_is_the_whole_seriess() -> None:
     _, found = line(BENCH, "---F")
     (fault,) = found.faults
     assert (
-        matrix.sentence([fault], found.patches) == "one of the patches 1 to 3: bench arm64 mmap-lock: FAIL: why"
+        matrix.sentence([fault], found.patches)
+        == "one of the patches 1 to 3: bench arm64 mmap-lock: FAIL: why"
     )
 
 
@@ -178,9 +179,7 @@ def test_sentences_name_patch_check_and_reason() -> None:
         "patch 1 (000000000000 'mm: change 1'): build arm64 mmap-lock: FAIL: why; good again at patch 2"
     )
     _, found = line(BUILD, "F")
-    assert matrix.sentence(found.faults, found.patches).startswith(
-        "fails without the series already: build"
-    )
+    assert matrix.sentence(found.faults, found.patches).startswith("fails without the series already: build")
     _, found = line(BUILD, "-F")
     assert "nothing before could be judged" in matrix.sentence(found.faults, found.patches)
 
@@ -210,3 +209,15 @@ def test_the_same_on_several_kernels_is_told_once() -> None:
     assert matrix.sentence(same, found.patches).startswith(
         "patch 1 (000000000000 'mm: change 1'): build arm64 mmap-lock, arm64 per-vma-lock: FAIL: cannot build"
     )
+
+
+def test_another_kernel_tells_which_patch_brought_a_report() -> None:
+    def crash(letter: str) -> RowResult | None:
+        return result(MAPS, letter, name="maps/a", fingerprint="f" if letter == "C" else "")
+
+    other = Row(check="maps", arch="x86_64", variant="mmap-lock")
+    rows = {MAPS: [crash(c) for c in ".--C"], other: [crash(c) for c in "...C"]}
+    assert {(f.patch, f.after) for f in matrix.judge(series_of(rows)).faults} == {(3, 2)}
+    # not where the other kernel shows it earlier, or not at all
+    rows = {MAPS: [crash(c) for c in ".--C"], other: [crash(c) for c in "...."]}
+    assert {(f.patch, f.after) for f in matrix.judge(series_of(rows)).faults} == {(3, 0)}

@@ -53,6 +53,7 @@ def check(
         asked[f"compiler {arch.name}"] = functools.partial(look.compiler, arch)
     asked |= {
         "host compiler": functools.partial(look.host_compiler, arches),
+        "for series": look.only_compiled,
         "build tools": look.build_tools,
         "ccache": look.ccache,
         "apt": look.apt,

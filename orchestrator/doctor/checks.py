@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from orchestrator import arch as arches
 from orchestrator.arch import Arch
 from orchestrator.doctor import host
 from orchestrator.doctor.host import Said, Status, ask, first_number
@@ -142,10 +143,10 @@ def kvm(arch: Arch, cache: Path, try_kvm: TryKvm) -> Iterable[Check]:
         yield Check("KVM", "ok", trial.said)
 
 
-def host_compiler(arches: Sequence[Arch]) -> Iterable[Check]:
+def host_compiler(asked: Sequence[Arch]) -> Iterable[Check]:
     """gcc for the programs that a kernel's build runs itself, and the headers that those need."""
     gcc = shutil.which("gcc")
-    if gcc is None and not any(arch.native for arch in arches):
+    if gcc is None and not any(arch.native for arch in asked):
         yield _absent("host compiler", "gcc is not installed", "gcc", "libc6-dev")
     for header, (name, package) in HEADERS.items():
         if gcc is None:
@@ -186,6 +187,25 @@ def compiler(arch: Arch) -> Iterable[Check]:
     else:
         found = f"a static program does not compile: {linked.trouble}"
         yield Check(library, "missing", found, needed_for=needed_for)
+
+
+def only_compiled() -> Iterable[Check]:
+    """The compilers of the configurations that a series is only compiled in; nothing fails without them."""
+    from orchestrator.kernel import compile_only
+
+    ours = {arch.cross_prefix for arch in map(arches.load, arches.names())}
+    by_package: dict[str, list[compile_only.Config]] = {}
+    for config in map(compile_only.load, compile_only.names()):
+        if config.cross_prefix not in ours:
+            by_package.setdefault(config.package, []).append(config)
+    for package, configs in by_package.items():
+        names, program = ", ".join(config.name for config in configs), configs[0].compiler
+        if shutil.which(program):
+            yield Check("for series", "ok", f"{program}: {names}")
+        else:
+            yield _absent(
+                "for series", f"{program} is not installed: {names} is left out", package, status="note"
+            )
 
 
 def _link(program: str) -> Said:

@@ -43,9 +43,7 @@ def _opening(series: Series) -> str:
     base = series.patches[0]
     release = next((k.release for s in series.steps for k in s.kernels.values() if k.release), "")
     of = f" ({release})" if release else ""
-    said = (
-        f"Tested with orchestrate {_version()}: {_counted(count)} on {base.commit[:12]}{of}, one by one."
-    )
+    said = f"Tested with orchestrate {_version()}: {_counted(count)} on {base.commit[:12]}{of}, one by one."
     if series.interrupted or len([step for step in series.steps if step.done]) <= count:
         said += " It was not carried through: what follows is what there is."
     return said
@@ -121,7 +119,7 @@ def table(found: Matrix, width: int) -> list[str]:
     left = max((len(row.name) for row in rows), default=0)
     count = max((len(entries) for entries in found.entries.values()), default=0)
     texts = {row.name: [entry.text for entry in found.entries[row.name]] for row in rows}
-    cell = max(3, *(len(text) for each in texts.values() for text in each)) if rows else 3
+    cell = max([3, *(len(text) for each in texts.values() for text in each)])
     many = max(1, (width - left) // (cell + 1))
     lines: list[str] = []
     for start in range(0, count, many):
@@ -163,7 +161,13 @@ def _benchmarks(changes: Iterable[Change]) -> list[str]:
 def _change(change: Change) -> Iterator[str]:
     star = "*" if change.judged else " "
     sides = f"{change.base:.4g} -> {change.tip:.4g}"
-    yield f"  {star} {change.metric:<18} {sides:<18} {bench.in_words(change.ratio)} {change.says}"
+    says = change.says.removesuffix(" shown")
+    line = f"  {star} {change.metric:<16} {sides:<16} {bench.in_words(change.ratio)} {says}"
+    if len(line) <= WIDTH:
+        yield line
+        return
+    yield f"  {star} {change.metric}"
+    yield from _wrapped(f"{sides} {bench.in_words(change.ratio)} {says}", " " * 8, " " * 8)
 
 
 def _section(name: str, sentences: list[str]) -> list[str]:

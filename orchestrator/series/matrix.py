@@ -116,8 +116,22 @@ def judge(series: Series) -> Matrix:
         found, began = _judge_row(row, [rows.get(row.name) for rows in steps], told)
         entries[row.name] = tuple(found)
         faults += began
-    faults.sort(key=lambda fault: fault.patch)
+    faults = sorted(_narrowed(faults), key=lambda fault: fault.patch)
     return Matrix(patches=series.patches, rows=series.rows, entries=entries, faults=tuple(faults))
+
+
+def _narrowed(faults: Sequence[Fault]) -> list[Fault]:
+    """The faults, of those that one of several patches brought in the ones known better by another kernel.
+
+    The same kernel report that began elsewhere with the very patch where this one first shows began with it.
+    """
+    exact = {(fault.case.fingerprint, fault.patch) for fault in faults if fault.exact}
+    return [
+        msgspec.structs.replace(fault, after=fault.patch - 1)
+        if fault.case.fingerprint and fault.of_series and (fault.case.fingerprint, fault.patch) in exact
+        else fault
+        for fault in faults
+    ]
 
 
 class _Tracked:

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Base against tip: what is judged, at which confidence, and what is said."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from orchestrator.analysis.stats import Ratio
+from orchestrator.results.model import CellResult, SuiteResult, Verdict
+from orchestrator.series import bench
+
+
+def boots(label: str, values: list[float], variant: str = "mmap-lock") -> list[CellResult]:
+    return [
+        CellResult(
+            cell=f"{label}-{n}", label=label, arch="arm64", variant=variant, boot=n,
+            suites=(
+                SuiteResult(
+                    suite="map-latency", kind="benchmark",
+                    metrics={"mean_us_alone": value, "interference": value} if value else {},
+                    better={"mean_us_alone": "lower", "interference": "lower"},
+                ),
+            ),
+        )
+        for n, value in enumerate(values, 1)
+    ]  # fmt: skip
+
+
+BASE = [2.0, 2.02, 1.98, 2.01, 1.99]
+
+
+def judged(tip: list[float], base: list[float] = BASE) -> tuple[str, Verdict]:
+    changes = bench.compare([*boots("base", base), *boots("tip", tip)], base="base", tip="tip")
+    (change,) = (change for change in changes if change.judged)
+    assert change.metric == "interference"
+    (case, *_) = bench._cases([], changes, "tip")
+    return change.says, case.verdict
+
+
+@pytest.mark.parametrize(
+    ("tip", "says", "verdict"),
+    [
+        ([3.0, 3.02, 2.98, 3.01, 2.99], "worse", Verdict.FAIL),
+        ([1.0, 1.02, 0.98, 1.01, 0.99], "better", Verdict.PASS),
+        (BASE, "no difference shown", Verdict.PASS),
+        # sure, and too small for anybody to be at fault
+        ([2.06, 2.061, 2.062, 2.063, 2.064], "worse", Verdict.PASS),
+        ([3.0], "too few boots", Verdict.INCONCLUSIVE),
+    ],
+)
+def test_what_is_said(tip: list[float], says: str, verdict: Verdict) -> None:
+    assert judged(tip) == (says, verdict)
+
+
+def test_boots_without_a_sample_do_not_count() -> None:
+    assert judged([3.0, 0.0, 0.0, 0.0, 0.0])[0] == "too few boots"
+
+
+def test_several_kernels_share_the_error() -> None:
+    cells = [
+        cell
+        for variant in ("mmap-lock", "per-vma-lock", "a", "b")
+        for cell in (*boots("base", BASE, variant), *boots("tip", BASE, variant))
+    ]
+    changes = bench.compare(cells, base="base", tip="tip")
+    assert len(changes) == 8
+    for change in changes:
+        assert change.ratio.confidence_actual is not None
+        assert change.ratio.confidence_actual >= (0.975 if change.judged else 0.90)
+
+
+def test_equal_kernels_are_seldom_called_worse() -> None:
+    """Four kernels, no difference: right of all in 90 % of series, and worse is half of the rest."""
+    dice = random.Random(6)
+    wrong = 0
+    for _ in range(300):
+        cells = []
+        for variant in "abcd":
+            for label in ("base", "tip"):
+                cells += boots(label, [dice.lognormvariate(0, 0.3) for _ in range(bench.BOOTS)], variant)
+        changes = bench.compare(cells, base="base", tip="tip")
+        wrong += any(case.verdict is Verdict.FAIL for case in bench._cases([], changes, "tip"))
+    assert wrong <= 300 * 0.08
+
+
+def test_the_metric_that_is_judged() -> None:
+    assert bench.judged_metric({"mean_us_alone": "lower", "interference": "lower"}) == "interference"
+    assert bench.judged_metric({"faults": "higher"}) == "faults"
+    assert bench.judged_metric({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "better", "says"),
+    [
+        (1.1, 1.3, "lower", "worse"),
+        (1.1, 1.3, "higher", "better"),
+        (0.7, 0.9, "lower", "better"),
+        (0.7, 0.9, "higher", "worse"),
+        (0.9, 1.1, "lower", "no difference shown"),
+        (None, None, "lower", "too few boots"),
+    ],
+)
+def test_which_way_is_better(low: float | None, high: float | None, better: str, says: str) -> None:
+    ratio = Ratio(estimate=1.0, low=low, high=high, confidence_actual=None, n_a=5, n_b=5)
+    assert bench.says(ratio, better) == says
+
+
+def test_trouble_of_the_base_is_not_the_tips() -> None:
+    from orchestrator.results.model import Case
+
+    def crashed(label: str) -> CellResult:
+        return CellResult(
+            cell=f"{label}-1", label=label, cases=(Case(id="boot", verdict=Verdict.CRASH, reason="oops"),)
+        )
+
+    assert [c.verdict for c in bench._cases([crashed("base")], [], "tip")] == [Verdict.INCONCLUSIVE]
+    assert [c.verdict for c in bench._cases([crashed("tip")], [], "tip")] == [Verdict.CRASH]
+    assert [c.verdict for c in bench._cases([], [], "tip")] == [Verdict.INCONCLUSIVE]
