@@ -38,7 +38,8 @@ HOST = arch.host().name
 OPTIONS: dict[str, Any] = {
     "source": "", "arches": (), "variants": (), "kconfig": (), "flavors": (), "config": "",
     "toolchain": "gcc", "jobs": 1, "suites": ("maps-coherency",), "selftests_from": "", "known": (),
-    "strict": False, "also": ("none",), "no_bench": True, "boots": None, "accel": "tcg", "smp": 2, "mem": None, "cmdline": "",
+    "strict": False, "also": ("none",), "no_bench": True,
+    "boots": None, "accel": "tcg", "smp": 2, "mem": None, "cmdline": "",
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from orchestrator.series.matrix import Entry, Fault, Matrix, sentence, together
 from orchestrator.series.model import Series
 from orchestrator.text import clean_str, one_line
 
-_TEMPLATE = Path(__file__).with_name("series.html")
+_TEMPLATE = Path(__file__).with_name("series.html.j2")
 _CLASSES = {
     Verdict.PASS: "good",
     Verdict.KNOWN: "note",
