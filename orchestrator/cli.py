@@ -14,7 +14,7 @@ import click
 
 from orchestrator import completion, config
 from orchestrator.errors import Inconclusive, OrchestrateError, UserError
-from orchestrator.options import GUEST, KERNEL, PREBUILT, RUNS, TESTS, options
+from orchestrator.options import BISECT, BUILT, GUEST, KERNEL, PREBUILT, RUNS, TESTED, TESTS, options
 from orchestrator.options import choices as choices_of
 
 if TYPE_CHECKING:
@@ -144,6 +144,45 @@ def build(context: click.Context, /, **given: Any) -> None:
         codes.add(error.exit_code if error else 0)
     # the order in which exit codes win, see docs/verdicts.md; a tree that has none of the kernels is 4
     sys.exit(next((code for code in (130, 1, 3, 4, 0) if code in codes), 4))
+
+
+@cli.command(
+    cls=config.Verb,
+    epilog="Exit codes: 0 culprit, re-checked · 2 wrong usage · 3 infrastructure · "
+    "4 suspects only, or an end is not as claimed · 130 interrupted",
+)
+@options(BISECT, BUILT, TESTED, GUEST, RUNS)
+@click.pass_context
+def bisect(context: click.Context, /, **given: Any) -> None:
+    """Find the commit that brought a fault in: functional, flaky or of performance.
+
+    Without --case, --splat, --metric, --boot or --build: a case that fails at --bad and passes at --good."""
+    from orchestrator.bisect import setup, verb
+    from orchestrator.bisect.graph import History
+    from orchestrator.engine.local import LocalEngine
+    from orchestrator.report import terminal as report
+    from orchestrator.store import open_store
+
+    console = report.console()
+    store = open_store()
+    engine = LocalEngine()
+    say = _saying(console, context)
+    out = Path(given["out"])
+    if given["resume"] is not None:
+        _alone(context, "--resume", "resume", "out", why="the bisect goes on as it was begun")
+        folder = verb.existing(out, given["resume"])
+        wanted = setup.load(folder)
+        history = History.read(Path(wanted.repository), wanted.good, wanted.bad)
+    else:
+        wanted, history = verb.plan(given, say)
+        folder = verb.fresh(out)
+    if given["dry_run"]:
+        for line in verb.estimate(wanted, history, store, out):
+            click.echo(line)
+        return
+    with _interrupts(engine.cancel):
+        found = verb.carry_out(folder, wanted, history, store, engine, console, say)
+    sys.exit(found.exit_code)
 
 
 @cli.command(cls=config.Verb, epilog=_EXIT_CODES)

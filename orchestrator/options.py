@@ -122,6 +122,9 @@ KERNEL = (
     ),
 )
 
+#: How kernels are built, whatever they are built from.
+BUILT = KERNEL[3:]
+
 PREBUILT = (
     click.option(
         "--kernel",
@@ -233,6 +236,71 @@ TESTS = (
         type=click.IntRange(1),
         help="Boots a variant for benchmarks. Default: the suite's.",
     ),
+)
+
+#: What is tested, without how often and on which boots.
+TESTED = TESTS[:3]
+
+BISECT = (
+    click.option(
+        "--source",
+        "source",
+        default="",
+        shell_complete=completion.folders,
+        metavar="DIR",
+        help="The git repository. Default: the tree you are in.",
+    ),
+    click.option(
+        "--good", "goods", multiple=True, metavar="REV", help="A commit without the fault; may be repeated."
+    ),
+    click.option("--bad", default="", metavar="REV", help="A commit with it. Default: HEAD."),
+    click.option("--case", default="", metavar="SUITE/PATH", help="Bad is: this case fails; * and ? match."),
+    click.option("--splat", default="", metavar="HEX", help="Bad is: a report of this fingerprint is seen."),
+    click.option(
+        "--metric",
+        default="",
+        metavar="SUITE/METRIC",
+        help="Bad is: this number of a benchmark is nearer to that of --bad than to that of --good.",
+    ),
+    click.option("--boot", is_flag=True, help="Bad is: it does not boot."),
+    click.option("--build", is_flag=True, help="Bad is: it does not compile."),
+    click.option(
+        "--fix",
+        "fixes",
+        multiple=True,
+        metavar="COMMIT:A..B",
+        help="Make this commit's change on top of each commit in that range; may be repeated.",
+    ),
+    click.option(
+        "--ends",
+        default=3,
+        show_default=True,
+        metavar="N",
+        type=click.IntRange(1, 100),
+        help="Boots of each end, at least.",
+    ),
+    click.option(
+        "--confidence",
+        default=0.97,
+        show_default=True,
+        metavar="P",
+        type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
+        help="Probability from which a commit is the culprit.",
+    ),
+    click.option(
+        "--replay",
+        default="",
+        metavar="FILE",
+        shell_complete=completion.files,
+        help="Take in what `git bisect log` has written.",
+    ),
+    click.option(
+        "--resume",
+        metavar="ID",
+        shell_complete=completion.bisects,
+        help="Go on with a bisect that was interrupted or killed (or `last`); with --out.",
+    ),
+    click.option("--dry-run", is_flag=True, help="Say how many steps and minutes it would take, and end."),
 )
 
 

@@ -50,6 +50,11 @@ class End:
         """Boots that count."""
         return self.shown + self.count(Kind.GOOD)
 
+    @property
+    def booted(self) -> int:
+        """All its boots."""
+        return len(self.judgements)
+
     def figures(self) -> str:
         """For people: what its boots came to."""
         words = f"{self.called} {self.subject.name} shows it in {self.shown} of {self.boots} boots"
@@ -75,7 +80,7 @@ def built(bench: Bench, setup: Setup) -> None:
         if found.error and not wants_failure:
             raise UserError(
                 f"the {called} end cannot be built: {subject.name}: {found.error}",
-                remedy="Name another end, give what mends it with --fix COMMIT:RANGE, or bisect that with --build.",
+                remedy="Name another end, mend it with --fix COMMIT:A..B, or bisect that with --build.",
             )
     _check_different(bench.build(ends[0][0]), [bench.build(subject) for subject, _ in ends[1:]])
 
@@ -85,7 +90,7 @@ def _check_different(bad: Built, goods: list[Built]) -> None:
         if bad.image and bad.image == good.image:
             raise Inconclusive(
                 f"both ends make the same kernel, byte for byte: {bad.subject.name} and {good.subject.name}",
-                remedy="What you saw has another cause than the commits between them, or needs another --kconfig.",
+                remedy="What you saw has another cause than these commits, or needs another --kconfig.",
             )
 
 
@@ -105,7 +110,7 @@ def rates(bench: Bench, setup: Setup) -> Rates:
     if isinstance(bench.predicate, AnyFails):
         _choose(bench, bad, goods)
     most = setup.ends * _PATIENCE
-    while bad.shown < 2 and len(bad.judgements) < most and bad.boots:
+    while bad.shown < 2 and bad.booted < most and bad.boots:
         bad.boot()
     _check_bad(bad, goods)
     if isinstance(bench.predicate, CaseFails):
@@ -114,7 +119,7 @@ def rates(bench: Bench, setup: Setup) -> Rates:
     for good in goods:
         # as many as it takes to see it, were it as often there as at the bad end
         wanted = boots_to_tell(bad.shown, bad.boots)
-        while (good.shown or good.boots < wanted) and good.boots and len(good.judgements) < most:
+        while (good.shown or good.boots < wanted) and good.boots and good.booted < most:
             good.boot()
         _check_good(good, bad)
     return Rates(
@@ -143,13 +148,11 @@ def _choose(bench: Bench, bad: End, goods: list[End]) -> None:
         found = failing(bench.results(bad.subject), good_results)
         if not found:
             raise Inconclusive(
-                f"no case fails at the bad end and passes at the good one, in {len(bad.judgements)} boots each",
-                remedy="Say what is bad (--case, --splat, --metric, --boot, --build), or boot more with --ends.",
+                f"no case fails at the bad end and passes at the good one, in {bad.booted} boots each",
+                remedy="Say what is bad (--case, --splat, --metric, --boot), or boot more with --ends.",
             )
         for case, times in found[:5]:
-            bench.say(
-                f"{case} fails at the bad end ({times} of {len(bad.judgements)} boots) and not at the good one"
-            )
+            bench.say(f"{case} fails at the bad end ({times} of {bad.booted} boots) and not at the good")
         return found[0][0]
 
     pattern = bench.choose(decide)
@@ -174,7 +177,7 @@ def _check_bad(bad: End, goods: list[End]) -> None:
     if not bad.shown:
         raise Inconclusive(
             f"the bad end does not show it: {bad.figures()}; {goods[0].figures()}",
-            remedy="Check the claim (a --case, a --variant, an --arch), boot more with --ends, or swap the ends.",
+            remedy="Check the claim (--case, --variant, --arch), boot more with --ends, or swap the ends.",
         )
 
 

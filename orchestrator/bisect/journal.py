@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a bisect has done, a line a step: on disk before the next step begins.
 
-A bisect that goes on reads its own steps again: the code that decides takes each from the journal until there are
-no more, and comes to where it was, since it decides alike from the same.
+A bisect that goes on reads its own steps again: the code that decides takes each from the journal until there
+are no more, and comes to where it was, since it decides alike from the same.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Built(msgspec.Struct, frozen=True, kw_only=True, tag="built", omit_defaults=True):
-    """A kernel was built, or cannot be: then ``error`` says why, and ``kernels_fault`` whether it is the tree.
+    """A kernel was built, or cannot be: ``error`` says why, ``kernels_fault`` whether it is the tree's.
 
     ``image`` is the digest of what is booted; ``seconds`` were spent on it now, ``cached`` if none were.
     """
@@ -89,6 +89,9 @@ class Journal:
         self.steps: list[Step] = []
         self._earlier = _read(path)
         self._at = 0
+
+    def __len__(self) -> int:
+        return len(self._earlier)
 
     @property
     def resumed(self) -> bool:

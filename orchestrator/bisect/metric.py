@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Whether a number got worse: boots of good, bad and candidate in turn, so that a drift of the host hits all alike.
+"""Whether a number got worse: boots of good, bad and candidate in turn, so that a drift of the host hits all.
 
 The decision is ``analysis.stats.decide``'s; it falls as soon as it can.
 """
@@ -59,7 +59,7 @@ class Numbers:
             self._round()
             if number == 2 and not self.goods + self.bads:
                 raise UserError(
-                    f"neither end has a number for {self._wanted.suite}/{self._wanted.metric}: {self._others[0]}",
+                    f"neither end has a number for {self._wanted}: {self._others[0]}",
                     remedy="Name a benchmark and one of its metrics, as a run's table shows them.",
                 )
             if number >= self._least and min(len(self.goods), len(self.bads)) >= _FEWEST and self._differ():

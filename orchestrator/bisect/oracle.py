@@ -106,6 +106,8 @@ class KernelOracle:
         self._wanted: list[Subject] = []
         self._worker: threading.Thread | None = None
         self._closed = False
+        #: the folder of objects of what was built last
+        self.objects: Path | None = None
 
     def __enter__(self) -> KernelOracle:
         return self
@@ -161,6 +163,7 @@ class KernelOracle:
             arch, variant, choices.flavors, choices.kconfig, digest_of(shared.base), spec.toolchain.version
         )
         spec = msgspec.structs.replace(spec, workplace=place)
+        self.objects = place / "o"
         # both legs are configured now: later the tree may be another commit's
         kernels.pair_difference(spec, shared.store)
         kernel = kernels.build(
@@ -237,7 +240,7 @@ class KernelOracle:
         result = merged([done[cell.id] for cell in plan.cells])
         if (booted := result.properties.get("kernel", kept.key)) != kept.key:
             raise InfraError(
-                f"{subject.name}: the kernel that was booted ({booted}) is not the one that was built ({kept.key})",
+                f"{subject.name}: booted was {booted}, and built {kept.key}",
                 remedy="Something has changed the cache meanwhile; go on with --resume.",
             )
         return Boot(result=result, run=name, seconds=round(time.monotonic() - since, 1))

@@ -34,7 +34,7 @@ class Kind(StrEnum):
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one build or boot says. ``value`` is that of a metric; ``marks`` are fingerprints that it showed."""
+    """What one build or boot says. ``value`` is a metric's; ``marks`` are fingerprints that it showed."""
 
     kind: Kind
     reason: str = ""
@@ -265,7 +265,7 @@ def _said(case: Case) -> str:
 
 
 def failing(bad: Sequence[CellResult], good: Sequence[CellResult]) -> list[tuple[str, int]]:
-    """Cases that fail at the bad end and pass whenever the good end runs, with how often; the surest first."""
+    """Cases that fail at the bad end and pass whenever the good end runs, and how often; the surest first."""
     passed: dict[str, bool] = {}
     for case in (c for result in good for s in result.suites for c in s.cases):
         passed[case.id] = passed.get(case.id, True) and case.verdict is Verdict.PASS

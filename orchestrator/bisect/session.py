@@ -243,6 +243,7 @@ class Session:
         own = [s for s in self._steps(Built) if s.subject.commit not in (self._setup.bad, *self._setup.good)]
         if isinstance(self._bench.predicate, BuildFails):
             judged = {s.subject.commit for s in own}
+        spent = [s.seconds for s in self._steps(Booted)] + [s.seconds for s in self._steps(Built)]
         return Conclusion(
             culprit=culprit if sure else "",
             confidence=self._search.posterior().get(culprit, 0.0),
@@ -262,7 +263,7 @@ class Session:
             same=len(self._steps(Taken)),
             boots=len(self._steps(Booted)),
             builds=sum(not s.cached for s in self._steps(Built)),
-            minutes=round(sum(s.seconds for s in [*self._steps(Booted), *self._steps(Built)]) / 60, 1),
+            minutes=round(sum(spent) / 60, 1),
             notes=tuple(self._notes),
         )
 

@@ -60,7 +60,7 @@ class Workshop:
     def check_out(self, commit: str, fixes: Sequence[Fix] = (), *, without: str = "") -> Tree:
         """The tree as it is in a commit, until the next one is asked for.
 
-        As the commit has it, its digest is that of ``DIR@COMMIT``, so both share what is kept of their kernels.
+        As the commit has it, its digest is that of ``DIR@COMMIT``: both share what is kept of their kernels.
 
         :param commit: its full name.
         :param without: a commit whose change is taken out again.

@@ -65,7 +65,7 @@ class FakeOracle:
     :param tell: what the ``number``-th boot of a commit comes to; an exception of its is raised.
     :param broken: commits that do not build, with what the compiler says.
     :param images: commits whose kernel is another one's.
-    :param work_s: what a build and a boot take; both are in the file ``work`` when they begin and when they end.
+    :param work_s: what a build and a boot take; the file ``work`` has when they begin and end.
     """
 
     def __init__(
