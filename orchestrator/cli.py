@@ -14,7 +14,20 @@ import click
 
 from orchestrator import completion, config
 from orchestrator.errors import Inconclusive, OrchestrateError, UserError
-from orchestrator.options import BUILT, GUEST, KERNEL, MACHINE, PREBUILT, RUNS, SUITES, TESTS, options
+from orchestrator.options import (
+    BISECT,
+    BUILT,
+    GUEST,
+    KERNEL,
+    MACHINE,
+    PREBUILT,
+    RUNS,
+    SERIES,
+    SUITES,
+    TESTED,
+    TESTS,
+    options,
+)
 from orchestrator.options import choices as choices_of
 
 if TYPE_CHECKING:
@@ -146,36 +159,48 @@ def build(context: click.Context, /, **given: Any) -> None:
     sys.exit(next((code for code in (130, 1, 3, 4, 0) if code in codes), 4))
 
 
+@cli.command(
+    cls=config.Verb,
+    epilog="Exit codes: 0 culprit, re-checked · 2 wrong usage · 3 infrastructure · "
+    "4 suspects only, or an end is not as claimed · 130 interrupted",
+)
+@options(BISECT, BUILT, TESTED, GUEST, RUNS)
+@click.pass_context
+def bisect(context: click.Context, /, **given: Any) -> None:
+    """Find the commit that brought a fault in: functional, flaky or of performance.
+
+    Without --case, --splat, --metric, --boot or --build: a case that fails at --bad and passes at --good."""
+    from orchestrator.bisect import setup, verb
+    from orchestrator.bisect.graph import History
+    from orchestrator.engine.local import LocalEngine
+    from orchestrator.report import terminal as report
+    from orchestrator.store import open_store
+
+    console = report.console()
+    store = open_store()
+    engine = LocalEngine()
+    say = _saying(console, context)
+    out = Path(given["out"])
+    if given["resume"] is not None:
+        _alone(context, "--resume", "resume", "out", why="the bisect goes on as it was begun")
+        folder = verb.existing(out, given["resume"])
+        wanted = setup.load(folder)
+        history = History.read(Path(wanted.repository), wanted.good, wanted.bad)
+    else:
+        wanted, history = verb.plan(given, say)
+        folder = verb.fresh(out)
+    if given["dry_run"]:
+        for line in verb.estimate(wanted, history, store, out):
+            click.echo(line)
+        return
+    with _interrupts(engine.cancel):
+        found = verb.carry_out(folder, wanted, history, store, engine, console, say)
+    sys.exit(found.exit_code)
+
+
 @cli.command(cls=config.Verb, epilog=_EXIT_CODES)
 @click.argument("patches", required=False, metavar="[SERIES]", shell_complete=completion.files)
-@click.option(
-    "--source",
-    default="",
-    metavar="DIR[@BASE]",
-    shell_complete=completion.sources,
-    help="The git repository, and the commit that the series goes on top of. Default: the tree you are in, "
-    "and what the mails say (base-commit:).",
-)
-@options(BUILT, SUITES)
-@click.option(
-    "--also-build",
-    "also",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=completion.also,
-    help="A configuration to compile only (see `orchestrate list`), or none; may be repeated. Default: all.",
-)
-@click.option("--no-bench", is_flag=True, help="Do not measure base against tip.")
-@click.option(
-    "--boots", metavar="N", type=click.IntRange(1), help="Boots of base and of tip to measure. Default: 5."
-)
-@options(MACHINE, RUNS)
-@click.option(
-    "--resume",
-    metavar="ID",
-    shell_complete=completion.series,
-    help="Go on with a series that was interrupted or killed (or `last`); with --out.",
-)
+@options(SERIES, BUILT, SUITES, MACHINE, RUNS)
 @click.pass_context
 def series(context: click.Context, /, patches: str | None, **given: Any) -> None:
     """Test a patch series, patch by patch.

@@ -143,31 +143,29 @@ def suites(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
     return _suite_names(ctx, param, incomplete)
 
 
-def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """The runs in the folder that ``--out`` names, newest first; what looks like a path as a folder."""
-    return _begun("*/plan.json", ctx, param, incomplete)
+def _begun(mark: str) -> Complete:
+    """Folders with that file where ``--out`` says, newest first; what looks like a path as a folder."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+        if _is_path(incomplete):
+            return [CompletionItem(incomplete, type="dir")]
+
+        def names() -> Iterable[str]:
+            # the shell has not expanded a ~ yet
+            folder = Path(ctx.params.get("out") or "runs").expanduser()
+            begun = sorted((path.parent.name for path in folder.glob(f"*/{mark}")), reverse=True)
+            # others were renamed, and a shell would read more into them
+            found = [name for name in begun if re.fullmatch(r"[\w.+-]+", name, re.ASCII)]
+            return ["last", *found] if found else []
+
+        return _one_of(names)(ctx, param, incomplete)
+
+    return complete
 
 
-def series(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """The series in the folder that ``--out`` names, likewise."""
-    return _begun("series-*/series.json", ctx, param, incomplete)
-
-
-def _begun(
-    files: str, ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem[str]]:
-    if _is_path(incomplete):
-        return [CompletionItem(incomplete, type="dir")]
-
-    def names() -> Iterable[str]:
-        # the shell has not expanded a ~ yet
-        folder = Path(ctx.params.get("out") or "runs").expanduser()
-        begun = sorted((path.parent.name for path in folder.glob(files)), reverse=True)
-        # others were renamed, and a shell would read more into them
-        found = [name for name in begun if re.fullmatch(r"[\w.+-]+", name, re.ASCII)]
-        return ["last", *found] if found else []
-
-    return _one_of(names)(ctx, param, incomplete)
+runs = _begun("plan.json")
+bisects = _begun("bisect.json")
+series = _begun("series.json")
 
 
 def cells(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:

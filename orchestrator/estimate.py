@@ -7,7 +7,7 @@ import contextlib
 import os
 import statistics
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -99,6 +99,11 @@ def _earlier(runs: Path) -> dict[tuple[str, str, tuple[str, ...]], float]:
                 key = (cell.arch, cell.variant, tuple(sorted(s.suite for s in cell.suites)))
                 took[key].append(max(0.0, cell.duration_s - rest))
     return {key: statistics.median(seconds) for key, seconds in took.items()}
+
+
+def boot_seconds(runs: Path, arch: str, variant: str, suites: Iterable[str]) -> float | None:
+    """What a cell of those suites usually took in earlier runs, its build aside; ``None``: not known."""
+    return _earlier(runs).get((arch, variant, tuple(sorted(suites))))
 
 
 def cpus(jobs: int) -> int:

@@ -42,7 +42,7 @@ class Memory(click.IntRange):
         return mib
 
 
-_SOURCE = (
+KERNEL = (
     click.option(
         "--source",
         "sources",
@@ -67,10 +67,6 @@ _SOURCE = (
         metavar="[NAME=]HEX",
         help="The digest that the archive must have.",
     ),
-)
-
-#: How kernels are built, whatever they are built from.
-BUILT = (
     click.option(
         "--arch",
         "arches",
@@ -126,7 +122,8 @@ BUILT = (
     ),
 )
 
-KERNEL = (*_SOURCE, *BUILT)
+#: How kernels are built, whatever they are built from.
+BUILT = KERNEL[3:]
 
 PREBUILT = (
     click.option(
@@ -139,8 +136,7 @@ PREBUILT = (
     ),
 )
 
-#: The machine that a guest runs on.
-MACHINE = (
+GUEST = (
     click.option(
         "--accel",
         default="auto",
@@ -158,10 +154,6 @@ MACHINE = (
         help="Guest memory in MiB, or with a unit: 512M, 2GiB. Default: 512, or what the flavor needs.",
     ),
     click.option("--cmdline", default="", metavar="WORDS", help="Further kernel parameters."),
-)
-
-GUEST = (
-    *MACHINE,
     click.option(
         "--put",
         shell_complete=completion.files,
@@ -182,46 +174,16 @@ RUNS = (
     ),
 )
 
-_SUITE = click.option(
-    "--suite",
-    "suites",
-    shell_complete=completion.suites,
-    multiple=True,
-    metavar="NAME|DIR",
-    help="A suite (see `orchestrate list`), or the folder of one of your own; may be repeated. "
-    "Default: those that the list calls so.",
-)
-
-_SELFTESTS = click.option(
-    "--selftests-from",
-    shell_complete=completion.sources,
-    default="",
-    metavar="SPEC",
-    help="Take the kernel's selftests from this source instead of the kernel's own tree.",
-)
-
-_KNOWN = click.option(
-    "--known",
-    shell_complete=completion.files,
-    multiple=True,
-    metavar="FILE",
-    help="Known failures, beside those of the suites; may be repeated.",
-)
-
-_STRICT = click.option("--strict", is_flag=True, help="A known failure is one like any other.")
-
-_BOOTS = click.option(
-    "--boots",
-    metavar="N",
-    type=click.IntRange(1),
-    help="Boots a variant for benchmarks. Default: the suite's.",
-)
-
-#: Which suites run, and what is known of them.
-SUITES = (_SUITE, _SELFTESTS, _KNOWN, _STRICT)
-
 TESTS = (
-    _SUITE,
+    click.option(
+        "--suite",
+        "suites",
+        shell_complete=completion.suites,
+        multiple=True,
+        metavar="NAME|DIR",
+        help="A suite (see `orchestrate list`), or the folder of one of your own; may be repeated. "
+        "Default: those that the list calls so.",
+    ),
     click.option(
         "--cmd",
         "commands",
@@ -230,7 +192,13 @@ TESTS = (
         help="A shell command to run in every guest, good if it ends with 0; may be repeated. Alone it "
         "takes the place of the default suites.",
     ),
-    _SELFTESTS,
+    click.option(
+        "--selftests-from",
+        shell_complete=completion.sources,
+        default="",
+        metavar="SPEC",
+        help="Take the kernel's selftests from this source instead of the kernel's own tree.",
+    ),
     click.option(
         "--times",
         metavar="N",
@@ -249,14 +217,129 @@ TESTS = (
         metavar="MODE",
         help="x86_64: boot with vsyscall=MODE, or `all` of them.",
     ),
-    _KNOWN,
-    _STRICT,
+    click.option(
+        "--known",
+        shell_complete=completion.files,
+        multiple=True,
+        metavar="FILE",
+        help="Known failures, beside those of the suites; may be repeated.",
+    ),
+    click.option("--strict", is_flag=True, help="A known failure is one like any other."),
     click.option(
         "--decode",
         is_flag=True,
         help="Build a kernel that crashed once more, with line numbers for its stack traces.",
     ),
-    _BOOTS,
+    click.option(
+        "--boots",
+        metavar="N",
+        type=click.IntRange(1),
+        help="Boots a variant for benchmarks. Default: the suite's.",
+    ),
+)
+
+#: What is tested, without how often and on which boots.
+TESTED = TESTS[:3]
+
+BISECT = (
+    click.option(
+        "--source",
+        "source",
+        default="",
+        shell_complete=completion.folders,
+        metavar="DIR",
+        help="The git repository. Default: the tree you are in.",
+    ),
+    click.option(
+        "--good", "goods", multiple=True, metavar="REV", help="A commit without the fault; may be repeated."
+    ),
+    click.option("--bad", default="", metavar="REV", help="A commit with it. Default: HEAD."),
+    click.option("--case", default="", metavar="SUITE/PATH", help="Bad is: this case fails; * and ? match."),
+    click.option("--splat", default="", metavar="HEX", help="Bad is: a report of this fingerprint is seen."),
+    click.option(
+        "--metric",
+        default="",
+        metavar="SUITE/METRIC",
+        help="Bad is: this number of a benchmark is nearer to that of --bad than to that of --good.",
+    ),
+    click.option("--boot", is_flag=True, help="Bad is: it does not boot."),
+    click.option("--build", is_flag=True, help="Bad is: it does not compile."),
+    click.option(
+        "--fix",
+        "fixes",
+        multiple=True,
+        metavar="COMMIT:A..B",
+        help="Make this commit's change on top of each commit in that range; may be repeated.",
+    ),
+    click.option(
+        "--ends",
+        default=3,
+        show_default=True,
+        metavar="N",
+        type=click.IntRange(1, 100),
+        help="Boots of each end, at least.",
+    ),
+    click.option(
+        "--confidence",
+        default=0.97,
+        show_default=True,
+        metavar="P",
+        type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
+        help="Probability from which a commit is the culprit.",
+    ),
+    click.option(
+        "--replay",
+        default="",
+        metavar="FILE",
+        shell_complete=completion.files,
+        help="Take in what `git bisect log` has written.",
+    ),
+    click.option(
+        "--resume",
+        metavar="ID",
+        shell_complete=completion.bisects,
+        help="Go on with a bisect that was interrupted or killed (or `last`); with --out.",
+    ),
+    click.option("--dry-run", is_flag=True, help="Say how many steps and minutes it would take, and end."),
+)
+
+#: The machine that a guest runs on.
+MACHINE = GUEST[:4]
+
+#: Suites and what is known of them, without commands and repeats.
+SUITES = (TESTS[0], TESTS[2], *TESTS[6:8])
+
+SERIES = (
+    click.option(
+        "--source",
+        default="",
+        metavar="DIR[@BASE]",
+        shell_complete=completion.sources,
+        help="The git repository, and the commit that the series goes on top of. Default: the tree you are "
+        "in, and what the mails say (base-commit:).",
+    ),
+    click.option(
+        "--also-build",
+        "also",
+        multiple=True,
+        metavar="NAME",
+        shell_complete=completion.also,
+        help="A configuration to compile only (see `orchestrate list`), or none; may be repeated. "
+        "Default: all.",
+    ),
+    click.option("--no-bench", is_flag=True, help="Do not measure base against tip."),
+    click.option(
+        "--boots",
+        metavar="N",
+        type=click.IntRange(1),
+        help="Boots of base and of tip to measure. Default: 5.",
+    ),
+    click.option(
+        "--resume",
+        metavar="ID",
+        shell_complete=completion.series,
+        help="Go on with a series that was interrupted or killed (or `last`); with --out.",
+    ),
 )
 
 

@@ -68,7 +68,7 @@ def test_no_place_left(repository: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(workshop, "_MOST", 1)
     with (
         workshop.opened(repository, cache=tmp_path),
-        pytest.raises(UserError, match="1 workshops of .* are in use at once"),
+        pytest.raises(UserError, match=r"1 workshops of .* are in use at once"),
         workshop.opened(repository, cache=tmp_path),
     ):
         pass

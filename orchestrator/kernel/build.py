@@ -431,7 +431,7 @@ def environment() -> dict[str, str]:
     return {
         **{k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "KBUILD", "KCONFIG", "CCACHE"))},
         "LC_ALL": "C.UTF-8",
-        # set, if to nothing, it keeps the state of the git repository out of the release, and so out of the image
+        # set, if to nothing, it keeps the state of the git repository out of the release and the image
         "LOCALVERSION": "",
     }
 

@@ -5,9 +5,9 @@
             unfinished       there while make works; what it has left then cannot be trusted
             out tools module Kconfig.wrapper
 
-make takes an object for finished if it is newer than its source, and the command that it notes beside it is
-written after the object. A compiler that is killed in between leaves half an object that looks like a whole one.
-So whatever did not end by itself is thrown away; ccache makes that cheap.
+make takes an object for finished if it is newer than its source, and notes beside it, afterwards, the command
+that made it. A compiler that is killed leaves half an object that looks like a whole one. So what a build has
+left that did not end by itself is thrown away; ccache makes that cheap.
 """
 
 from __future__ import annotations

@@ -57,13 +57,14 @@ class Workshop:
         """The tree."""
         return self.place / "tree"
 
-    def check_out(self, commit: str, fixes: Sequence[Fix] = ()) -> Tree:
+    def check_out(self, commit: str, fixes: Sequence[Fix] = (), *, without: str = "") -> Tree:
         """The tree as it is in a commit, until the next one is asked for.
 
-        Without a fix its digest is that of ``DIR@COMMIT``, so both share what is kept of their kernels.
+        As the commit has it, its digest is that of ``DIR@COMMIT``: both share what is kept of their kernels.
 
         :param commit: its full name.
-        :raises DoesNotApply: a fix does not apply.
+        :param without: a commit whose change is taken out again.
+        :raises DoesNotApply: a fix does not apply, or a change cannot be taken out.
         :raises UserError: no kernel tree, or objects are missing in the repository.
         :raises InfraError: no space.
         """
@@ -75,13 +76,16 @@ class Workshop:
                 # what a fix, or a killed process, has left
                 run_git(self.path, "clean", "-ffdxq")
                 for fix in wanted:
-                    self._apply(fix, what)
+                    self._apply(fix.commit, f"the fix {fix.commit[:12]} does not apply to {what}")
+                if without:
+                    self._apply(without, f"{without[:12]} cannot be taken out of {what}", "--reverse")
             identity.check_tree(self.path, what)
             version = identity.makefile_version(self.path)
         digest = identity.digest_of_text("git", commit, "")
-        if wanted:
-            digest = identity.digest_of_text("fixed 1", digest, *(fix.commit for fix in wanted))
-        more = "".join(f" + {fix.commit[:12]}" for fix in wanted)
+        if wanted or without:
+            changes = (*(fix.commit for fix in wanted), f"-{without}")
+            digest = identity.digest_of_text("fixed 1", digest, *changes)
+        more = "".join(f" + {fix.commit[:12]}" for fix in wanted) + (f" - {without[:12]}" if without else "")
         return Tree(
             path=self.path,
             spec=f"{self.repository}@{commit}",
@@ -116,14 +120,14 @@ class Workshop:
     def _has(self, fix: str, commit: str) -> bool:
         return not run_git(self.path, "rev-list", "-n1", fix, "--not", commit).strip()
 
-    def _apply(self, fix: Fix, what: str) -> None:
+    def _apply(self, commit: str, else_: str, *way: str) -> None:
         try:
-            patch = run_git(self.path, "diff", "--binary", "--full-index", f"{fix.commit}^1", fix.commit)
+            patch = run_git(self.path, "diff", "--binary", "--full-index", f"{commit}^1", commit)
             # not into the index: that would write objects, and freshen those of the user's repository
-            run_git(self.path, "apply", "--whitespace=nowarn", "-", data=patch)
+            run_git(self.path, "apply", "--whitespace=nowarn", *way, "-", data=patch)
         except GitError as error:
             raise DoesNotApply(
-                f"the fix {fix.commit[:12]} does not apply to {what}: {error.first}",
+                f"{else_}: {error.first}",
                 remedy="Narrow its range, or name another commit that mends the same.",
             ) from error
 

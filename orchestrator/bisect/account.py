@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a bisect has to tell, out of its setup, steps and conclusion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from orchestrator.bisect.journal import Booted, Built, Chosen, Taken, Trouble
+from orchestrator.bisect.journal import Step as Done
+from orchestrator.bisect.setup import Conclusion, Recheck, Setup
+from orchestrator.report.bisect import Account, Likely, Step
+from orchestrator.source.clone import GitError, run_git
+from orchestrator.text import clean, one_line
+
+
+def subject_of(repository: Path, commit: str) -> str:
+    """The first line of a commit's message, fit to be shown; empty if there is none."""
+    try:
+        return one_line(run_git(repository, "show", "-s", "--format=%s", commit).decode("utf-8", "replace"))
+    except GitError:
+        return ""
+
+
+def summary_of(repository: Path, commit: str) -> str:
+    """Author, date, message and touched files of a commit."""
+    argv = [
+        "show",
+        "--stat=80",
+        "--no-color",
+        "--no-ext-diff",
+        "--no-show-signature",
+        "--format=fuller",
+        commit,
+    ]
+    try:
+        return clean(run_git(repository, *argv), limit=8000).rstrip()
+    except GitError:
+        return ""
+
+
+def account(
+    id_: str, setup: Setup, steps: Iterable[Done], found: Conclusion, subject: Callable[[str], str]
+) -> Account:
+    """All that is told of a bisect."""
+    culprit = found.culprit
+    repository = Path(setup.repository)
+    good, bad = ", ".join(setup.called[:-1]), setup.called[-1]
+    ends = f"good {good} ({setup.good[0][:12]}), bad {bad} ({setup.bad[:12]})"
+    if culprit:
+        headline = f"culprit: {culprit[:12]} {subject(culprit)} ({found.confidence:.1%} sure)"
+    else:
+        headline = f"no culprit for sure: {len(found.suspects)} suspects"
+    return Account(
+        id=id_,
+        title=f"Bisect of {repository.name}, {good} to {bad}",
+        question=found.predicate,
+        headline=headline,
+        culprit=culprit,
+        fixes=f'Fixes: {culprit[:12]} ("{subject(culprit)}")' if culprit else "",
+        commit=summary_of(repository, culprit) if culprit else "",
+        facts=(
+            ("ends", ends),
+            (
+                "rates",
+                f"shown in {found.shown_bad} of {found.boots_bad} boots of the bad end, in"
+                f" {found.shown_good} of {found.boots_good} of the good one",
+            ),
+            (
+                "commits",
+                f"{found.commits}, of which {found.judged} were judged, {found.skipped} could not be,"
+                f" {found.same} made a kernel that was known",
+            ),
+            ("cost", f"{found.builds} builds, {found.boots} boots, {found.minutes:.0f} minutes"),
+        ),
+        rechecks=tuple(map(_told, found.rechecks)),
+        notes=found.notes,
+        suspects=tuple(
+            Likely(commit=s.commit, subject=s.subject, percent=100 * s.probability) for s in found.suspects
+        ),
+        steps=tuple(_step(step, subject) for step in steps),
+    )
+
+
+def _told(each: Recheck) -> str:
+    if each.trouble:
+        return f"{each.what} {each.subject.name} could not be looked at again: {each.trouble}"
+    word = "bad" if each.shown else "good"
+    again = "" if each.holds else ", which it should not be"
+    return f"{each.what} {each.subject.name} is {word}: shown in {each.shown} of {each.boots}{again}"
+
+
+def _step(step: Done, subject: Callable[[str], str]) -> Step:
+    if isinstance(step, Chosen):
+        return Step(commit="", what="choice", outcome=step.pattern)
+    commit, title = step.subject.name, subject(step.subject.commit)
+    match step:
+        case Built():
+            how = "not built" if step.error else "from the cache" if step.cached else f"{step.seconds:.0f} s"
+            return Step(
+                commit=commit, subject=title, what="build", outcome=how, reason=step.error, run=step.log
+            )
+        case Booted():
+            value = f"{step.judgement.value:g}" if step.judgement.value is not None else ""
+            return Step(
+                commit=commit,
+                subject=title,
+                what=f"boot {step.number} ({step.why})",
+                outcome=value or step.judgement.kind.value,
+                reason=step.judgement.reason,
+                run=step.run,
+            )
+        case Taken():
+            return Step(commit=commit, subject=title, what="same kernel", outcome=f"as {step.same.name}")
+        case Trouble():
+            return Step(commit=commit, subject=title, what="trouble", outcome="host", reason=step.reason)

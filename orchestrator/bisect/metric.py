@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Whether a number got worse: boots of good, bad and candidate in turn, so that a drift of the host hits all.
+
+The decision is ``analysis.stats.decide``'s; it falls as soon as it can.
+"""
+
+from __future__ import annotations
+
+from orchestrator.analysis import stats
+from orchestrator.bisect.bench import Bench
+from orchestrator.bisect.journal import Subject
+from orchestrator.bisect.predicate import Judgement, Kind, MetricWorse
+from orchestrator.bisect.search import Rates
+from orchestrator.bisect.setup import Setup
+from orchestrator.errors import Inconclusive, UserError
+
+#: ``decide`` needs four boots of each end.
+_FEWEST = 4
+#: Rounds after which something that is like neither end is given up.
+_MOST = 16
+
+
+class Numbers:
+    """A metric's values at the ends, which grow with every candidate."""
+
+    def __init__(self, bench: Bench, setup: Setup, wanted: MetricWorse) -> None:
+        self._bench = bench
+        self._good = Subject(commit=setup.good[0])
+        self._bad = Subject(commit=setup.bad)
+        self._wanted = wanted
+        self._least = max(setup.ends, _FEWEST)
+        self.goods: list[float] = []
+        self.bads: list[float] = []
+        self._better = "lower"
+        self._others: list[str] = []
+
+    def _boot(self, subject: Subject, why: str) -> float | None:
+        judgement = self._bench.boot(subject, why).judgement
+        if judgement.value is None or judgement.value <= 0:
+            self._others.append(judgement.reason or f"{judgement.value}")
+            return None
+        self._better = judgement.better or self._better
+        return judgement.value
+
+    def _round(self) -> None:
+        """One boot of each end."""
+        for subject, values in ((self._good, self.goods), (self._bad, self.bads)):
+            value = self._boot(subject, "end")
+            if value is not None:
+                values.append(value)
+
+    def rates(self) -> Rates:
+        """Boot the ends until they differ.
+
+        :raises UserError: there is no such metric.
+        :raises Inconclusive: they do not differ, or the other way round; the message has the figures.
+        """
+        for number in range(1, 2 * _MOST + 1):
+            self._round()
+            if number == 2 and not self.goods + self.bads:
+                raise UserError(
+                    f"neither end has a number for {self._wanted}: {self._others[0]}",
+                    remedy="Name a benchmark and one of its metrics, as a run's table shows them.",
+                )
+            if number >= self._least and min(len(self.goods), len(self.bads)) >= _FEWEST and self._differ():
+                break
+        else:
+            raise Inconclusive(
+                f"the ends do not differ in {self._wanted.metric}: {self.figures()}",
+                remedy="Boot them in a quieter host, or name another metric.",
+            )
+        worse = stats.median(self.bads) > stats.median(self.goods)
+        if worse != (self._better == "lower"):
+            raise Inconclusive(
+                f"the bad end is better in {self._wanted.metric}: {self.figures()}", remedy="Swap the ends."
+            )
+        self._bench.say(f"the ends differ: {self.figures()}")
+        # each candidate is looked at until it is decided
+        return Rates(shown_bad=_MOST, boots_bad=_MOST, shown_good=0, boots_good=_MOST)
+
+    def _differ(self) -> bool:
+        if stats.median(self.goods) == stats.median(self.bads):
+            return False
+        alike = (
+            stats.decide(self.goods, self.bads, self.bads).like,
+            stats.decide(self.goods, self.bads, self.goods).like,
+        )
+        return alike == (stats.Like.BAD, stats.Like.GOOD)
+
+    def figures(self) -> str:
+        """For people: the medians of both ends and their ratio."""
+        if not (self.goods and self.bads):
+            return f"{len(self.goods)} and {len(self.bads)} boots gave a number"
+        ratio = stats.median_ratio(self.bads, self.goods)
+        interval = f" [{ratio.low:.2f} .. {ratio.high:.2f}]" if ratio.low and ratio.high else ""
+        good, bad = stats.median(self.goods), stats.median(self.bads)
+        counts = f"{len(self.goods)} and {len(self.bads)} boots"
+        return f"good {good:g}, bad {bad:g}, {ratio.estimate:.2f} x{interval}, {counts}"
+
+    def judge(self, subject: Subject, why: str) -> Judgement:
+        """Boot a candidate and both ends in turn until it is like one of them."""
+        values: list[float] = []
+        first = len(self._others)
+        for _ in range(_MOST):
+            value = self._boot(subject, why)
+            if value is None and not values and len(self._others) - first >= 2:
+                break
+            if value is None:
+                continue
+            values.append(value)
+            decision = stats.decide(self.goods, self.bads, values)
+            if decision.like is not stats.Like.MORE:
+                kind = Kind.BAD if decision.like is stats.Like.BAD else Kind.GOOD
+                return Judgement(kind=kind, reason=_effect(decision, values), value=stats.median(values))
+            self._round()
+        said = self._others[-1] if len(self._others) > first else "it is like neither end"
+        return Judgement(kind=Kind.SKIP, reason=said)
+
+
+def _effect(decision: stats.Decision, values: list[float]) -> str:
+    words = f"{len(values)} boots, median {stats.median(values):g}"
+    for name, ratio in (("good", decision.to_good), ("bad", decision.to_bad)):
+        if ratio is not None:
+            interval = f" [{ratio.low:.2f} .. {ratio.high:.2f}]" if ratio.low and ratio.high else ""
+            words += f", {ratio.estimate:.2f} x {name}{interval}"
+    return f"{words}, odds {decision.odds:.3g}"

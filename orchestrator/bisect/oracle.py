@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Judges one commit once: checkout, kernel, one fresh boot, all through the path that a run takes.
+
+    <bisect>/builds/NAME.json       a kernel that was built, or why there is none
+             logs/NAME.log          the log of one that does not build
+             boots/NAME-N/…         a run directory a boot
+
+What is there is not done again: a bisect that was killed in between has lost the build or boot at work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from orchestrator import prepare
+from orchestrator import run as runs
+from orchestrator.bisect.journal import Built, Subject
+from orchestrator.cell_state import Context, Target, kernel_spec, moot
+from orchestrator.engine import Engine, Work
+from orchestrator.errors import InfraError, Interrupted, KernelError, OrchestrateError, UserError
+from orchestrator.events import Events
+from orchestrator.kernel import build as kernels
+from orchestrator.kernel.model import Kernel
+from orchestrator.plan import CellPlan, Choices, Source
+from orchestrator.results.model import CellResult
+from orchestrator.source.classify import TreeClass, classify
+from orchestrator.source.model import Tree
+from orchestrator.source.workshop import Fix, Workshop
+from orchestrator.store import digest_of, file_digest
+from orchestrator.suites.catalog import Suite
+from orchestrator.vm.overlay import write_atomically
+
+
+class Boot(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one boot; ``run`` is its run directory, relative to the bisect's folder."""
+
+    result: CellResult
+    run: str
+    seconds: float
+
+
+class Oracle(Protocol):
+    """Builds and boots commits. What it has once done it only tells again."""
+
+    def build(self, subject: Subject) -> Built:
+        """The kernel of a commit. :raises InfraError: the host failed it. :raises Interrupted: cancelled."""
+        ...
+
+    def boot(self, subject: Subject, number: int) -> Boot:
+        """The ``number``-th boot of a kernel that was built. :raises InfraError, Interrupted: as above."""
+        ...
+
+    def discard(self, subject: Subject, number: int) -> None:
+        """Put a boot aside that the host has spoiled, so that it can be done again."""
+        ...
+
+    def prefetch(self, subjects: Sequence[Subject]) -> None:
+        """These may come next: build them while the next boot runs, if the host has room for that."""
+        ...
+
+
+class _Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """A file in ``builds``."""
+
+    built: Built
+    key: str = ""
+    tree: Tree | None = None
+    tree_class: TreeClass | None = None
+
+
+class KernelOracle:
+    """The oracle of real kernels and guests. A context manager: at its end nothing is at work any more.
+
+    :param shared: what the cells of all boots share; targets and root are put in for each.
+    :param parallel: whether kernels are built while guests run.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        workshop: Workshop,
+        shared: Context,
+        suites: Sequence[Suite],
+        engine: Engine,
+        events: Events,
+        *,
+        fixes: Sequence[Fix] = (),
+        parallel: bool = False,
+    ) -> None:
+        self._folder = folder
+        self._workshop = workshop
+        self._shared = shared
+        self._suites = suites
+        self._engine = engine
+        self._events = events
+        self._fixes = fixes
+        self._parallel = parallel
+        self._wanted: list[Subject] = []
+        self._worker: threading.Thread | None = None
+        self._closed = False
+        #: the folder of objects of what was built last
+        self.objects: Path | None = None
+
+    def __enter__(self) -> KernelOracle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._wanted, self._closed = [], True
+        if self._worker is not None and self._worker.is_alive():
+            from orchestrator import process
+
+            process.end_all()
+            self._worker.join()
+
+    # --- kernels
+
+    def build(self, subject: Subject) -> Built:
+        """See ``Oracle.build``."""
+        kept = self._kept(subject)
+        if kept is not None and (kept.built.error or self._is_there(kept)):
+            return kept.built
+        with self._workshop.lock:
+            return self._build(subject).built
+
+    def _build(self, subject: Subject, jobs: int = 0) -> _Kept:
+        """Check out and build, with the workshop's lock held."""
+        kept = self._kept(subject)
+        if kept is not None and (kept.built.error or self._is_there(kept)):
+            return kept
+        since = time.monotonic()
+        log = self._folder / "logs" / f"{subject.name}.log"
+        try:
+            kept = self._make(subject, log, jobs)
+        except InfraError:
+            self._check_interrupted()
+            raise
+        except OrchestrateError as error:
+            self._check_interrupted()
+            kept = _Kept(built=self._failed(subject, error, log))
+        seconds = round(time.monotonic() - since, 1)
+        kept = msgspec.structs.replace(kept, built=msgspec.structs.replace(kept.built, seconds=seconds))
+        write_atomically(self._path(subject), msgspec.json.encode(kept), mode=0o644)
+        return kept
+
+    def _make(self, subject: Subject, log: Path, jobs: int) -> _Kept:
+        choices = self._shared.choices
+        (arch,), (variant,) = choices.arches, choices.variants
+        tree = self._workshop.check_out(subject.commit, self._fixes, without=subject.without)
+        target = Target(label=subject.name, tree=tree, tree_class=classify(tree.path), source=_source(tree))
+        shared = self._context(target)
+        if reason := moot(shared, target, variant):
+            return _Kept(built=Built(subject=subject, error=f"not applicable: {reason}"))
+        spec = kernel_spec(shared, target.label, arch, variant)
+        place = self._workshop.objects(
+            arch, variant, choices.flavors, choices.kconfig, digest_of(shared.base), spec.toolchain.version
+        )
+        spec = msgspec.structs.replace(spec, workplace=place)
+        self.objects = place / "o"
+        # both legs are configured now: later the tree may be another commit's
+        kernels.pair_difference(spec, shared.store)
+        kernel = kernels.build(
+            spec,
+            shared.store,
+            say=lambda text: self._events.emit(subject.name, "build", text),
+            log=log,
+            jobs=jobs or choices.jobs,
+        )
+        built = Built(subject=subject, image=_image(kernel), cached=kernel.cached)
+        return _Kept(built=built, key=kernel.key, tree=tree, tree_class=target.tree_class)
+
+    def _failed(self, subject: Subject, error: OrchestrateError, log: Path) -> Built:
+        return Built(
+            subject=subject,
+            error=error.message,
+            kernels_fault=isinstance(error, KernelError),
+            log=str(log.relative_to(self._folder)) if log.is_file() else "",
+        )
+
+    def _check_interrupted(self) -> None:
+        if self._engine.cancelled() or self._closed:
+            raise Interrupted("interrupted")
+
+    def _path(self, subject: Subject) -> Path:
+        return self._folder / "builds" / f"{subject.name}.json"
+
+    def _kept(self, subject: Subject) -> _Kept | None:
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            return msgspec.json.decode(self._path(subject).read_bytes(), type=_Kept)
+        return None
+
+    def _is_there(self, kept: _Kept) -> bool:
+        return self._shared.store.find("kernels", kept.key) is not None
+
+    def _context(self, target: Target, root: Path | None = None) -> Context:
+        return msgspec.structs.replace(
+            self._shared,
+            targets={target.label: target},
+            root=root or self._folder,
+            broken={},
+            variants_read={},
+        )
+
+    # --- boots
+
+    def boot(self, subject: Subject, number: int) -> Boot:
+        """See ``Oracle.boot``."""
+        directory = runs.RunDirectory(self._folder / "boots" / f"{subject.name}-{number}")
+        name = str(directory.path.relative_to(self._folder))
+        kept = self._kept(subject)
+        if kept is None or not self._is_there(kept):
+            with self._workshop.lock:
+                kept = self._build(subject)
+        if kept.tree is None or kept.tree_class is None:
+            raise InfraError(f"{subject.name}: its kernel cannot be built any more: {kept.built.error}")
+        target = Target(
+            label=subject.name, tree=kept.tree, tree_class=kept.tree_class, source=_source(kept.tree)
+        )
+        choices = once(self._shared.choices, target.source)
+        plan = prepare.plan(choices, [target], self._suites)
+        done = directory.done(plan) if directory.path.exists() else {}
+        since = time.monotonic()
+        if len(done) < len(plan.cells):
+            self._check_interrupted()
+            shared = msgspec.structs.replace(self._context(target, directory.path), choices=choices)
+            engine = _Around(self._engine, self._begin)
+            with _hosts_trouble():
+                directory.create()
+                with directory.held():
+                    runs.carry_out(plan, shared, directory, engine, self._events, done=done)
+            self._check_interrupted()
+            done = directory.done(plan)
+        result = merged([done[cell.id] for cell in plan.cells])
+        if (booted := result.properties.get("kernel", kept.key)) != kept.key:
+            raise InfraError(
+                f"{subject.name}: booted was {booted}, and built {kept.key}",
+                remedy="Something has changed the cache meanwhile; go on with --resume.",
+            )
+        return Boot(result=result, run=name, seconds=round(time.monotonic() - since, 1))
+
+    def discard(self, subject: Subject, number: int) -> None:
+        """See ``Oracle.discard``."""
+        path = self._folder / "boots" / f"{subject.name}-{number}"
+        if path.is_dir():
+            spoiled = sum(1 for _ in path.parent.glob(f"{path.name}-spoiled-*"))
+            path.rename(path.with_name(f"{path.name}-spoiled-{spoiled + 1}"))
+
+    # --- meanwhile
+
+    def prefetch(self, subjects: Sequence[Subject]) -> None:
+        """See ``Oracle.prefetch``."""
+        self._wanted = list(subjects) if self._parallel else []
+
+    def _begin(self) -> None:
+        """Start building what is wanted; called once a boot no longer looks at the tree."""
+        if self._wanted and (self._worker is None or not self._worker.is_alive()):
+            self._worker = threading.Thread(target=self._work, name="prefetch", daemon=True)
+            self._worker.start()
+
+    def _work(self) -> None:
+        choices = self._shared.choices
+        jobs = max(1, min(choices.jobs or os.cpu_count() or 1, (os.cpu_count() or 1) - choices.smp))
+        while self._wanted and not self._closed and not self._engine.cancelled():
+            subject = self._wanted.pop(0)
+            # what goes wrong goes wrong again when its turn comes
+            with contextlib.suppress(OrchestrateError, OSError), self._workshop.lock:
+                self._build(subject, jobs)
+
+
+class _Around:
+    """An engine that says when it begins."""
+
+    def __init__(self, engine: Engine, begin: Callable[[], None]) -> None:
+        self._engine = engine
+        self._begin = begin
+
+    def carry_out(self, cells: Iterable[CellPlan], work: Work) -> Iterator[tuple[CellPlan, CellResult]]:
+        """See ``Engine.carry_out``."""
+        self._begin()
+        return self._engine.carry_out(cells, work)
+
+    def cancelled(self) -> bool:
+        """See ``Engine.cancelled``."""
+        return self._engine.cancelled()
+
+    def cancel(self) -> None:
+        """See ``Engine.cancel``."""
+        self._engine.cancel()
+
+
+@contextlib.contextmanager
+def _hosts_trouble() -> Iterator[None]:
+    """What the ends could do and this commit's boot cannot is nobody's wrong usage."""
+    try:
+        yield
+    except UserError as error:
+        raise InfraError(error.message, remedy="Mend that, and go on with --resume.") from error
+    except OSError as error:
+        raise InfraError(
+            f"{error.filename or 'the results'}: {error.strerror}",
+            remedy="Free some space, and go on with --resume.",
+        ) from error
+
+
+def once(choices: Choices, source: Source) -> Choices:
+    """The choices for one boot of one kernel."""
+    return msgspec.structs.replace(
+        choices, sources=(source,), times=1, boots=1, until_fail=False, decode=False
+    )
+
+
+def _source(tree: Tree) -> Source:
+    return Source(spec=tree.base_spec)
+
+
+def _image(kernel: Kernel) -> str:
+    """Two kernels of one such digest behave alike: all that is booted, or loaded there, is the same."""
+    return digest_of(file_digest(kernel.image), file_digest(kernel.module) if kernel.module else "")
+
+
+def merged(cells: Sequence[CellResult]) -> CellResult:
+    """The cells of one boot of all suites as one: benchmarks have a guest of their own."""
+    first = cells[0]
+    return msgspec.structs.replace(
+        first,
+        duration_s=sum(cell.duration_s for cell in cells),
+        interrupted=any(cell.interrupted for cell in cells),
+        cases=tuple(case for cell in cells for case in cell.cases),
+        suites=tuple(suite for cell in cells for suite in cell.suites),
+    )

@@ -1,0 +1,380 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A bisect's decisions, on made-up histories with an oracle that knows the culprit."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+from fakes.bisected import CASE, FakeOracle, history, metric, result, shows, teller
+
+from orchestrator.bisect.bench import Bench
+from orchestrator.bisect.graph import History
+from orchestrator.bisect.journal import Booted, Journal, Subject, Trouble
+from orchestrator.bisect.predicate import (
+    AnyFails,
+    BuildFails,
+    CaseFails,
+    MetricWorse,
+    Predicate,
+    SplatSeen,
+)
+from orchestrator.bisect.session import Session
+from orchestrator.bisect.setup import Conclusion, Said, Setup
+from orchestrator.errors import Inconclusive, InfraError, UserError
+from orchestrator.plan import Choices
+from orchestrator.results.model import CellResult, Verdict
+
+GOOD = "good"
+READS = CaseFails(pattern=CASE)
+CHOICES = Choices(arches=("x86_64",), variants=("per-vma-lock",), suites=("maps",))
+
+
+class Case:
+    """A bisect of a made-up history."""
+
+    def __init__(
+        self,
+        folder: Path,
+        parents: dict[str, tuple[str, ...]],
+        oracle: FakeOracle,
+        predicate: Predicate = READS,
+        **more: object,
+    ) -> None:
+        self.parents = parents
+        self.history = History.of(parents, goods=[GOOD])
+        self.setup = Setup(
+            repository="/linux",
+            good=(GOOD,),
+            bad=self.history.bad,
+            called=("v1", "v2"),
+            choices=CHOICES,
+            predicate=predicate,
+            **more,  # type: ignore[arg-type]
+        )
+        self.said: list[str] = []
+        self.journal = Journal(folder / "journal.ndjson")
+        self.oracle = oracle
+        self.bench = Bench(self.journal, oracle, predicate, self.said.append)
+        self.session = Session(
+            self.setup, self.history, self.bench, parents_of=lambda commit: parents.get(commit, ())
+        )
+
+    def run(self) -> Conclusion:
+        return self.session.run()
+
+
+def of(folder: Path, count: int, culprit: int, rate: float = 1.0, **more: object) -> Case:
+    parents = history(count)
+    name = list(parents)[culprit]
+    return Case(folder, parents, FakeOracle(folder, teller(parents, name, rate)), **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("culprit", [0, 1, 17, 40, 62, 63])
+def test_a_plain_fault_is_found_in_about_the_steps_of_git_bisect(tmp_path: Path, culprit: int) -> None:
+    case = of(tmp_path, 64, culprit)
+    found = case.run()
+    assert found.culprit == list(case.parents)[culprit]
+    assert found.exit_code == 0
+    assert found.judged <= math.ceil(math.log2(64)) + 3
+    assert all(each.holds for each in found.rechecks)
+    merge = len(case.parents[found.culprit]) > 1
+    assert [each.what for each in found.rechecks][-1] == ("its parent" if merge else "the bad end without it")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_fault_that_shows_in_a_quarter_of_the_boots(tmp_path: Path, seed: int) -> None:
+    parents = history(60, seed=seed)
+    culprit = list(parents)[37]
+    oracle = FakeOracle(tmp_path, teller(parents, culprit, 0.25, seed=seed))
+    found = Case(tmp_path, parents, oracle, ends=8).run()
+    assert found.culprit == culprit
+    assert 0 < found.shown_bad < found.boots_bad
+
+
+def test_a_stretch_that_does_not_build_is_skipped_around(tmp_path: Path) -> None:
+    parents = history(64, merges=False)
+    names = list(parents)
+    broken = dict.fromkeys(names[28:36], "mm/a.c:1:1: error: no")
+    found = Case(tmp_path, parents, FakeOracle(tmp_path, teller(parents, names[45]), broken=broken)).run()
+    assert found.culprit == names[45]
+    assert found.skipped >= 1
+
+
+def test_a_culprit_among_what_does_not_build_is_a_set_of_suspects(tmp_path: Path) -> None:
+    parents = history(32, merges=False)
+    names = list(parents)
+    broken = dict.fromkeys(names[14:18], "mm/a.c:1:1: error: no")
+    found = Case(tmp_path, parents, FakeOracle(tmp_path, teller(parents, names[16]), broken=broken)).run()
+    assert not found.culprit
+    assert found.exit_code == 4
+    assert {each.commit for each in found.suspects} == set(names[14:19])
+    assert "could not be judged" in found.notes[-1]
+
+
+def test_another_splat_is_never_bad(tmp_path: Path) -> None:
+    """A stretch in which the case crashes for another reason than at the bad end."""
+    parents = history(64, merges=False)
+    names = list(parents)
+    plain = teller(parents, names[50])
+
+    def tell(subject: Subject, number: int) -> CellResult:
+        if subject.commit in names[20:40]:
+            return result(Verdict.CRASH, fingerprint="abcdef0123", reason="WARNING in other()")
+        return plain(subject, number)
+
+    case = Case(tmp_path, parents, FakeOracle(tmp_path, tell))
+    assert case.run().culprit == names[50]
+    assert any("another report than at the bad end" in why for why in case.session.skipped.values())
+
+
+def test_a_splat_by_its_fingerprint(tmp_path: Path) -> None:
+    parents = history(40)
+    names = list(parents)
+    bad = shows(parents, names[11])
+
+    def tell(subject: Subject, number: int) -> CellResult:
+        if subject.commit in bad and not subject.without:
+            return result(Verdict.CRASH, fingerprint="c0ffee1234567890")
+        return result(Verdict.PASS)
+
+    found = Case(tmp_path, parents, FakeOracle(tmp_path, tell), SplatSeen(fingerprint="c0ffee12")).run()
+    assert found.culprit == names[11]
+
+
+def test_equal_kernels_are_booted_once(tmp_path: Path) -> None:
+    """Of 64 commits only every eighth changes what is compiled."""
+    parents = history(64, merges=False)
+    names = list(parents)
+    images = {name: names[n - n % 8] for n, name in enumerate(names)} | dict.fromkeys(names[:8], GOOD)
+    case = Case(tmp_path, parents, FakeOracle(tmp_path, teller(parents, names[24]), images=images))
+    found = case.run()
+    assert found.culprit == names[24]
+    assert found.judged <= 4
+    assert found.same >= 1
+
+
+def test_commits_that_do_not_build_are_bad_where_that_is_the_question(tmp_path: Path) -> None:
+    parents = history(50)
+    names = list(parents)
+    broken = dict.fromkeys(shows(parents, names[33]), "fs/x.c:1:1: error: no")
+    oracle = FakeOracle(tmp_path, teller(parents, names[0]), broken=broken)
+    found = Case(tmp_path, parents, oracle, BuildFails()).run()
+    assert found.culprit == names[33]
+    assert found.boots == 0
+    builds = [line for line in oracle.work() if line.startswith("begin build")]
+    assert len(set(builds)) == len(builds) <= 6 + 3 + 2 + 4
+
+
+def test_a_metric(tmp_path: Path) -> None:
+    parents = history(64)
+    culprit = list(parents)[21]
+    bad = shows(parents, culprit)
+
+    def tell(subject: Subject, number: int) -> CellResult:
+        noise = random.Random(f"{subject} {number}").gauss(1, 0.08)
+        return metric((140 if subject.commit in bad and not subject.without else 100) * noise)
+
+    case = Case(
+        tmp_path, parents, FakeOracle(tmp_path, tell), MetricWorse(suite="map-latency", metric="p99_us")
+    )
+    found = case.run()
+    assert found.culprit == culprit
+    assert found.judged <= 9
+    order = [s.subject.commit for s in case.journal.steps if isinstance(s, Booted) and s.why != "re-check"]
+    assert all(len(set(order[n : n + 4])) > 1 for n in range(len(order) - 4)), "boots are not interleaved"
+
+
+def test_nothing_is_asked_and_the_ends_tell(tmp_path: Path) -> None:
+    case = of(tmp_path, 30, 12, predicate=AnyFails())
+    assert case.run().culprit == list(case.parents)[12]
+    assert f"bad is: {CASE} fails" in case.said
+
+
+def test_what_git_bisect_knows_is_taken_in(tmp_path: Path) -> None:
+    parents = history(64, merges=False)
+    names = list(parents)
+    replay = (
+        Said(commit=names[30], bad=True),
+        Said(commit=names[22], bad=False),
+        Said(commit=names[26], bad=None),
+    )
+    found = Case(tmp_path, parents, FakeOracle(tmp_path, teller(parents, names[25])), replay=replay).run()
+    assert found.culprit == names[25]
+    assert found.judged <= 5
+
+
+def test_what_comes_next_is_built_ahead(tmp_path: Path) -> None:
+    case = of(tmp_path, 64, 40)
+    case.run()
+    assert case.oracle.prefetched
+
+
+# --- ends
+
+
+def test_a_bad_end_that_does_not_show_it(tmp_path: Path) -> None:
+    parents = history(10)
+    tell = teller(parents, "nobody")
+    with pytest.raises(
+        Inconclusive, match=r"the bad end does not show it: bad \S+ shows it in 0 of 24 boots"
+    ):
+        Case(tmp_path, parents, FakeOracle(tmp_path, tell)).run()
+
+
+def test_a_good_end_that_shows_it_too(tmp_path: Path) -> None:
+    oracle = FakeOracle(tmp_path, lambda *_: result(Verdict.FAIL))
+    with pytest.raises(
+        Inconclusive, match=r"the good end shows it too: good good shows it in 24 of 24 boots"
+    ):
+        Case(tmp_path, history(10), oracle).run()
+
+
+def test_a_case_that_is_nowhere_is_a_wrong_word(tmp_path: Path) -> None:
+    oracle = FakeOracle(tmp_path, lambda *_: result(Verdict.PASS))
+    with pytest.raises(UserError, match="there is no case maps/nothing at either end"):
+        Case(tmp_path, history(10), oracle, CaseFails(pattern="maps/nothing")).run()
+
+
+def test_an_end_that_does_not_build(tmp_path: Path) -> None:
+    parents = history(10)
+    oracle = FakeOracle(
+        tmp_path, teller(parents, "nobody"), broken={list(parents)[-1]: "mm/a.c:1: error: no"}
+    )
+    with pytest.raises(UserError, match=r"the bad end cannot be built: .* mm/a.c:1: error: no") as caught:
+        Case(tmp_path, parents, oracle).run()
+    assert "--build" in caught.value.remedy
+
+
+def test_ends_with_one_kernel(tmp_path: Path) -> None:
+    parents = history(10)
+    oracle = FakeOracle(tmp_path, teller(parents, "nobody"), images={list(parents)[-1]: GOOD})
+    with pytest.raises(Inconclusive, match="both ends make the same kernel"):
+        Case(tmp_path, parents, oracle).run()
+
+
+def test_a_metric_in_which_the_ends_are_alike(tmp_path: Path) -> None:
+    oracle = FakeOracle(tmp_path, lambda s, n: metric(100 + n % 3))
+    with pytest.raises(Inconclusive, match="the ends do not differ in p99_us: good 10"):
+        Case(tmp_path, history(9), oracle, MetricWorse(suite="map-latency", metric="p99_us")).run()
+
+
+def test_a_metric_that_is_nowhere(tmp_path: Path) -> None:
+    oracle = FakeOracle(tmp_path, lambda s, n: metric(100))
+    with pytest.raises(UserError, match=r"neither end has a number for map-latency/x: .* but p99_us"):
+        Case(tmp_path, history(9), oracle, MetricWorse(suite="map-latency", metric="x")).run()
+
+
+def test_a_case_that_is_only_in_a_part_of_the_history(tmp_path: Path) -> None:
+    parents = history(40, merges=False)
+    names = list(parents)
+    plain = teller(parents, names[30])
+
+    def tell(subject: Subject, number: int) -> CellResult:
+        absent = subject.commit in names[15:22]
+        return result(Verdict.PASS, case="maps/other") if absent else plain(subject, number)
+
+    case = Case(tmp_path, parents, FakeOracle(tmp_path, tell))
+    assert case.run().culprit == names[30]
+    assert set(case.session.skipped.values()) <= {f"there is no case {CASE}"}
+
+
+# --- trouble
+
+
+def test_the_hosts_trouble_is_no_observation_and_ends_in_a_stop(tmp_path: Path) -> None:
+    parents = history(30)
+    culprit = list(parents)[9]
+    plain = teller(parents, culprit)
+    calls = {"n": 0, "broken": True}
+
+    def tell(subject: Subject, number: int) -> CellResult:
+        calls["n"] += 1
+        if calls["n"] == 4:
+            return result(Verdict.ERROR, reason="no space")
+        if calls["n"] > 8 and calls["broken"]:
+            return result(Verdict.ERROR, reason="no space left")
+        return plain(subject, number)
+
+    case = Case(tmp_path, parents, FakeOracle(tmp_path, tell))
+    with pytest.raises(InfraError, match="3 times: maps/reads: ERROR: no space left") as caught:
+        case.run()
+    assert "--resume" in caught.value.remedy
+    assert sum(isinstance(step, Trouble) for step in case.journal.steps) == 4
+    calls["broken"] = False
+    again = Case(tmp_path, parents, FakeOracle(tmp_path, tell))
+    assert again.run().culprit == culprit
+
+
+def test_a_fault_at_the_good_end_that_comes_with_a_crash_of_the_host(tmp_path: Path) -> None:
+    """What cannot be judged at an end is no observation either."""
+    parents = history(12)
+
+    def tell(subject: Subject, number: int) -> CellResult:
+        return result(Verdict.INCONCLUSIVE if subject.commit == GOOD else Verdict.FAIL, reason="disturbed")
+
+    with pytest.raises(Inconclusive, match="the good end cannot be judged"):
+        Case(tmp_path, parents, FakeOracle(tmp_path, tell)).run()
+
+
+# --- killed
+
+
+def child(folder: Path, rate: float, work_s: float) -> None:
+    """One process of a bisect."""
+    parents = history(48)
+    culprit = list(parents)[29]
+    oracle = FakeOracle(folder, teller(parents, culprit, rate), work_s=work_s)
+    found = Case(folder, parents, oracle, ends=6).run()
+    (folder / "answer").write_text(f"{found.culprit} {found.boots} {found.builds} {found.judged}")
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.4])
+def test_killed_ten_times_it_gives_the_same_answer_and_repeats_nothing(tmp_path: Path, rate: float) -> None:
+    plain, killed = tmp_path / "plain", tmp_path / "killed"
+    plain.mkdir()
+    killed.mkdir()
+    child(plain, rate, 0.0)
+    dice = random.Random(rate)
+    for number in range(60):
+        # not a new interpreter: it would be killed while it imports
+        pid = os.fork()
+        if not pid:
+            with contextlib.suppress(BaseException):
+                child(killed, rate, 0.02)
+            os._exit(0)
+        if number < 10:
+            time.sleep(dice.random() * 0.2)
+            os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        if (killed / "answer").exists():
+            break
+    assert number >= 3, "it was over before it was killed"
+    assert (killed / "answer").read_text() == (plain / "answer").read_text()
+    ended = [line for line in (killed / "work").read_text().splitlines() if line.startswith("end")]
+    assert len(ended) == len(set(ended)), "a step that had ended was done again"
+    steps = [(killed / "journal.ndjson").read_text(), (plain / "journal.ndjson").read_text()]
+    assert steps[0] == steps[1]
+    # nothing is done again where all is there
+    child(killed, rate, 0.0)
+    assert [line for line in (killed / "work").read_text().splitlines() if line.startswith("end")] == ended
+
+
+def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
+    first = of(tmp_path, 30, 12).run()
+    path = tmp_path / "journal.ndjson"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-3]) + lines[-3][:17])
+    assert of(tmp_path, 30, 12).run() == first
+    assert path.read_bytes() == b"".join(lines)
+
+
+def test_a_journal_that_went_another_way(tmp_path: Path) -> None:
+    of(tmp_path, 30, 12).run()
+    with pytest.raises(UserError, match="step 1 is not what this orchestrate would do there"):
+        of(tmp_path, 31, 12).run()
