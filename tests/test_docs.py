@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, ROOT / "CHANGELOG.md", *DOCS]
-FOREIGN = {"--shared": "git clone", "--stdout": "git format-patch"}
+FOREIGN = {"--shared": "git clone", "--stdout": "git format-patch", "--base": "git format-patch"}
 #: Words with a dot that look like a host and may stand in a document.
 HOSTS = {"kernel.org", "keepachangelog.com"}
 
