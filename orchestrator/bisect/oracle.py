@@ -139,6 +139,7 @@ class KernelOracle:
         kept = self._kept(subject)
         if kept is not None and (kept.built.error or self._is_there(kept)):
             return kept
+        self._check_interrupted()
         since = time.monotonic()
         log = self._folder / "logs" / f"{subject.name}.log"
         try:
