@@ -266,7 +266,7 @@ def test_a_metric_in_which_the_ends_are_alike(tmp_path: Path) -> None:
 
 def test_a_metric_that_is_nowhere(tmp_path: Path) -> None:
     oracle = FakeOracle(tmp_path, lambda s, n: metric(100))
-    with pytest.raises(UserError, match=r"neither end has a number for map-latency/x: .* but p99_us"):
+    with pytest.raises(UserError, match=r"neither end has a number to compare: map-latency gave no x, but p99_us"):
         Case(tmp_path, history(9), oracle, MetricWorse(suite="map-latency", metric="x")).run()
 
 
