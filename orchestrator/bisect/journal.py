@@ -76,7 +76,7 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True, tag="chosen"):
 
 
 class Decided(msgspec.Struct, frozen=True, kw_only=True, tag="decided", omit_defaults=True):
-    """What a number's boots came to together; the reason is the effect against both ends with its interval."""
+    """What a number's boots came to together; its reason is the effect against both ends, with interval."""
 
     subject: Subject
     judgement: Judgement
