@@ -170,7 +170,7 @@ def bisect(context: click.Context, /, **given: Any) -> None:
     """Find the commit that brought a fault in: functional, flaky or of performance.
 
     Without --case, --splat, --metric, --boot or --build: a case that fails at --bad and passes at --good."""
-    from orchestrator.bisect import setup, verb
+    from orchestrator.bisect import asked, setup, verb
     from orchestrator.bisect.graph import History
     from orchestrator.engine.local import LocalEngine
     from orchestrator.report import terminal as report
@@ -187,7 +187,7 @@ def bisect(context: click.Context, /, **given: Any) -> None:
         wanted = setup.load(folder)
         history = History.read(Path(wanted.repository), wanted.good, wanted.bad)
     else:
-        wanted, history = verb.plan(given, say)
+        wanted, history = asked.plan(given, say)
         folder = verb.fresh(out)
     if given["dry_run"]:
         for line in verb.estimate(wanted, history, store, out):

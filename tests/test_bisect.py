@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`orchestrate bisect` from its command line to its report: a made-up kernel in a real git repository, real builds.
+"""From the command line of bisect to its report: a made-up kernel in a real git repository, real builds.
 
 No guest is booted: where boots are needed, a cell's outcome is read from a file of the tree that was built.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import msgspec
 import pytest
 from fakes.bisected import CASE, result
 from fakes.linux import commit_file, make_linux_repository
+from fakes.processes import alive, until
 from fakes.trees import git
 
 from orchestrator import run as runs
@@ -49,11 +51,14 @@ class Yard:
 
     def bisect(self, *words: str | Path) -> int:
         """The exit code of `orchestrate bisect`."""
-        argv = ["orchestrate", "bisect", "--source", self.repository, "--out", self.out, *words]
+        own = () if "--resume" in words else ("--source", self.repository)
+        argv = ["orchestrate", "bisect", *own, "--out", self.out, *words]
         self._patch.setattr(sys, "argv", list(map(str, argv)))
-        with pytest.raises(SystemExit) as stop:
+        try:
             main()
-        return int(stop.value.code or 0)
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
 
     @property
     def folder(self) -> Path:
@@ -195,8 +200,11 @@ def test_a_shallow_clone(yard: Yard, capsys: pytest.CaptureFixture[str], tmp_pat
         yard.add("fs/a.c", f"int a{number};\n")
     git(yard.repository, "tag", "old", "HEAD~3")
     git(tmp_path, "clone", "-q", "--depth=2", f"file://{yard.repository}", "shallow")
-    assert yard.bisect("--source", tmp_path / "shallow", "--good", yard.commits[0], "--build") == 2
-    assert "shallow" in capsys.readouterr().err or True
+    git(tmp_path / "shallow", "fetch", "-q", "--depth=1", "origin", "tag", "old")
+    assert yard.bisect("--source", tmp_path / "shallow", "--good", "old", "--build") == 2
+    said = capsys.readouterr().err
+    assert "shallow is shallow: its history is cut off between old and HEAD" in said
+    assert "git fetch --unshallow" in said
 
 
 @needs_make
@@ -262,4 +270,23 @@ def test_a_full_disk_stops_it_and_it_goes_on(
     monkeypatch.delenv("FAKE_LINUX")
     assert yard.bisect("--resume", yard.folder.name) == 0
     assert yard.conclusion().culprit == culprit
-    assert os.listdir(yard.folder)  # noqa: PTH208
+
+
+@needs_make
+def test_ctrl_c_and_on(yard: Yard, monkeypatch: pytest.MonkeyPatch, marker: str) -> None:
+    good = yard.add("fs/a.c", "int a;\n")
+    culprit = yard.add("fs/a.c", "int a = nothing;\n")
+    argv = [sys.executable, "-m", "orchestrator.cli", "bisect", "--source", str(yard.repository)]
+    argv += ["--out", str(yard.out), "--good", good, "--build"]
+    slow = {**os.environ, "FAKE_LINUX": "slow", "FAKE_LINUX_NAME": marker}
+    with subprocess.Popen(
+        argv, env=slow, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert until(lambda: alive(marker), 120)
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert f"Go on: orchestrate bisect --resume {yard.folder}" in said
+    assert alive(marker) == []
+    assert yard.bisect("--resume", yard.folder) == 0
+    assert yard.conclusion().culprit == culprit

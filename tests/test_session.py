@@ -15,7 +15,7 @@ from fakes.bisected import CASE, FakeOracle, history, metric, result, shows, tel
 
 from orchestrator.bisect.bench import Bench
 from orchestrator.bisect.graph import History
-from orchestrator.bisect.journal import Booted, Journal, Subject, Trouble
+from orchestrator.bisect.journal import Booted, Decided, Journal, Subject, Trouble
 from orchestrator.bisect.predicate import (
     AnyFails,
     BuildFails,
@@ -92,8 +92,11 @@ def test_a_fault_that_shows_in_a_quarter_of_the_boots(tmp_path: Path, seed: int)
     parents = history(60, seed=seed)
     culprit = list(parents)[37]
     oracle = FakeOracle(tmp_path, teller(parents, culprit, 0.25, seed=seed))
-    found = Case(tmp_path, parents, oracle, ends=8).run()
+    case = Case(tmp_path, parents, oracle, ends=8)
+    found = case.run()
     assert found.culprit == culprit
+    bad = shows(parents, culprit)
+    assert all(is_bad is (commit in bad) for commit, is_bad in case.session.verdicts().items())
     assert 0 < found.shown_bad < found.boots_bad
 
 
@@ -186,6 +189,8 @@ def test_a_metric(tmp_path: Path) -> None:
     found = case.run()
     assert found.culprit == culprit
     assert found.judged <= 9
+    assert all("x good" in s.judgement.reason for s in case.journal.steps if isinstance(s, Decided))
+    assert case.session.verdicts()[culprit] is True
     order = [s.subject.commit for s in case.journal.steps if isinstance(s, Booted) and s.why != "re-check"]
     assert all(len(set(order[n : n + 4])) > 1 for n in range(len(order) - 4)), "boots are not interleaved"
 
@@ -266,7 +271,9 @@ def test_a_metric_in_which_the_ends_are_alike(tmp_path: Path) -> None:
 
 def test_a_metric_that_is_nowhere(tmp_path: Path) -> None:
     oracle = FakeOracle(tmp_path, lambda s, n: metric(100))
-    with pytest.raises(UserError, match=r"neither end has a number for map-latency/x: .* but p99_us"):
+    with pytest.raises(
+        UserError, match=r"neither end has a number to compare: map-latency gave no x, but p99_us"
+    ):
         Case(tmp_path, history(9), oracle, MetricWorse(suite="map-latency", metric="x")).run()
 
 

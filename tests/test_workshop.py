@@ -43,6 +43,8 @@ def test_commits_come_one_after_another_and_what_is_the_same_keeps_its_time(
     before = snapshot(repository)
     with workshop.opened(repository, cache=tmp_path / "cache") as shop:
         tree = shop.check_out(two)
+        assert tree.configured_by == shop.check_out(one).configured_by
+        assert tree == shop.check_out(two)
         assert (tree.path / "mm/more.c").read_text() == "int more;\n"
         kept = (tree.path / "mm/memory.c").stat().st_mtime_ns
         assert not (shop.check_out(one).path / "mm/more.c").exists()
@@ -156,6 +158,15 @@ def test_a_full_disk_is_the_hosts(repository: Path, tmp_path: Path, monkeypatch:
         monkeypatch.setattr(workshop.clone, "check_out", full)
         with pytest.raises(InfraError, match="No space left"):
             shop.check_out(head(repository))
+
+
+@pytest.mark.parametrize("name", ["Kconfig", "mm/Kconfig.debug", "Makefile", "scripts/run.sh"])
+def test_what_a_configuration_reads_tells_it_from_others(repository: Path, tmp_path: Path, name: str) -> None:
+    one = head(repository)
+    text = (repository / name).read_text() if (repository / name).exists() else ""
+    two = commit_file(repository, name, text + "# more\n")
+    with workshop.opened(repository, cache=tmp_path) as shop:
+        assert shop.check_out(one).configured_by != shop.check_out(two).configured_by
 
 
 # --- kernels

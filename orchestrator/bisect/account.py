@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from orchestrator.bisect.journal import Booted, Built, Chosen, Taken, Trouble
+from orchestrator.bisect.journal import Booted, Built, Chosen, Decided, Taken, Trouble
 from orchestrator.bisect.journal import Step as Done
 from orchestrator.bisect.setup import Conclusion, Recheck, Setup
 from orchestrator.report.bisect import Account, Likely, Step
@@ -112,5 +112,13 @@ def _step(step: Done, subject: Callable[[str], str]) -> Step:
             )
         case Taken():
             return Step(commit=commit, subject=title, what="same kernel", outcome=f"as {step.same.name}")
+        case Decided():
+            return Step(
+                commit=commit,
+                subject=title,
+                what="together",
+                outcome=step.judgement.kind.value,
+                reason=step.judgement.reason,
+            )
         case Trouble():
             return Step(commit=commit, subject=title, what="trouble", outcome="host", reason=step.reason)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from orchestrator.bisect.journal import Booted, Built, Chosen, Journal, Subject, Taken, Trouble
+from orchestrator.bisect.journal import Booted, Built, Chosen, Decided, Journal, Subject, Taken, Trouble
 from orchestrator.bisect.oracle import Boot, Oracle
 from orchestrator.bisect.predicate import Judgement, Kind, Predicate, of_boot
 from orchestrator.errors import InfraError
@@ -102,6 +102,14 @@ class Bench:
         if self.journal.take(step) is None:
             self.journal.add(step)
         self.say(f"{subject.name}: its kernel is that of {same.name}, byte for byte")
+
+    def decided(self, subject: Subject, judgement: Judgement) -> Judgement:
+        """Write down what several boots came to together."""
+        step = Decided(subject=subject, judgement=judgement)
+        if self.journal.take(step) is None:
+            self.journal.add(step)
+        self.say(f"{subject.name}: {judgement.kind.value}: {judgement.reason}")
+        return judgement
 
     def choose(self, decide: Callable[[], str]) -> str:
         """Which cases are looked at, decided once."""

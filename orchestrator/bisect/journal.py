@@ -75,7 +75,14 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True, tag="chosen"):
     pattern: str
 
 
-Step = Built | Booted | Taken | Trouble | Chosen
+class Decided(msgspec.Struct, frozen=True, kw_only=True, tag="decided", omit_defaults=True):
+    """What a number's boots came to together; its reason is the effect against both ends, with interval."""
+
+    subject: Subject
+    judgement: Judgement
+
+
+Step = Built | Booted | Taken | Trouble | Chosen | Decided
 
 
 class Journal:

@@ -59,7 +59,7 @@ class Numbers:
             self._round()
             if number == 2 and not self.goods + self.bads:
                 raise UserError(
-                    f"neither end has a number for {self._wanted}: {self._others[0]}",
+                    f"neither end has a number to compare: {self._others[0]}",
                     remedy="Name a benchmark and one of its metrics, as a run's table shows them.",
                 )
             if number >= self._least and min(len(self.goods), len(self.bads)) >= _FEWEST and self._differ():

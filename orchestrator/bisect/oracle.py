@@ -76,6 +76,10 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     tree_class: TreeClass | None = None
 
 
+def _path(kind: type[Path], text: str) -> Path:
+    return kind(text)
+
+
 class KernelOracle:
     """The oracle of real kernels and guests. A context manager: at its end nothing is at work any more.
 
@@ -135,6 +139,7 @@ class KernelOracle:
         kept = self._kept(subject)
         if kept is not None and (kept.built.error or self._is_there(kept)):
             return kept
+        self._check_interrupted()
         since = time.monotonic()
         log = self._folder / "logs" / f"{subject.name}.log"
         try:
@@ -147,7 +152,7 @@ class KernelOracle:
             kept = _Kept(built=self._failed(subject, error, log))
         seconds = round(time.monotonic() - since, 1)
         kept = msgspec.structs.replace(kept, built=msgspec.structs.replace(kept.built, seconds=seconds))
-        write_atomically(self._path(subject), msgspec.json.encode(kept), mode=0o644)
+        write_atomically(self._path(subject), msgspec.json.encode(kept, enc_hook=str), mode=0o644)
         return kept
 
     def _make(self, subject: Subject, log: Path, jobs: int) -> _Kept:
@@ -193,7 +198,7 @@ class KernelOracle:
 
     def _kept(self, subject: Subject) -> _Kept | None:
         with contextlib.suppress(OSError, msgspec.MsgspecError):
-            return msgspec.json.decode(self._path(subject).read_bytes(), type=_Kept)
+            return msgspec.json.decode(self._path(subject).read_bytes(), type=_Kept, dec_hook=_path)
         return None
 
     def _is_there(self, kept: _Kept) -> bool:

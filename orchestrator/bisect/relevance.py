@@ -2,8 +2,8 @@
 """Which commits touch what is compiled.
 
 A hint, not a proof: what a kernel is made of is read from one build's dependency files, and other commits are
-made of other files. A commit that touches none of them is not ruled out but believed in last, so it is looked at
-only if nothing else explains what is seen. What two equal kernels prove is ``Search.same``.
+made of other files. A commit that touches none of them is not ruled out but believed in last, so it is looked
+at only if nothing else explains what is seen. What two equal kernels prove is ``Search.same``.
 """
 
 from __future__ import annotations

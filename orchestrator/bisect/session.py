@@ -154,7 +154,7 @@ class Session:
 
     def _judge(self, subject: Subject, why: str) -> Judgement:
         if self._numbers is not None:
-            return self._numbers.judge(subject, why)
+            return self._bench.decided(subject, self._numbers.judge(subject, why))
         return self._bench.boot(subject, why).judgement
 
     def _take(self, commit: str, judgement: Judgement) -> None:
@@ -271,8 +271,16 @@ class Session:
         return [step for step in self._bench.journal.steps if isinstance(step, kind)]
 
     def verdicts(self) -> dict[str, bool | None]:
-        """Commits as ``git bisect`` would have it: bad, good, or skipped (``None``)."""
-        return {**dict.fromkeys(self._skipped), **self._seen}
+        """Commits as ``git bisect`` would have it: bad, good, or skipped (``None``).
+
+        Where a fault does not show each time, only what all observations together say of a commit counts.
+        """
+        found: dict[str, bool | None] = dict.fromkeys(self._skipped)
+        for commit in self._seen:
+            is_bad = float(self._search.probabilities() @ self._history.row(commit))
+            if is_bad > self._setup.confidence or is_bad < 1 - self._setup.confidence:
+                found[commit] = is_bad > 0.5
+        return found
 
     @property
     def skipped(self) -> Mapping[str, str]:

@@ -15,24 +15,23 @@ import math
 import os
 import secrets
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from filelock import FileLock, Timeout
 from rich.console import Console
 
 from orchestrator import arch as arches
-from orchestrator import options, prepare
-from orchestrator.bisect import account, gitlog, oracle, relevance, setup
+from orchestrator import prepare
+from orchestrator.bisect import account, asked, gitlog, oracle, relevance, setup
 from orchestrator.bisect.bench import Bench
 from orchestrator.bisect.graph import History
 from orchestrator.bisect.journal import Journal
 from orchestrator.bisect.oracle import KernelOracle
-from orchestrator.bisect.predicate import BootFails, BuildFails, MetricWorse, Predicate, parse, suites_of
+from orchestrator.bisect.predicate import BuildFails, MetricWorse
 from orchestrator.bisect.session import Session
-from orchestrator.bisect.setup import Conclusion, Mend, Said, Setup
+from orchestrator.bisect.setup import Conclusion, Mend, Setup
 from orchestrator.cell_state import Target
 from orchestrator.engine.local import LocalEngine
 from orchestrator.errors import Interrupted, UserError
@@ -41,156 +40,14 @@ from orchestrator.events import Events
 from orchestrator.kernel import build as kernels
 from orchestrator.plan import Choices, Source
 from orchestrator.report import bisect as report
-from orchestrator.source import identity, workshop
+from orchestrator.source import workshop
 from orchestrator.source.classify import classify
 from orchestrator.source.clone import GitError, run_git
 from orchestrator.source.workshop import Fix, Workshop
 from orchestrator.store import Store, absolute
-from orchestrator.suites import catalog
-from orchestrator.suites.catalog import Suite
 from orchestrator.vm.overlay import write_atomically
 
 Say = Callable[[str], None]
-_DEFAULT_VARIANT = "per-vma-lock"
-
-
-def plan(given: Mapping[str, Any], say: Say) -> tuple[Setup, History]:
-    """What the options ask for, with every revision under its full name.
-
-    :raises UserError: something is not as it must be; nothing was built yet.
-    """
-    repository = _repository(given["source"])
-    replayed = _replayed(given["replay"], repository)
-    goods = given["goods"] or tuple(commit for commit, bad in replayed if bad is False)
-    if not goods:
-        raise UserError("--good: which commit is good?", remedy="Name one, such as --good v6.16.")
-    bad = given["bad"] or next((commit for commit, is_bad in reversed(replayed) if is_bad), "HEAD")
-    history = History.read(repository, goods, bad)
-    if _is_dirty(repository):
-        say(f"{repository} has local changes: commits are bisected, and they are in none")
-    predicate = parse(
-        case=given["case"],
-        splat=given["splat"],
-        metric=given["metric"],
-        boot=given["boot"],
-        build=given["build"],
-    )
-    choices = _choices(given, predicate, repository, history.bad)
-    fixes = tuple(_fix(repository, word) for word in given["fixes"])
-    found = Setup(
-        repository=str(repository),
-        good=history.goods,
-        bad=history.bad,
-        called=(*map(str, goods), str(bad)),
-        choices=choices,
-        predicate=predicate,
-        confidence=given["confidence"],
-        ends=given["ends"],
-        fixes=fixes,
-        replay=tuple(Said(commit=commit, bad=is_bad) for commit, is_bad in replayed),
-    )
-    return found, history
-
-
-def _repository(spec: str) -> Path:
-    path = absolute(Path(spec)) if spec else Path.cwd()
-    if spec and not path.is_dir():
-        raise UserError(
-            f"--source {spec}: a bisect needs a git repository, and this is no directory",
-            remedy="Name the clone alone; its revisions go to --good and --bad.",
-        )
-    try:
-        run_git(path, "rev-parse", "--git-dir")
-    except GitError as error:
-        raise UserError(
-            f"{path} is not the top of a git repository: {error.first}",
-            remedy="Name a clone of Linux with --source.",
-        ) from error
-    return path.resolve()
-
-
-def _is_dirty(repository: Path) -> bool:
-    state = identity.git_state(repository)
-    return state is not None and bool(state.dirty)
-
-
-def _replayed(file: str, repository: Path) -> list[tuple[str, bool | None]]:
-    if not file:
-        return []
-    try:
-        text = absolute(Path(file)).read_text(errors="replace")
-    except OSError as error:
-        raise UserError(f"--replay {file}: {error.strerror}") from error
-    return [(_commit(repository, name, file), bad) for name, bad in gitlog.read(text, file)]
-
-
-def _commit(repository: Path, name: str, where: str) -> str:
-    try:
-        argv = ["rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}"]
-        return run_git(repository, *argv).decode().strip()
-    except GitError as error:
-        raise UserError(f"{where}: {repository} has no commit {name!r}: {error.first}") from error
-
-
-def _fix(repository: Path, word: str) -> Mend:
-    commit, colon, revisions = word.partition(":")
-    first, dots, last = revisions.partition("..")
-    if not (commit and colon and first and dots and last) or last.startswith("."):
-        raise UserError(
-            f"--fix {word}: it is COMMIT:A..B", remedy="The range is of the commits that need the fix."
-        )
-    ends = [_commit(repository, end, f"--fix {word}") for end in (first, last)]
-    return Mend(commit=_commit(repository, commit, f"--fix {word}"), revisions="..".join(ends))
-
-
-def _choices(given: Mapping[str, Any], predicate: Predicate, repository: Path, bad: str) -> Choices:
-    """The choices for one boot: one architecture, one variant, the suites that the predicate is about."""
-    variants = tuple(given["variants"]) or (_DEFAULT_VARIANT,)
-    suites, commands = tuple(given["suites"]), tuple(given["commands"])
-    if isinstance(predicate, BuildFails):
-        if suites or commands:
-            raise UserError("--build boots nothing", remedy="Leave --suite and --cmd out.")
-    elif not suites and not commands:
-        suites, commands = _default_tests(predicate, tuple(given["flavors"]))
-    asked = {
-        **given,
-        "variants": variants,
-        "suites": suites,
-        "commands": commands,
-        "sources": (f"{repository}@{bad}",),
-        "patches": (),
-        "digests": (),
-    }
-    choices = options.choices(asked, tests=not isinstance(predicate, BuildFails))
-    for name, values in (("--arch", choices.arches), ("--variant", choices.variants)):
-        if len(values) > 1:
-            raise UserError(
-                f"{name} {' '.join(values)}: one kernel a commit is bisected", remedy="Name one of them."
-            )
-    chosen = _suites(choices)
-    if missing := [name for name in suites_of(predicate) if name not in {suite.name for suite in chosen}]:
-        raise UserError(
-            f"the suite {missing[0]!r} is not among those chosen", remedy=f"Add --suite {missing[0]}."
-        )
-    if any(suite.origin == "tree" for suite in chosen) and not choices.selftests_from:
-        # the same tests for every commit
-        choices = msgspec.structs.replace(choices, selftests_from=f"{repository}@{bad}")
-    return msgspec.structs.replace(choices, strict=True)
-
-
-def _suites(choices: Choices) -> tuple[Suite, ...]:
-    return prepare.suites(choices) if choices.suites or choices.commands else ()
-
-
-def _default_tests(predicate: Predicate, flavors: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if isinstance(predicate, BootFails):
-        return (), ("true",)
-    if named := suites_of(predicate):
-        if named == (catalog.COMMAND,):
-            raise UserError("--case cmd/…: which command?", remedy="Give it with --cmd.")
-        return named, ()
-    found = prepare.default_suites(flavors)
-    return tuple(name for name in found if catalog.load(name).kind == "functional"), ()
 
 
 # --- a bisect on disk
@@ -262,7 +119,7 @@ def carry_out(
     """
     resumed = (folder / setup.SETUP).is_file()
     repository = Path(wanted.repository)
-    suites = _suites(wanted.choices)
+    suites = asked.suites_in(wanted.choices)
     with _held(folder), workshop.opened(repository, cache=store.root, say=say) as shop:
         target = _target(shop, wanted)
         choices = oracle.once(wanted.choices, target.source)
@@ -394,7 +251,7 @@ def estimate(wanted: Setup, history: History, store: Store, out: Path) -> list[s
     )
     if isinstance(wanted.predicate, MetricWorse):
         boots += 2 * steps * 9
-    suites = _suites(wanted.choices)
+    suites = asked.suites_in(wanted.choices)
     lines = [
         f"{len(history)} commits, bad is: {wanted.predicate}.",
         f"About {steps} commits to judge, if it shows in every boot: {builds} builds, {boots} boots.",

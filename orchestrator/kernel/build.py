@@ -86,7 +86,7 @@ def configure(spec: KernelSpec, store: Store) -> Configured:
     fragments = _fragments(spec)
     key = digest_of(
         "config",
-        spec.tree.digest,
+        spec.tree.configured_by or spec.tree.digest,
         spec.tree_class.value,
         spec.arch.name,
         spec.base,

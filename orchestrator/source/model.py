@@ -20,7 +20,8 @@ class Tree(msgspec.Struct, frozen=True, kw_only=True):
     local changes in a git tree, else empty. ``version`` is the Makefile's (``7.2.12``); ``describe`` is one
     line for people. ``patches`` are the files (absolute) whose patches were applied on top, in order;
     ``base_spec``, if not empty, names the tree below them from any directory and for good: what a later
-    `orchestrate` is to be told in place of ``spec``.
+    `orchestrate` is to be told in place of ``spec``. ``configured_by``, if not empty, is a digest of all that
+    a configuration is made from: trees in which it is the same are configured alike.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class Tree(msgspec.Struct, frozen=True, kw_only=True):
     describe: str = ""
     patches: tuple[str, ...] = ()
     base_spec: str = ""
+    configured_by: str = ""
 
 
 def quiet(_line: str) -> None:

@@ -136,6 +136,7 @@ def _apply(tree: Tree, files: Sequence[Path], cache: Path, say: Say) -> Tree:
         version=identity.makefile_version(path),
         describe=f"{tree.describe} + {_counted(applied.count)} ({names}, {digest[:12]})",
         patches=(*tree.patches, *map(str, files)),
+        configured_by="",
     )
 
 

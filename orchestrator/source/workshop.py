@@ -12,6 +12,7 @@ knows. A workshop has one user at a time; a second one on the same repository ge
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,13 @@ from orchestrator.store import can_hold_builds, digest_of
 
 #: More than so many at once on one repository are a mistake: each is a tree and its objects.
 _MOST = 8
+
+
+#: What make reads to configure, in the lines of `git ls-tree`: besides Kconfig's own language the makefiles
+#: and scripts that try the compiler, and the fragments of tinyconfig.
+_CONFIGURES = re.compile(
+    rb"[\t/]Kconfig[^/]*$|\tMakefile$|\tarch/[^/]+/Makefile|\tarch/[^/]+/configs/|\tkernel/configs/|\tscripts/"
+)
 
 
 class Fix(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +103,16 @@ class Workshop:
             version=version,
             describe=f"{version}-g{commit[:12]}{more}",
             base_spec=f"{self.repository}@{commit}",
+            configured_by="" if wanted or without else self._configured_by(commit),
         )
+
+    def _configured_by(self, commit: str) -> str:
+        """A digest of what a configuration is made from, which few commits touch.
+
+        Should one read more than that, the build notices: it compares its configuration before and after.
+        """
+        listed = run_git(self.path, "ls-tree", "-r", "-z", "--full-tree", commit).split(b"\0")
+        return digest_of([line.decode("utf-8", "replace") for line in listed if _CONFIGURES.search(line)])
 
     def objects(self, *what: object) -> Path:
         """Where kernels of a kind are built, one after another.
