@@ -5,12 +5,23 @@ import itertools
 import math
 import random
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.analysis.stats import _mann_whitney_counts, median, ratio_interval, wilson_interval
+from orchestrator.analysis import stats
+from orchestrator.analysis.stats import (
+    Like,
+    _mann_whitney_counts,
+    decide,
+    median,
+    median_ratio,
+    permutation_p,
+    ratio_interval,
+    wilson_interval,
+)
 
 POSITIVE = st.floats(min_value=1e-3, max_value=1e6)
 BOOTS = st.lists(POSITIVE, min_size=1, max_size=8)
@@ -154,3 +165,171 @@ def test_wilson_stays_in_bounds_and_is_symmetric(failures: int, passes: int) -> 
 def test_wilson_refuses_what_cannot_be(k: int, n: int) -> None:
     with pytest.raises(ValueError, match="failures in"):
         wilson_interval(k, n)
+
+
+# --- ratio of medians, permutations, decisions
+
+
+def test_the_bootstrap_brackets_the_ratio_of_medians() -> None:
+    rng = random.Random(1)
+    a = [14 * math.exp(rng.gauss(0, 0.1)) for _ in range(12)]
+    b = [10 * math.exp(rng.gauss(0, 0.1)) for _ in range(12)]
+    found = median_ratio(a, b)
+    assert found.estimate == median(a) / median(b)
+    assert found.low is not None
+    assert found.high is not None
+    assert 1.2 < found.low < found.estimate < found.high < 1.7
+    assert (found.n_a, found.n_b, found.confidence_actual) == (12, 12, 0.95)
+    assert median_ratio(a, b) == found  # no chance in it
+    narrow = median_ratio(a, b, 0.5)
+    assert narrow.low is not None
+    assert found.low < narrow.low
+
+
+def test_constant_boots_have_an_interval_without_width() -> None:
+    """scipy's BCa answers NaN for them, with a warning."""
+    found = median_ratio([3.0] * 4, [2.0] * 5)
+    assert (found.low, found.estimate, found.high) == (1.5, 1.5, 1.5)
+
+
+def test_two_boots_have_no_interval() -> None:
+    found = median_ratio([3.0, 4], [1.0, 2, 3])
+    assert (found.estimate, found.low, found.high, found.confidence_actual) == (1.75, None, None, None)
+
+
+def test_the_interval_covers_as_often_as_it_says() -> None:
+    rng, hits = random.Random(2), 0
+    for _ in range(60):
+        a, b = ([scale * math.exp(rng.gauss(0, 0.3)) for _ in range(15)] for scale in (1.3, 1.0))
+        found = median_ratio(a, b, 0.9)
+        assert found.low is not None
+        assert found.high is not None
+        hits += found.low <= 1.3 <= found.high
+    assert hits >= 48
+
+
+@pytest.mark.parametrize("function", [median_ratio, ratio_interval])
+def test_a_ratio_of_what_has_none(function: Callable[..., object]) -> None:
+    for a, b, confidence in (
+        ([], [1.0], 0.9),
+        ([1.0], [0.0], 0.9),
+        ([math.inf], [1.0], 0.9),
+        ([1.0], [1.0], 1),
+    ):
+        with pytest.raises(ValueError, match=r"ratio|confidence"):
+            function(a, b, confidence)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "p"),
+    [
+        ([1, 2, 3], [4, 5, 6], 0.1),  # 2 of 20; the least that 3 against 3 can have
+        ([4, 5, 6], [1, 2, 3], 0.1),
+        ([1, 1, 1], [2, 2, 2], 0.1),  # scipy.stats.mannwhitneyu says 0.047
+        ([1], [2], 1.0),
+        ([1, 1], [1, 1], 1.0),
+        ([1, 4], [2, 3], 1.0),
+        ([1], [2, 3, 4], 0.5),  # 1 and 4 are as far out, of four places
+    ],
+)
+def test_permutations_are_counted_exactly(a: list[float], b: list[float], p: float) -> None:
+    assert permutation_p(a, b) == pytest.approx(p)
+
+
+def test_the_exact_test_is_that_of_all_permutations() -> None:
+    a, b = [1.0, 3, 3, 7], [3.0, 8, 9, 2, 9]
+    values = sorted([*a, *b])
+    rank = {v: (values.index(v) + len(values) - values[::-1].index(v) + 1) / 2 for v in values}
+    pool = [*a, *b]
+
+    def distance(chosen: tuple[int, ...]) -> float:
+        inside = [rank[pool[i]] for i in chosen]
+        outside = [rank[pool[i]] for i in range(len(pool)) if i not in chosen]
+        return abs(sum(inside) / len(inside) - sum(outside) / len(outside))
+
+    ways = list(itertools.combinations(range(len(pool)), len(a)))
+    as_far = sum(distance(way) >= distance((0, 1, 2, 3)) - 1e-9 for way in ways)
+    assert permutation_p(a, b) == pytest.approx(as_far / len(ways))
+
+
+def test_many_boots_are_drawn_from() -> None:
+    """40 against 40 cannot all be counted; the same boots give the same answer still."""
+    rng = random.Random(3)
+    a, b = [rng.gauss(10, 1) for _ in range(40)], [rng.gauss(12, 1) for _ in range(40)]
+    assert permutation_p(a, b) < 0.001
+    assert permutation_p(a, b) == permutation_p(a, b)
+
+
+@pytest.mark.parametrize(("a", "b"), [([], [1.0]), ([1.0], []), ([math.nan], [1.0])])
+def test_permutations_of_what_has_none(a: list[float], b: list[float]) -> None:
+    with pytest.raises(ValueError, match="a test needs"):
+        permutation_p(a, b)
+
+
+GOOD, BAD = [10.0, 10.5, 9.8, 10.2, 10.1], [14.0, 14.5, 13.7, 14.2, 14.9]
+
+
+@pytest.mark.parametrize(("good", "bad"), [(GOOD, BAD), (BAD, GOOD)], ids=["slower", "less throughput"])
+def test_a_clear_candidate_is_decided_in_few_boots(good: list[float], bad: list[float]) -> None:
+    assert decide(good, bad, []).like is Like.MORE
+    assert decide(good, bad, [bad[0]]).like is Like.MORE
+    like_bad = decide(good, bad, bad[:2])
+    assert (like_bad.like, like_bad.beyond) == (Like.BAD, 2)
+    assert like_bad.odds > 1 / 0.03
+    like_good = decide(good, bad, good[:2])
+    assert (like_good.like, like_good.beyond) == (Like.GOOD, 0)
+    assert like_good.odds < 0.03
+    assert like_good.midpoint == pytest.approx(math.sqrt(10.1 * 14.2))
+    assert like_good.to_good
+    assert like_good.to_good.estimate == pytest.approx(1, rel=0.05)
+    assert like_good.to_bad
+    assert like_good.to_bad.estimate == pytest.approx(median(good) / median(bad), rel=0.05)
+
+
+def test_one_outlier_weighs_no_more_than_one_boot() -> None:
+    assert decide(GOOD, BAD, [10.0, 10.1, 900.0]).odds == decide(GOOD, BAD, [10.0, 10.1, 14.0]).odds
+    assert decide(GOOD, BAD, [10.0, 10.1, 900.0]).like is Like.MORE
+    assert decide(GOOD, BAD, [10.0, 10.1, 900.0, 9.9, 10.2, 10.1, 10.0]).like is Like.GOOD
+
+
+def test_a_smaller_error_takes_more_boots() -> None:
+    assert decide(GOOD, BAD, BAD[:2], error=0.001).like is Like.MORE
+    assert decide(GOOD, BAD, [*BAD, *BAD], error=0.001).like is Like.BAD
+
+
+def test_ends_of_few_boots_decide_nothing() -> None:
+    assert decide(GOOD[:3], BAD, BAD).like is Like.MORE
+    assert decide(GOOD, BAD[:3], GOOD).like is Like.MORE
+
+
+def test_what_cannot_be_decided() -> None:
+    for good, bad, candidate in ((GOOD, [], GOOD), (GOOD, GOOD, GOOD), (GOOD, BAD, [0.0]), ([-1.0], BAD, [])):
+        with pytest.raises(ValueError, match=r"ratio|same median|decision"):
+            decide(good, bad, candidate)
+
+
+@pytest.mark.parametrize("noise", ["narrow", "wide", "heavy tails", "two humps"])
+def test_decisions_are_as_often_wrong_as_stated(noise: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 % worse, looked at after each of interleaved boots: at most 3 % wrong (within chance, of 400)."""
+    monkeypatch.setattr(stats, "median_ratio", lambda *_: None)  # a bootstrap at each look takes minutes
+    rng = random.Random(noise)
+    draw: dict[str, Callable[[], float]] = {
+        "narrow": lambda: math.exp(rng.gauss(0, 0.1)),
+        "wide": lambda: math.exp(rng.gauss(0, 0.25)),
+        "heavy tails": lambda: math.exp(0.15 * rng.gauss(0, 1) / math.sqrt(rng.gammavariate(1, 1))),
+        "two humps": lambda: (2 if rng.random() < 0.2 else 1) * math.exp(rng.gauss(0, 0.1)),
+    }
+    wrong = undecided = 0
+    for trial in range(400):
+        good, bad, candidate = ([scale * draw[noise]() for _ in range(4)] for scale in (1.0, 1.4, 1.0))
+        scale, truth = ((1.0, Like.GOOD), (1.4, Like.BAD))[trial % 2]
+        candidate = []
+        found = Like.MORE
+        while found is Like.MORE and len(candidate) < 60:
+            for boots, level in ((good, 1.0), (bad, 1.4), (candidate, scale)):
+                boots.append(level * draw[noise]())
+            found = decide(good, bad, candidate).like
+        wrong += found not in (truth, Like.MORE)
+        undecided += found is Like.MORE
+    assert wrong <= 400 * 0.03 + 2 * math.sqrt(400 * 0.03)
+    assert undecided <= 20

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The commits that may have brought a fault in, and who is whose ancestor.
 
-A commit c is the single culprit if a commit shows the fault just when c is its ancestor or itself. That is true
-of merges too: a merge has what any of its parents has.
+A commit c is the single culprit if a commit shows the fault just when c is its ancestor or itself. That is
+true of merges too: a merge has what any of its parents has.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _BLOCK = 512
 class History:
     """Commits that are ancestors of the bad end or itself, and neither of a good one. Oldest first.
 
-    ``ancestors`` is a matrix of bits, one row a commit: bit j of row i (``bitorder="little"``) says that commit j
-    is an ancestor of commit i or is commit i. 15,000 commits take 28 MB. ``goods`` are names of commits known
-    to be good; they have no row, as nothing in here is their ancestor.
+    ``ancestors`` is a matrix of bits, one row a commit: bit j of row i (``bitorder="little"``) says that
+    commit j is an ancestor of commit i or is commit i. 15,000 commits take 28 MB. ``goods`` are names of
+    commits known to be good; they have no row, as nothing in here is their ancestor.
     """
 
     commits: tuple[str, ...]
@@ -54,7 +54,6 @@ class History:
             raise ValueError(f"{len(tips)} commits without children; one, the bad end, is wanted")
         if both := set(order) & set(goods):
             raise ValueError(f"{min(both)} is both good and suspect")
-        # A child may come before the bad end, never after it.
         return cls._made(order, inside, goods)
 
     @classmethod
@@ -76,8 +75,8 @@ class History:
 
         Only reads; names are what git resolves to a commit.
 
-        :raises UserError: no such commit; a good one is no ancestor of the bad one; nothing lies between them;
-            the history is shallow and cut off between them.
+        :raises UserError: no such commit; a good one is no ancestor of the bad one; nothing lies between
+            them; the history is shallow and cut off between them.
         :raises InfraError: no git.
         """
         if not good:
@@ -140,8 +139,8 @@ class History:
     def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """For each commit, the sum of values over its ancestors and itself.
 
-        :param values: one row a commit, any number of columns; the result has the same shape. With many commits
-            it is exact to single precision only.
+        :param values: one row a commit, any number of columns; the result has the same shape. With many
+            commits it is exact to single precision only.
         """
         if self._dense is not None:
             return self._dense @ values

@@ -22,10 +22,10 @@ from orchestrator.errors import Inconclusive
 
 Floats = NDArray[np.float64]
 
-#: Belief, before any boot, that a fault shows in each boot of a bad kernel; that it never shows in a good one.
-_ALWAYS, _NEVER = 0.9, 0.9
+#: Belief, before any boot, that a fault shows in each boot of a bad kernel; that it never does in a good one.
+_ALWAYS, _NEVER = 0.75, 0.9
 #: Of a fault that is neither, the rates: Beta distributions.
-_RATE, _FALSE = (1.0, 1.0), (1.0, 1.0)
+_RATE, _FALSE = (0.5, 1.0), (1.0, 1.0)
 #: No commit is less likely than this, relative to the likeliest: "touches nothing compiled" may be mistaken.
 _FLOOR = 1e-6
 #: Boots in a row, none of which shows it, that are looked ahead where they are cheaper than the first.
@@ -60,7 +60,7 @@ class Search:
     :param confidence: probability from which one is called it.
     :param prior: weights of commits before anything is observed, 1 where none is given. A commit that touches
         nothing compiled gets 0, which is taken as one millionth: what looks harmless may not be.
-    :raises ValueError: a confidence outside (0, 1), a weight that is negative or not finite, no weight at all.
+    :raises ValueError: a confidence outside (0, 1), a weight that is negative or not finite, all weights 0.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Search:
         history: History,
         rates: Rates,
         *,
-        confidence: float = 0.97,
+        confidence: float = 0.975,
         prior: Mapping[str, float] | None = None,
     ) -> None:
         if not 0 < confidence < 1:
@@ -79,7 +79,7 @@ class Search:
         self.history = history
         self.confidence = confidence
         self._log_prior = np.log(np.maximum(weights, weights.max() * _FLOOR))
-        # On the bad and on the good side of each commit, were it the culprit: boots that showed it or did not.
+        # On the bad and on the good side of each commit, were it the culprit: boots that showed it or not.
         count = len(history)
         self._bad = np.full((2, count), [[rates.shown_bad], [rates.boots_bad - rates.shown_bad]])
         self._good = np.full((2, count), [[rates.shown_good], [rates.boots_good - rates.shown_good]])
@@ -96,14 +96,17 @@ class Search:
         self._known = None
 
     def exclude(self, commit: str) -> None:
-        """Never select it, as it cannot be judged; it stays a suspect. :raises KeyError: it is not in the history."""
+        """Never select it, as it cannot be judged; it stays a suspect.
+
+        :raises KeyError: it is not in the history.
+        """
         self._testable[self.history.index(commit)] = False
 
     def same(self, commit_a: str, commit_b: str) -> None:
         """Take in that two commits, one of them perhaps a good end, make the same kernel.
 
-        What one shows the other does, so no commit is the culprit that is in one and not in the other. With these
-        gone, an observation of one says just what one of the other would.
+        What one shows the other does, so no commit is the culprit that is in one and not in the other. With
+        these gone, an observation of one says just what one of the other would.
 
         :raises KeyError: one is neither in the history nor a good end.
         :raises Inconclusive: no suspect would be left. Nothing is taken in then.
@@ -111,8 +114,8 @@ class Search:
         left = np.where(self.history.row(commit_a) == self.history.row(commit_b), self._log_prior, -np.inf)
         if not np.isfinite(left).any():
             raise Inconclusive(
-                f"the kernels of {commit_a[:12]} and {commit_b[:12]} are equal, which leaves no commit that could"
-                " have brought the fault in",
+                f"the kernels of {commit_a[:12]} and {commit_b[:12]} are equal, which leaves no commit that"
+                " could have brought the fault in",
                 remedy="check that the fault is in what was compared, not in a module, a test or the guest",
             )
         self._log_prior, self._known = left, None
@@ -171,9 +174,11 @@ class Search:
         The first is to be booted now. The others are those that come next after either outcome of the ones
         before, likeliest first: worth building meanwhile. Empty if no boot can tell anything.
 
-        :param cost: minutes that one boot of the commit's kernel takes, its build included if it is not built.
-        :param again: minutes of each further boot of a built kernel. Where builds are dear and the fault is rare,
-            boots that will follow the first are then taken into account; the answer is still to boot once.
+        :param cost: minutes that one boot of the commit's kernel takes, its build included if it is not
+            built.
+        :param again: minutes of each further boot of a built kernel. Where builds are dear and the fault is
+            rare, boots that will follow the first are then taken into account; the answer is still to boot
+            once.
         """
         testable = np.flatnonzero(self._testable)
         minutes = np.array([cost(self.history.commits[i]) for i in testable])
@@ -231,10 +236,10 @@ class Search:
         return int(testable[np.lexsort((minutes, -rounded))[0]])
 
     def _information(self, boots: int) -> Floats:
-        """Expected bits about the culprit, for each commit, of whether so many boots of it show the fault at all.
+        """Expected bits about the culprit, for each commit, of whether so many boots of it show the fault.
 
-        The entropy of a posterior needs sums of w log w over the commits' ancestors and over the others, where w
-        is the probability of a culprit and an outcome together.
+        The entropy of a posterior needs sums of w log w over a commit's ancestors and over the others; w is
+        the probability of a culprit and an outcome together.
         """
         p = self.probabilities()
         bad, good = self._missed_bad(boots), self._missed_good(boots)
@@ -252,7 +257,8 @@ class Search:
 
 
 def _w_log_w(w: Floats) -> Floats:
-    return w * np.log2(np.where(w > 0, w, 1.0))
+    found: Floats = w * np.log2(np.where(w > 0, w, 1.0))
+    return found
 
 
 def _log_bad(shown: NDArray[np.int64], missed: NDArray[np.int64]) -> Floats:
