@@ -16,6 +16,7 @@ import random
 import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import mean, quantiles
 
@@ -27,9 +28,9 @@ from orchestrator.analysis.stats import wilson_interval
 from orchestrator.bisect.graph import History
 from orchestrator.bisect.search import Finish, Rates, Search
 
-RATES = (0.10, 0.25, 0.50, 0.75, 1.00)
+RATES = (1.00, 0.75, 0.50, 0.25, 0.10)
 #: Boots of the bad end: at least so many, and until so many showed the fault; as many of the good one.
-END_BOOTS, END_SHOWN, END_MOST = 12, 4, 200
+END_BOOTS, END_SHOWN, END_MOST = 16, 4, 200
 #: Tests of one search, past which something is wrong with it.
 MOST = 5000
 #: Runs of a fixed scheme on each graph: it is quick, and its share of right answers should not be luck.
@@ -421,15 +422,27 @@ def write(folder: Path, bare: list[list[Row]], informed: list[list[Row]]) -> Non
     page.write_text(text, encoding="utf-8")
 
 
+def one_rate(work: tuple[int, int, float, float]) -> list[Row]:
+    graphs, seed, idle, rate = work
+    (rows,) = simulate(make_cases(graphs, seed, idle=idle), (rate,))
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--graphs", type=int, default=300)
     parser.add_argument("--seed", type=int, default=6)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, help="the folder of bisect-search.md")
     given = parser.parse_args()
-    bare = simulate(make_cases(given.graphs, given.seed))
-    print("half of the commits touch nothing compiled:")
-    informed = simulate(make_cases(given.graphs, given.seed + 1, idle=0.5))
+    work = [
+        (given.graphs, given.seed + number, idle, rate)
+        for number, idle in enumerate((0, 0.5))
+        for rate in RATES
+    ]
+    with ProcessPoolExecutor(given.jobs) as pool:
+        found = list(pool.map(one_rate, work))
+    bare, informed = found[: len(RATES)], found[len(RATES) :]
     if given.out:
         write(given.out, bare, informed)
     for said in shortfalls(bare) + shortfalls(informed):

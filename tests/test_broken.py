@@ -295,6 +295,13 @@ def test_a_mistake_says_what_it_is_and_is_small(mistake: Mistake) -> None:
     assert all(_NOTICES.fullmatch(value) for name, value in mistake.head if name == "Notices")
     assert {suite for suite, _ in mistake.notices} & set(OURS)
     assert {suite for suite, _ in mistake.notices} <= {*OURS, UPSTREAM}
+    for suite, pattern in mistake.notices:
+        readme = FOLDER.parents[1] / "selftests" / suite / "README.md"
+        if suite in OURS and pattern != "*":
+            cases = re.findall(r"`([\w*-]+\.[\w*-]+)`", readme.read_text())
+            assert any(fnmatchcase(case, pattern) or fnmatchcase(pattern, case) for case in cases), (
+                f"{suite} has no case {pattern}"
+            )
     assert all(path.is_file() for path in mistake.beside)
     for hunk in re.split(r"^@@.*@@.*\n", mistake.path.read_text(), flags=re.M)[1:]:
         lines = hunk.splitlines()

@@ -66,7 +66,7 @@ class History:
             for parent in parents[commit]:
                 rows[i] |= rows[index[parent]]
             rows[i, i >> 3] |= 1 << (i & 7)
-        dense = _unpacked(rows, len(order)).astype(np.float64) if len(order) <= _DENSE else None
+        dense = _unpacked(rows, len(order)).astype(np.float64, order="F") if len(order) <= _DENSE else None
         return cls(tuple(order), tuple(goods), rows, parents, index, dense)
 
     @classmethod
@@ -142,10 +142,10 @@ class History:
         :param values: one row a commit, any number of columns; the result has the same shape. With many
             commits it is exact to single precision only.
         """
-        if self._dense is not None:
-            return self._dense @ values
         used = np.flatnonzero(values.any(axis=1))
         narrow = len(used) < len(self) // 8
+        if self._dense is not None:
+            return self._dense[:, used] @ values[used] if narrow else self._dense @ values
         weights = (values[used] if narrow else values).astype(np.float32)
         found = np.empty_like(values)
         for start in range(0, len(self), _BLOCK):

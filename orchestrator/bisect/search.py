@@ -23,11 +23,16 @@ from orchestrator.errors import Inconclusive
 Floats = NDArray[np.float64]
 
 #: Belief, before any boot, that a fault shows in each boot of a bad kernel; that it never does in a good one.
-_ALWAYS, _NEVER = 0.75, 0.9
-#: Of a fault that is neither, the rates: Beta distributions.
+_ALWAYS, _NEVER = 0.5, 0.99
+#: Beta distributions: of a fault that does not always show, how often it does; of false alarms, how often.
 _RATE, _FALSE = (0.5, 1.0), (1.0, 1.0)
+#: Where the good end had no false alarm, they are thought to be so much rarer than the fault. Else "it shows
+#: everywhere, the good end was lucky" stays possible for ever: what comes after it cannot disprove that.
+_RARER = 20.0
 #: No commit is less likely than this, relative to the likeliest: "touches nothing compiled" may be mistaken.
 _FLOOR = 1e-6
+#: A probability that has no part in choices.
+_NOTHING = 1e-9
 #: Boots in a row, none of which shows it, that are looked ahead where they are cheaper than the first.
 _AHEAD = (1, 2, 4, 8, 16, 32)
 
@@ -57,7 +62,8 @@ class Finish(enum.StrEnum):
 class Search:
     """What is believed about which commit is the culprit.
 
-    :param confidence: probability from which one is called it.
+    :param confidence: probability from which one is called it. At 0.98 at least 97 of 100 are right at each
+        rate that was tried; the rate's own uncertainty takes the rest.
     :param prior: weights of commits before anything is observed, 1 where none is given. A commit that touches
         nothing compiled gets 0, which is taken as one millionth: what looks harmless may not be.
     :raises ValueError: a confidence outside (0, 1), a weight that is negative or not finite, all weights 0.
@@ -68,7 +74,7 @@ class Search:
         history: History,
         rates: Rates,
         *,
-        confidence: float = 0.975,
+        confidence: float = 0.98,
         prior: Mapping[str, float] | None = None,
     ) -> None:
         if not 0 < confidence < 1:
@@ -83,6 +89,8 @@ class Search:
         count = len(history)
         self._bad = np.full((2, count), [[rates.shown_bad], [rates.boots_bad - rates.shown_bad]])
         self._good = np.full((2, count), [[rates.shown_good], [rates.boots_good - rates.shown_good]])
+        rate = (rates.shown_bad + 0.5) / (rates.boots_bad + 1)
+        self._false = _FALSE if rates.shown_good else (1.0, _RARER / rate)
         self._testable = np.ones(count, np.bool_)
         self._known: Floats | None = None
 
@@ -123,7 +131,7 @@ class Search:
     def probabilities(self) -> Floats:
         """The probability of each commit to be the culprit, in the history's order; to be read only."""
         if self._known is None:
-            logs = self._log_prior + _log_bad(*self._bad) + _log_good(*self._good)
+            logs = self._log_prior + self._log_bad() + self._log_good()
             found = np.exp(logs - logs.max())
             self._known = found / found.sum()
         return self._known
@@ -138,7 +146,7 @@ class Search:
         sure = self.probabilities()[likeliest] >= self.confidence
         return self.history.commits[likeliest] if sure else None
 
-    def suspects(self, mass: float = 0.97) -> list[tuple[str, float]]:
+    def suspects(self, mass: float = 0.98) -> list[tuple[str, float]]:
         """The fewest commits that together have this probability, each with its own, likeliest first."""
         return [(self.history.commits[i], float(self.probabilities()[i])) for i in self._likeliest(mass)]
 
@@ -158,6 +166,9 @@ class Search:
             return None
         p, names = self.probabilities(), self.history.commits
         likely = self._likeliest(self.confidence)
+        # Two commits that can be judged are told apart by one of them, so a group has one of these at most.
+        if len(likely) > 1 + np.count_nonzero(~self._testable):
+            return None
         first = self.history.column(names[likely[0]])[self._testable]
         hidden = 0.0
         for i in likely:
@@ -212,23 +223,30 @@ class Search:
         other.observe(commit, shown)
         return other
 
+    def _log_bad(self, more_missed: int = 0) -> Floats:
+        """For each culprit, how likely the boots of bad kernels are, and so many more that do not show it."""
+        shown, missed = self._bad[0], self._bad[1] + more_missed
+        return _log_mixture(_ALWAYS, missed == 0, _RATE, shown, missed)
+
+    def _log_good(self, more_missed: int = 0) -> Floats:
+        shown, missed = self._good[0], self._good[1] + more_missed
+        return _log_mixture(_NEVER, shown == 0, self._false, shown, missed)
+
     def _missed_bad(self, boots: int) -> Floats:
         """For each culprit, the probability that so many boots of a bad kernel all fail to show it."""
-        shown, missed = self._bad
-        return np.exp(_log_bad(shown, missed + boots) - _log_bad(shown, missed))
+        return np.exp(self._log_bad(boots) - self._log_bad())
 
     def _missed_good(self, boots: int) -> Floats:
-        shown, missed = self._good
-        return np.exp(_log_good(shown, missed + boots) - _log_good(shown, missed))
+        return np.exp(self._log_good(boots) - self._log_good())
 
     def _best(self, testable: NDArray[np.intp], minutes: Floats, again: float | None) -> int | None:
         if not len(testable):
             return None
-        gain = np.full(len(testable), -np.inf)
+        gain, informative = np.full(len(testable), -np.inf), False
         for boots in _AHEAD if again is not None else (1,):
             bits = self._information(boots)[testable]
             gain = np.maximum(gain, bits / (minutes + (boots - 1) * (again or 0.0)))
-            informative = bits.max() > 1e-9
+            informative |= bool(bits.max() > 1e-9)
         if not informative:
             return None
         # so that the last bits of a sum, which depend on the machine, do not choose between equals
@@ -242,6 +260,7 @@ class Search:
         the probability of a culprit and an outcome together.
         """
         p = self.probabilities()
+        p = np.where(p > _NOTHING, p, 0.0)  # few are left soon, which is quicker
         bad, good = self._missed_bad(boots), self._missed_good(boots)
         outcomes = []
         for on_bad, on_good in ((p * bad, p * good), (p * (1 - bad), p * (1 - good))):
@@ -253,7 +272,8 @@ class Search:
         for at, rest in ((0, 2), (2, 6)):
             total = np.maximum(sums[:, at] + outcomes[rest].sum(), 0.0)
             left += _w_log_w(total) - (sums[:, at + 1] + outcomes[rest + 1].sum())
-        return np.maximum(-_w_log_w(p).sum() - left, 0.0)
+        gained: Floats = np.maximum(-_w_log_w(p).sum() - left, 0.0)
+        return gained
 
 
 def _w_log_w(w: Floats) -> Floats:
@@ -261,23 +281,15 @@ def _w_log_w(w: Floats) -> Floats:
     return found
 
 
-def _log_bad(shown: NDArray[np.int64], missed: NDArray[np.int64]) -> Floats:
-    """Logarithm of the probability of boots on the bad side: always, or at a rate that is integrated over."""
-    return _mixture(_ALWAYS, missed == 0, _RATE, shown, missed)
-
-
-def _log_good(shown: NDArray[np.int64], missed: NDArray[np.int64]) -> Floats:
-    return _mixture(_NEVER, shown == 0, _FALSE, shown, missed)
-
-
-def _mixture(
+def _log_mixture(
     plain: float,
     possible: NDArray[np.bool_],
     beta: tuple[float, float],
     shown: NDArray[np.int64],
     missed: NDArray[np.int64],
 ) -> Floats:
+    """Logarithm of the probability of boots: either of one outcome, or at a rate that is integrated over."""
     a, b = beta
-    rare = np.log(1 - plain) + betaln(a + shown, b + missed) - betaln(a, b)
-    found: Floats = np.logaddexp(np.where(possible, np.log(plain), -np.inf), rare)
+    rate: Floats = np.log(1 - plain) + betaln(a + shown, b + missed) - betaln(a, b)
+    found: Floats = np.logaddexp(np.where(possible, np.log(plain), -np.inf), rate)
     return found
