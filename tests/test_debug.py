@@ -115,3 +115,14 @@ def test_what_explains_a_kernel(plain: Path, tmp_path: Path) -> None:
     assert debug.explaining(plain, _not_asked) == kept
     _vmlinux(tmp_path, "vmlinux", "-g")
     assert debug.explaining(plain, _not_asked) == plain
+
+
+def test_ends_of_functions(plain: Path, tmp_path: Path) -> None:
+    ends = debug.Ends(plain)
+    symbols = {symbol.name: symbol for symbol in debug.text_symbols(plain)}
+    size = symbols["helper"].size
+    assert symbols["helper"].address + size == symbols["first"].address
+    assert ends("first") == f"helper+{size:#x}/{size:#x}"
+    assert ends("no such function") == ""
+    assert debug.Ends(None)("first") == ""
+    assert debug.Ends(tmp_path / "nothing")("first") == ""

@@ -9,6 +9,8 @@ kernel. The second build explains the first only if each function lies where it 
 from __future__ import annotations
 
 import bisect
+import functools
+import itertools
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -133,6 +135,30 @@ def text_symbols(vmlinux: Path) -> tuple[Symbol, ...]:
 def _until(address: int, end: int, starts: Sequence[int]) -> int:
     after = bisect.bisect_right(starts, address)
     return min(end, starts[after] if after < len(starts) else end) - address
+
+
+class Ends:
+    """The ends of a kernel's functions, by the name of the function behind each; read when asked for."""
+
+    def __init__(self, vmlinux: Path | None) -> None:
+        self.vmlinux = vmlinux
+
+    def __call__(self, name: str) -> str:
+        """``f+0x40/0x40`` where ``name`` begins at the end of ``f``; empty where that cannot be told."""
+        return self._ends.get(name, "")
+
+    @functools.cached_property
+    def _ends(self) -> dict[str, str]:
+        try:
+            symbols = text_symbols(self.vmlinux) if self.vmlinux is not None else ()
+        except UserError:
+            return {}
+        found: dict[str, str] = {}
+        for before, symbol in itertools.pairwise(symbols):
+            # a name that occurs twice, or a place that has two
+            known = symbol.name not in found and before.address < symbol.address
+            found[symbol.name] = f"{before.name}+{before.size:#x}/{before.size:#x}" if known else ""
+        return found
 
 
 def demand_match(crashed: Path, debug: Path) -> None:
