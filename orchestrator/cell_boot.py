@@ -13,7 +13,6 @@ from orchestrator.analysis.pair import WITH, WITHOUT
 from orchestrator.cell_state import Cell, Moot, another_variant
 from orchestrator.errors import InfraError, Interrupted, KernelError, OrchestrateError, UserError
 from orchestrator.evidence import health, proof
-from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.kernel import kconfig
 from orchestrator.kernel.model import Kernel
 from orchestrator.results.model import Verdict
@@ -39,19 +38,19 @@ def boot(cell: Cell, kernel: Kernel, spec: GuestSpec) -> Guest | None:
         raise Interrupted("interrupted")
     log = console_log(cell)
     since = time.monotonic()
-    cell.watch = ConsoleWatch()
+    cell.watch_anew(kernel)
     try:
         chosen = accel.choose(cell.arch, choices.accel, context.store.root)
         cell.say("boot", f"starting QEMU ({chosen.name}: {chosen.reason})")
 
         def start(name: str, deadlines: Deadlines) -> Guest:
-            cell.watch = ConsoleWatch()
+            watch = cell.watch_anew(kernel)
             return Guest.boot(
                 spec,
                 accel=name,
                 keys=context.keys,
                 log=log,
-                sink=cell.watch.feed,
+                sink=watch.feed,
                 say=lambda text: cell.say("boot", text),
                 deadlines=deadlines,
             )

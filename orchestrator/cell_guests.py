@@ -11,7 +11,6 @@ import time
 from orchestrator.cell_boot import boot, console_log
 from orchestrator.cell_state import Cell
 from orchestrator.errors import InfraError, Interrupted, KernelError, OrchestrateError
-from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.kernel.model import Kernel
 from orchestrator.suites.console import burned
 from orchestrator.vm import snapshot
@@ -59,9 +58,9 @@ class Guests:
             raise Interrupted("interrupted")
         self._cell.say("restore", "restoring the guest that came up")
         since = time.monotonic()
-        self._cell.watch = ConsoleWatch()
+        watch = self._cell.watch_anew(self._kernel)
         try:
-            guest = snapshot.restore(saved, log=console_log(self._cell), sink=self._cell.watch.feed)
+            guest = snapshot.restore(saved, log=console_log(self._cell), sink=watch.feed)
         except (InfraError, KernelError) as error:
             if isinstance(error, KernelError):
                 # it had come up before: whatever it burned now is the kernel's

@@ -27,8 +27,6 @@ from orchestrator.vm.overlay import LOOKER
 PASSING_S = 4.0
 _AGAIN_S = 0.5
 _LOOK_S = 20.0
-#: The flavor whose kernels have kmemleak.
-_MEMLEAK = "memleak"
 _DEBUG = "/sys/kernel/debug"
 #: What is lost counts once it is 5 s old and two scans have found nobody who knows it.
 _SCAN = f"cd {_DEBUG} && echo scan > kmemleak && sleep 6 && echo scan > kmemleak"
@@ -51,7 +49,7 @@ def leakless(cell: Cell, guest: Guest) -> None:
 
     :raises Lost: the guest does not answer.
     """
-    if not _kmemleak(cell):
+    if not flavor.kmemleak(cell.context.choices.flavors):
         return
     mount = "mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null"
     guest.ssh.raw(
@@ -61,12 +59,8 @@ def leakless(cell: Cell, guest: Guest) -> None:
     )
 
 
-def _kmemleak(cell: Cell) -> bool:
-    return _MEMLEAK in cell.context.choices.flavors
-
-
 def _leaks(cell: Cell, guest: Guest) -> tuple[Trouble, ...]:
-    if not _kmemleak(cell):
+    if not flavor.kmemleak(cell.context.choices.flavors):
         return ()
     with cell.watch.ours(Kind.KMEMLEAK):
         said = guest.ssh.raw(

@@ -14,7 +14,7 @@ from orchestrator.analysis.pair import WITH
 from orchestrator.errors import Inconclusive, KernelError, OrchestrateError
 from orchestrator.evidence.health import State
 from orchestrator.evidence.watch import ConsoleWatch
-from orchestrator.kernel import flavor, kconfig, toolchain
+from orchestrator.kernel import debug, flavor, kconfig, toolchain
 from orchestrator.kernel.model import Kernel, KernelSpec
 from orchestrator.kernel.prebuilt import Prebuilt
 from orchestrator.plan import CellPlan, Choices, Source
@@ -125,7 +125,15 @@ class Cell:
         self.dumps = 0
         self.state = State()
         self.proven_state = State()
+        self.ends = debug.Ends(None)
         self.watch = ConsoleWatch()
+
+    def watch_anew(self, kernel: Kernel) -> ConsoleWatch:
+        """The watcher of the console of the cell's next guest."""
+        if self.ends.vmlinux != kernel.vmlinux:
+            self.ends = debug.Ends(kernel.vmlinux)
+        self.watch = ConsoleWatch(self.ends)
+        return self.watch
 
     def put(self, case: Case) -> None:
         """Record a case; of several guests' words about the same thing the gravest stands."""

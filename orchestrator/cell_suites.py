@@ -321,20 +321,24 @@ class _Pass:
             root=self.cell.context.root,
             watch=self.cell.watch,
             dump=self.cell.dumps <= _DUMPS,
-            debug=self._debug_build(),
+            debug=self._explaining,
         )
 
-    def _debug_build(self) -> Path | None:
-        """The vmlinux of the kernel's debug build, if `orchestrate decode` or --decode has made one."""
-        if self.cell.target.tree is None:
-            return None
-        plan, context = self.cell.plan, self.cell.context
+    @functools.cached_property
+    def _explaining(self) -> Path | None:
+        """The vmlinux with this kernel's types, if there is one; none is built now."""
+        own = self.kernel.vmlinux
         try:
-            found = debug.find(kernel_spec(context, plan.label, plan.arch, plan.variant), context.store)
+            return debug.explaining(own, self._debug_build) if own is not None else None
         except OrchestrateError:
             # evidence never costs a verdict
             return None
-        return found.vmlinux if found else None
+
+    def _debug_build(self) -> Kernel | None:
+        if self.cell.target.tree is None:
+            return None
+        plan, context = self.cell.plan, self.cell.context
+        return debug.find(kernel_spec(context, plan.label, plan.arch, plan.variant), context.store)
 
     def _result(self, suite: Suite) -> SuiteResult:
         # which programs there are is the business of the tree that they were built from

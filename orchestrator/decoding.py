@@ -15,11 +15,11 @@ import msgspec
 from orchestrator import arch as arches
 from orchestrator import artifacts, guest_record
 from orchestrator.cell_state import Context, Say, kernel_spec
-from orchestrator.errors import Inconclusive, OrchestrateError, UserError
+from orchestrator.errors import OrchestrateError, UserError
 from orchestrator.evidence import decode
 from orchestrator.guest_record import GuestRecord
 from orchestrator.kernel import debug
-from orchestrator.kernel.model import KernelSpec
+from orchestrator.kernel.model import Kernel, KernelSpec
 from orchestrator.plan import CellPlan
 from orchestrator.results.model import Case, CellResult, Verdict
 from orchestrator.store import Store
@@ -92,24 +92,23 @@ def explaining(
             "of this cell's kernel there is only an image",
             remedy="Give its vmlinux: orchestrate decode --vmlinux FILE.",
         )
-    if debug.has_lines(own):
-        return own
-    kept = own.with_name(debug.KEPT)
-    if kept.is_file() and not debug.mismatch(own, kept):
-        return kept
-    asked = spec()
-    made = debug.find(asked, store)
-    if made is None and not build:
+
+    def made() -> Kernel | None:
+        asked = spec()
+        found = debug.find(asked, store)
+        return debug.build(asked, store, say=say, jobs=jobs) if found is None and build else found
+
+    found = debug.explaining(own, made)
+    if found is None:
         raise UserError(
             f"`orchestrate decode {root.name}/{record.cell}` makes a debug build of this kernel",
             remedy="Let it, or have runs do it with --decode.",
         )
-    made = made or debug.build(asked, store, say=say, jobs=jobs)
-    assert made.vmlinux is not None
-    if why := debug.mismatch(own, made.vmlinux):
-        raise Inconclusive(f"the debug build is other code than the kernel that crashed: {why}")
+    if found.parent == own.parent:
+        return found
+    kept = own.with_name(debug.KEPT)
     kept.unlink(missing_ok=True)
-    artifacts.keep(root, own.parent.name, {debug.KEPT: made.vmlinux})
+    artifacts.keep(root, own.parent.name, {debug.KEPT: found})
     return kept
 
 

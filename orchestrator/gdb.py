@@ -39,9 +39,9 @@ def program(arch: Arch) -> str:
 
 
 def symbols(found: Found, given: Path | None) -> Path | None:
-    """The file that gdb takes symbols from: the user's, the debug build, or the cell's own vmlinux.
+    """The file that gdb takes symbols from: the user's, else one with lines, else the cell's own vmlinux.
 
-    :raises UserError: the user's is of another kernel.
+    :raises UserError: the user's is of another kernel; the cell's cannot be read.
     """
     record = found.record()
     if given is not None:
@@ -50,8 +50,7 @@ def symbols(found: Found, given: Path | None) -> Path | None:
     own = found.root / record.vmlinux
     if not record.vmlinux or not own.is_file():
         return None
-    lines = own.with_name(debug.KEPT)
-    return lines if lines.is_file() else own
+    return debug.explaining(own, lambda: None) or own
 
 
 def command(gdb: str, vmlinux: Path | None, socket: Path, words: Sequence[str]) -> list[str]:

@@ -6,11 +6,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from orchestrator.errors import UserError
+from orchestrator.errors import Inconclusive, UserError
 from orchestrator.kernel import debug
+from orchestrator.kernel.model import Kernel
 
 pytestmark = pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
 
@@ -85,3 +87,42 @@ def test_what_is_no_vmlinux(plain: Path, tmp_path: Path) -> None:
     for path in (text, stripped, torn, tmp_path / "absent"):
         with pytest.raises(UserError, match=path.name):
             debug.demand_match(plain, path)
+
+
+def _kernel(vmlinux: Path) -> Kernel:
+    return Kernel(
+        key="d", folder=vmlinux.parent, image=vmlinux, vmlinux=vmlinux, config=None, release="7.2",
+        build_id="", toolchain="gcc", cpu_s=0, cached=False,
+    )  # fmt: skip
+
+
+def _not_asked() -> NoReturn:
+    raise AssertionError("nothing has to be found")
+
+
+def test_what_explains_a_kernel(plain: Path, tmp_path: Path) -> None:
+    assert debug.explaining(plain, lambda: None) is None
+    store = tmp_path / "store"
+    store.mkdir()
+    made = _kernel(_vmlinux(store, "vmlinux", "-g"))
+    assert debug.explaining(plain, lambda: made) == made.vmlinux
+    other = _kernel(_vmlinux(store, "other", "-g", "-DMORE=1000001"))
+    with pytest.raises(Inconclusive, match="other code than the kernel that crashed"):
+        debug.explaining(plain, lambda: other)
+    kept = _vmlinux(tmp_path, debug.KEPT, "-g", "-DMORE=1000001")
+    assert debug.explaining(plain, lambda: made) == made.vmlinux
+    _vmlinux(tmp_path, debug.KEPT, "-g")
+    assert debug.explaining(plain, _not_asked) == kept
+    _vmlinux(tmp_path, "vmlinux", "-g")
+    assert debug.explaining(plain, _not_asked) == plain
+
+
+def test_ends_of_functions(plain: Path, tmp_path: Path) -> None:
+    ends = debug.Ends(plain)
+    symbols = {symbol.name: symbol for symbol in debug.text_symbols(plain)}
+    size = symbols["helper"].size
+    assert symbols["helper"].address + size == symbols["first"].address
+    assert ends("first") == f"helper+{size:#x}/{size:#x}"
+    assert ends("no such function") == ""
+    assert debug.Ends(None)("first") == ""
+    assert debug.Ends(tmp_path / "nothing")("first") == ""

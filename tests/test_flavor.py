@@ -50,6 +50,8 @@ def test_together_they_are_one_kernel_with_all_limits() -> None:
     assert flavor.slower(names) == flavor.load("kasan").slower * flavor.load("lockdep").slower
     assert flavor.mem_mib(names) == 1024
     assert flavor.word(names) == "kasan+lockdep"
+    assert not flavor.kmemleak(names)
+    assert flavor.kmemleak((*names, "memleak"))
     assert (flavor.combine(()), flavor.slower(()), flavor.mem_mib(()), flavor.word(())) == ((), 1.0, 0, "")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.evidence import frames
 from orchestrator.evidence.splat import Scanner
 
 
@@ -75,3 +76,19 @@ def test_a_lock_is_blamed_on_who_wants_it_then_on_who_holds_another() -> None:
 def test_a_leak_is_blamed_on_who_asked_for_memory() -> None:
     head = ["unreferenced object 0xffff888005d4c840 (size 192):", "  backtrace:"]
     assert blamed(*head, *at("kmem_cache_alloc", "thing_alloc", "asker", "caller")) == "asker"
+
+
+@pytest.mark.parametrize(
+    ("line", "after", "mended"),
+    [
+        (" next+0x0/0x7c", "", " last+0x34/0x34"),
+        (" next+0x0/0x7c (P)", "", " next+0x0/0x7c (P)"),
+        (" next+0x0/0x7c", "pc : next+0x0/0x7c", " next+0x0/0x7c"),
+        (" next+0x4/0x7c", "", " next+0x4/0x7c"),
+        (" other+0x0/0x7c", "", " other+0x0/0x7c"),
+    ],
+)
+def test_start_of_a_function_is_the_end_of_the_one_before(line: str, after: str, mended: str) -> None:
+    ends = {"next": "last+0x34/0x34"}
+    assert frames.mended(line, [after], lambda name: ends.get(name, "")) == mended
+    assert frames.frame(line)[1] is (line != " next+0x0/0x7c" and "other" not in line)

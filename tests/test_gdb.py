@@ -50,6 +50,14 @@ def test_missing_gdb_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert gdb.program(arch.host()) == gdb.program(foreign) == str(tmp_path / "gdb-multiarch")
 
 
+def compiled(path: Path, *flags: str) -> None:
+    """A program in place of a vmlinux."""
+    source = path.with_name("main.c")
+    source.write_text("#ifdef OTHER\nint other(void) { return 1; }\n#endif\nint main(void) { return 0; }\n")
+    subprocess.run(["gcc", "-no-pie", *flags, "-o", path, source], check=True)
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
 def test_symbols_are_the_best_there_are(tmp_path: Path) -> None:
     found = Found(tmp_path, "c")
     found.folder.mkdir(parents=True)
@@ -57,10 +65,15 @@ def test_symbols_are_the_best_there_are(tmp_path: Path) -> None:
     assert gdb.symbols(found, None) is None
     kernel = tmp_path / "artifacts/k"
     kernel.mkdir(parents=True)
-    (kernel / "vmlinux").touch()
-    assert gdb.symbols(found, None) == kernel / "vmlinux"
-    (kernel / debug.KEPT).touch()
-    assert gdb.symbols(found, None) == kernel / debug.KEPT
+    own, kept = kernel / "vmlinux", kernel / debug.KEPT
+    compiled(own)
+    assert gdb.symbols(found, None) == own
+    compiled(kept, "-g", "-DOTHER")
+    assert gdb.symbols(found, None) == own
+    compiled(kept, "-g")
+    assert gdb.symbols(found, None) == kept
+    compiled(own, "-g")
+    assert gdb.symbols(found, None) == own
     with pytest.raises(UserError, match="cannot be read"):
         gdb.symbols(found, tmp_path / "no vmlinux")
 

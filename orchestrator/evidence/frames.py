@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from orchestrator.evidence import rust
 from orchestrator.evidence.plumbing import PLUMBING
@@ -51,6 +51,9 @@ FRAME = re.compile(
     r"\(?(?P<f>[A-Za-z_][\w.$]*)\)?"
     r"(?:\+0x[0-9a-f]+/0x[0-9a-f]+|(?= from \[?)|(?= [\w./-]+\.[chS]:\d+))"
 )
+#: A call that does not return, as the last instruction of a function, is shown as the start of the next one;
+#: what is really there, and not returned to, is marked on the architectures that show such frames.
+_START = re.compile(r"(?P<f>[A-Za-z_][\w.$]*)\+0x0/0x[0-9a-f]++(?! \([A-Z]*P[A-Z]*\))")
 _PC = re.compile(
     r"\b(?:R?E?IP: (?:00[16]0:)?|(?:EIP|PC) is at |e?pc : |NIP |Krnl PSW : [0-9a-f]+ [0-9a-f]+ \()"
     r"(?:\s*\[<?[0-9a-f]+>?\])*\s*"
@@ -91,7 +94,19 @@ def frame(line: str) -> tuple[str, bool]:
     match = FRAME.match(line)
     if not match:
         return "", False
-    return match["f"], not match["doubt"] and "(unreliable)" not in line
+    return match["f"], not match["doubt"] and "(unreliable)" not in line and not _START.search(line)
+
+
+def mended(line: str, before: Iterable[str], ends: Callable[[str], str]) -> str:
+    """A frame at the start of a function as one at the end of the function before it, where the call is.
+
+    :param before: the lines above it in the report.
+    :param ends: gives that frame by the function's name (``f+0x40/0x40``), or nothing.
+    """
+    match = _START.search(line)
+    if not match or match["f"] == exception_at(before) or not (end := ends(match["f"])):
+        return line
+    return f"{line[: match.start()]}{end}{line[match.end() :]}"
 
 
 def _traces(lines: Iterable[str]) -> list[list[str]]:

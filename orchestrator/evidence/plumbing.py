@@ -12,8 +12,10 @@ import re
 _FAMILIES = (
     # what prints reports, and what leads there
     r" dump_(?:stack|backtrace).* show_(?:stack|regs|trace).* unwind_.* stack_trace_.* save_stack.*"
-    r" \w*kernel_text_address is_(?:bpf|module)_text_address orc_\w+"
-    r" arch_stack_walk walk_stackframe stack_depot_.* print_.* (?:nmi_)?panic.* check_panic_on_warn"
+    r" \w*kernel_text_address is_(?:bpf|module)_text_address orc_(?:\w+_)?find"
+    r" arch_stack_walk walk_stackframe stack_depot_.* print_.* check_panic_on_warn"
+    r" (?:nmi_|v)?panic panic_(?:bad|blink|force|if|on|other|print|reset|saved|smp)\w*"
+    r" panic_(?:trigger|try)\w* arm64_serror_panic do_serror"
     r" warn(?:_.*)? report_.* die(?:_.*)? oops_.* nmi_.* v?printk.* vprintk.* rcu_dump_.* stackleak_.*"
     r" k[acm]san_.* (?:hw)?asan_.* m?tsan_.* msan_.* kfence_.* ubsan_.* check_memory_region.*"
     r" sanitizer_cov_.* (?:read|write)_(?:once|word_at)_\w+ kmemleak_.* create_object \w*assertfail assfail"

@@ -11,10 +11,11 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
+from collections.abc import Callable
 
 import msgspec
 
-from orchestrator.evidence.frames import function_name
+from orchestrator.evidence.frames import function_name, mended
 from orchestrator.evidence.kinds import Class, Kind
 from orchestrator.evidence.records import MAX_TEXT, RUNNING, STAMPED, Record, records
 from orchestrator.evidence.report import EXCERPT_LINES, MAX_LINES, Report, Splat
@@ -71,9 +72,13 @@ class Scanner:
     >>> scanner = Scanner()
     >>> begun = scanner.feed(data)     # at once, on the first line of each
     >>> splats = scanner.finish()      # all, in order, with function and text
+
+    ``ends``: those of the functions of the kernel that prints (`orchestrator.kernel.debug.Ends`), for frames
+    that name the function behind the one that they are of.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ends: Callable[[str], str] = lambda _: "") -> None:
+        self._ends = ends
         self.dropped = 0
         """Splats beyond `MAX_FINGERPRINTS`: seen, but not even counted by name."""
         self._tail = b""
@@ -199,7 +204,8 @@ class Scanner:
                 if report.muted:
                     self._skip(report)
                 elif report.takes(record):
-                    report.take(record.text, self._number, torn=torn)
+                    text = mended(record.text, report.lines, self._ends)
+                    report.take(text, self._number, torn=torn)
                     if report.ended:
                         self._close(report)
 

@@ -217,7 +217,7 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.PANIC,
           rf"{_PANIC}(?P<what>corrupted stack end) detected",
           "kernel panic: {what}", "entry", "fatal"),
-    _rule(_K.PANIC, rf"{_PANIC}(?P<what>.{{0,100}})", "kernel panic: {what}", "none", "fatal"),
+    _rule(_K.PANIC, rf"{_PANIC}(?P<what>.{{0,100}})", "kernel panic: {what}", flags="fatal"),
     # BUG: and its cousins
     _rule(_K.BUG, r"BUG: Bad page (?:state|map|cache): \d+ messages suppressed", "", "none", "ignored"),
     _rule(_K.LOCKUP, r"BUG: (?P<what>(?:spin|rw)lock lockup suspected)", "BUG: {what}"),

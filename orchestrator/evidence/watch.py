@@ -13,7 +13,7 @@ import contextlib
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -57,10 +57,13 @@ class _Place(msgspec.Struct, frozen=True):
 
 
 class ConsoleWatch:
-    """Feed it the console's bytes; ``take`` gives the splats since the last time."""
+    """Feed it the console's bytes; ``take`` gives the splats since the last time.
 
-    def __init__(self) -> None:
-        self._scanner = Scanner()
+    ``ends`` as of `Scanner`.
+    """
+
+    def __init__(self, ends: Callable[[str], str] = lambda _: "") -> None:
+        self._scanner = Scanner(ends)
         self._lock = threading.Condition()
         self._taken: Counter[str] = Counter()
         self._known: set[tuple[int, int]] = set()

@@ -9,8 +9,10 @@ kernel. The second build explains the first only if each function lies where it 
 from __future__ import annotations
 
 import bisect
+import functools
+import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,7 +21,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 from orchestrator import data
-from orchestrator.errors import UserError
+from orchestrator.errors import Inconclusive, UserError
 from orchestrator.kernel import build as kernels
 from orchestrator.kernel.kconfig import Fragment
 from orchestrator.kernel.model import Kernel, KernelSpec, Say
@@ -60,6 +62,29 @@ def find(spec: KernelSpec, store: Store) -> Kernel | None:
     if not kernels.is_built(spec_of(spec), store):
         return None
     return build(spec, store, say=lambda _: None)
+
+
+def explaining(own: Path, made: Callable[[], Kernel | None]) -> Path | None:
+    """The vmlinux whose line numbers and types are those of a kernel; ``None`` if there is none.
+
+    That is the kernel's own if it has any, else the debug build that is kept beside it, else what ``made``
+    gives. What is not the kernel's own has to be the same code.
+
+    :param own: the kernel's own vmlinux.
+    :param made: gives its debug build, if there is one, or makes it.
+    :raises UserError: ``own`` cannot be read. Inconclusive: what ``made`` gave is other code.
+    """
+    if has_lines(own):
+        return own
+    kept = own.with_name(KEPT)
+    if kept.is_file() and not mismatch(own, kept):
+        return kept
+    build = made()
+    if build is None or build.vmlinux is None:
+        return None
+    if why := mismatch(own, build.vmlinux):
+        raise Inconclusive(f"the debug build is other code than the kernel that crashed: {why}")
+    return build.vmlinux
 
 
 def has_lines(vmlinux: Path) -> bool:
@@ -110,6 +135,30 @@ def text_symbols(vmlinux: Path) -> tuple[Symbol, ...]:
 def _until(address: int, end: int, starts: Sequence[int]) -> int:
     after = bisect.bisect_right(starts, address)
     return min(end, starts[after] if after < len(starts) else end) - address
+
+
+class Ends:
+    """The ends of a kernel's functions, by the name of the function behind each; read when asked for."""
+
+    def __init__(self, vmlinux: Path | None) -> None:
+        self.vmlinux = vmlinux
+
+    def __call__(self, name: str) -> str:
+        """``f+0x40/0x40`` where ``name`` begins at the end of ``f``; empty where that cannot be told."""
+        return self._ends.get(name, "")
+
+    @functools.cached_property
+    def _ends(self) -> dict[str, str]:
+        try:
+            symbols = text_symbols(self.vmlinux) if self.vmlinux is not None else ()
+        except UserError:
+            return {}
+        found: dict[str, str] = {}
+        for before, symbol in itertools.pairwise(symbols):
+            # a name that occurs twice, or a place that has two
+            known = symbol.name not in found and before.address < symbol.address
+            found[symbol.name] = f"{before.name}+{before.size:#x}/{before.size:#x}" if known else ""
+        return found
 
 
 def demand_match(crashed: Path, debug: Path) -> None:

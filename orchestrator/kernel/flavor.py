@@ -5,7 +5,8 @@ Besides its kconfig requests the file has lines for us, ``#: key: value``: ``rea
 ``slower`` (factor on all time limits), ``mem`` (MiB that its guests need at least), ``not with NAME`` (a
 flavor that it excludes, and why), ``no races`` (why suites that race are of no use on it), ``since`` (the
 kernel version that has all of its symbols), ``gcc`` and ``clang`` (the least major version that compiles
-it), ``module`` (a C file of ``guest/`` that is built against the kernel, for its guests).
+it), ``module`` (a C file of ``guest/`` that is built against the kernel, for its guests), ``kmemleak`` (why
+it is asked after each program what that has lost).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from orchestrator.kernel.toolchain import Toolchain
 from orchestrator.source.model import version_numbers
 
 _SAYING = re.compile(r"^#: ([a-z -]+): (.+)$", re.M)
-_KEYS = frozenset({"reason", "slower", "mem", "no races", "since", "gcc", "clang", "module"})
+_KEYS = frozenset({"reason", "slower", "mem", "no races", "since", "gcc", "clang", "module", "kmemleak"})
 _EXCLUDES = "not with "
 
 
@@ -45,6 +46,7 @@ class Flavor(msgspec.Struct, frozen=True, kw_only=True):
     since: str = ""
     compilers: Mapping[str, int] = {}
     module: Path | None = None
+    kmemleak: bool = False
 
 
 def names() -> tuple[str, ...]:
@@ -72,6 +74,7 @@ def load(name: str) -> Flavor:
         slower=float(said.get("slower", 1)),
         mem_mib=int(said.get("mem", 0)),
         module=data.guest() / said["module"] if "module" in said else None,
+        kmemleak="kmemleak" in said,
         not_with=not_with,
         no_races=said.get("no races", ""),
         since=said.get("since", ""),
@@ -136,6 +139,11 @@ def check_compiler(chosen: Sequence[str], compiler: Toolchain) -> None:
 def module(chosen: Sequence[str]) -> Path | None:
     """The source of the module that is built for their kernel, if one of them has one."""
     return next((flavor.module for flavor in combine(chosen) if flavor.module), None)
+
+
+def kmemleak(chosen: Sequence[str]) -> bool:
+    """Whether their kernel is asked after each program for the memory that nobody points at any more."""
+    return any(flavor.kmemleak for flavor in combine(chosen))
 
 
 def word(chosen: Sequence[str]) -> str:
