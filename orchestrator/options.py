@@ -281,7 +281,7 @@ BISECT = (
     ),
     click.option(
         "--confidence",
-        default=0.97,
+        default=0.985,
         show_default=True,
         metavar="P",
         type=click.FloatRange(0.5, 1, min_open=True, max_open=True),

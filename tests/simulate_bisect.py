@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The search of a bisect against plain git bisect with repeats, over random histories.
 
-python tests/simulate_bisect.py --graphs 300 --out docs
+python tests/simulate_bisect.py --graphs 400 --jobs 2 --out docs
 
 writes the curves and the tables of docs/bisect-search.md. The same number of graphs and the same seed give
 the same page.
@@ -430,7 +430,7 @@ def one_rate(work: tuple[int, int, float, float]) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--graphs", type=int, default=300)
+    parser.add_argument("--graphs", type=int, default=400)
     parser.add_argument("--seed", type=int, default=6)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, help="the folder of bisect-search.md")

@@ -117,6 +117,6 @@ def test_the_page_tells_what_was_asked_for() -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("idle", [0.0, 0.5])
-def test_three_hundred_graphs(idle: float) -> None:
+def test_four_hundred_graphs(idle: float) -> None:
     """At each rate at least 97 % of what is called is right, for fewer tests than git bisect with repeats."""
-    assert shortfalls(simulate(make_cases(300, 6 + (idle > 0), idle=idle))) == []
+    assert shortfalls(simulate(make_cases(400, 6 + (idle > 0), idle=idle))) == []

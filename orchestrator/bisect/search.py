@@ -62,7 +62,10 @@ class Finish(enum.StrEnum):
 class Search:
     """What is believed about which commit is the culprit.
 
-    :param confidence: probability from which one is called it. At 0.98 at least 97 of 100 are right at each
+    Where the good end shows the fault nearly as often as the bad one, a search may never finish: check the
+    ends first, and limit the boots.
+
+    :param confidence: probability from which one is called it. At 0.985 at least 97 of 100 are right at each
         rate that was tried; the rate's own uncertainty takes the rest.
     :param prior: weights of commits before anything is observed, 1 where none is given. A commit that touches
         nothing compiled gets 0, which is taken as one millionth: what looks harmless may not be.
@@ -74,7 +77,7 @@ class Search:
         history: History,
         rates: Rates,
         *,
-        confidence: float = 0.98,
+        confidence: float = 0.985,
         prior: Mapping[str, float] | None = None,
     ) -> None:
         if not 0 < confidence < 1:
@@ -96,9 +99,7 @@ class Search:
 
     def observe(self, commit: str, shown: bool) -> None:
         """Take one boot's outcome in. :raises KeyError: the commit is not in the history, nor a good end."""
-        self._count(self.history.row(commit), int(not shown))
-
-    def _count(self, after: NDArray[np.bool_], outcome: int) -> None:
+        after, outcome = self.history.row(commit), int(not shown)
         self._bad[outcome] += after
         self._good[outcome] += ~after
         self._known = None
@@ -146,7 +147,7 @@ class Search:
         sure = self.probabilities()[likeliest] >= self.confidence
         return self.history.commits[likeliest] if sure else None
 
-    def suspects(self, mass: float = 0.98) -> list[tuple[str, float]]:
+    def suspects(self, mass: float = 0.985) -> list[tuple[str, float]]:
         """The fewest commits that together have this probability, each with its own, likeliest first."""
         return [(self.history.commits[i], float(self.probabilities()[i])) for i in self._likeliest(mass)]
 
@@ -174,7 +175,6 @@ class Search:
         for i in likely:
             if np.array_equal(self.history.column(names[i])[self._testable], first):
                 hidden += p[i]
-        # of those left out of `likely` none is counted, so it must reach nearly what they all have
         return Finish.HIDDEN if hidden >= self.confidence * (1 - 1e-9) else None
 
     def candidates(

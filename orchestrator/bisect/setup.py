@@ -45,7 +45,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     called: tuple[str, ...]
     choices: Choices
     predicate: Predicate = AnyFails()
-    confidence: float = 0.97
+    confidence: float = 0.985
     ends: int = 3
     fixes: tuple[Mend, ...] = ()
     replay: tuple[Said, ...] = ()
