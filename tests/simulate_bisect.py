@@ -343,7 +343,8 @@ def table(found: list[list[Row]]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for rows in found:
-        for each in rows:
+        # where one boot does, the schemes are one
+        for each in {each.scheme: each for each in rows}.values():
             low, high = wilson_interval(each.right, each.called) if each.called else (0.0, 1.0)
             lines.append(
                 f"| {each.rate:.0%} | {each.scheme} | {each.called} of {each.cases}"
