@@ -385,6 +385,24 @@ def test_a_dear_build_is_worth_several_boots() -> None:
     assert 60 < int(far[1:]) < 160
 
 
+def test_where_builds_are_dear_few_kernels_are_built() -> None:
+    built = []
+    for culprit in ("c17", "c64", "c100"):
+        search = Search(line(128), FLAKY)
+        rng, kernels = random.Random(5), set()
+
+        def minutes(commit: str, kernels: set[str] = kernels) -> float:
+            return 1.0 if commit in kernels else 21.0
+
+        while not search.finished:
+            (commit,) = search.candidates(minutes, again=1.0)
+            kernels.add(commit)
+            search.observe(commit, int(commit[1:]) >= int(culprit[1:]) and rng.random() < 0.25)
+        assert search.culprit() == culprit
+        built.append(len(kernels))
+    assert sum(built) <= 3 * (7 + 2)
+
+
 def test_what_comes_next_is_known_ahead() -> None:
     """The second and third are what is asked for after either outcome of the first."""
     search = Search(line(64), ALWAYS)
