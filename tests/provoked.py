@@ -64,6 +64,8 @@ def _own(word: str, category: Class, title: str, function: str = "", **more: obj
 
 
 _PAGING = "BUG: unable to handle kernel paging request"
+#: What is below the system call: of a stall, and of a stack that is used up, any other function is chance.
+_ENTRY = "direct_entry"
 X86 = ("x86_64",)
 ARM = ("arm64",)
 
@@ -84,9 +86,9 @@ WATCHFUL = (
     _lkdtm(
         "EXEC_NULL", Class.OOPS, "BUG: unable to handle kernel NULL pointer dereference", "execute_location"
     ),
-    _lkdtm("EXEC_USERSPACE", Class.OOPS, _PAGING, "execute_user_location"),
-    _lkdtm("EXHAUST_STACK", Class.OOPS, "BUG: stack guard page was hit", "recursive_loop"),
-    _lkdtm("STACK_GUARD_PAGE_LEADING", Class.OOPS, f"BUG: stack guard page was hit|{_PAGING}"),
+    _lkdtm("EXEC_USERSPACE", Class.OOPS, _PAGING, "execute_user_location|lkdtm_EXEC_USERSPACE"),
+    _lkdtm("EXHAUST_STACK", Class.OOPS, "BUG: stack guard page was hit", _ENTRY),
+    _lkdtm("STACK_GUARD_PAGE_LEADING", Class.OOPS, "BUG: stack guard page was hit", _ENTRY),
     _lkdtm("VMALLOC_LINEAR_OVERFLOW", Class.OOPS, _PAGING),
     _lkdtm("CORRUPT_STACK", Class.PANIC, "kernel panic: stack is corrupted"),
     _lkdtm("CORRUPT_LIST_ADD", Class.BUG, "corrupted list"),
@@ -95,21 +97,22 @@ WATCHFUL = (
     _lkdtm("FORTIFY_MEM_OBJECT", Class.WARNING, "WARNING"),
     _lkdtm("USERCOPY_KERNEL", Class.BUG, "BUG: bad usercopy"),
     _lkdtm("USERCOPY_STACK_BEYOND", Class.BUG, "BUG: bad usercopy", "do_usercopy_stack"),
-    _lkdtm("WRITE_AFTER_FREE", Class.BUG, "BUG: slab"),
-    _lkdtm("SLAB_LINEAR_OVERFLOW", Class.BUG, "BUG: slab"),
-    _lkdtm("SLAB_FREE_DOUBLE", Class.BUG, "BUG: slab"),
-    _lkdtm("SLAB_FREE_CROSS", Class.WARNING, "WARNING"),
+    _lkdtm("WRITE_AFTER_FREE", Class.BUG, "BUG: slab: Poison overwritten"),
+    _lkdtm("SLAB_LINEAR_OVERFLOW", Class.BUG, "BUG: slab: Right Redzone overwritten"),
+    # where the last call of a function is a jump, it is in no trace
+    _lkdtm("SLAB_FREE_DOUBLE", Class.BUG, "BUG: slab: Slab has", "lkdtm_(?:SLAB_FREE_DOUBLE|do_action)"),
+    _lkdtm("SLAB_FREE_CROSS", Class.WARNING, "WARNING", "lkdtm_(?:SLAB_FREE_CROSS|do_action)"),
     _lkdtm("KFENCE_READ_AFTER_FREE", Class.KFENCE, "KFENCE: use-after-free", settings=(f"{KFENCE}=10",)),
     _lkdtm("REFCOUNT_INC_ZERO", Class.WARNING, "refcount bug: addition on 0"),
     _lkdtm("REFCOUNT_DEC_AND_TEST_NEGATIVE", Class.WARNING, "refcount bug: underflow"),
     _lkdtm("REFCOUNT_INC_OVERFLOW", Class.WARNING, "refcount bug: saturated"),
     _lkdtm(
-        "SOFTLOCKUP", Class.LOCKUP, "BUG: soft lockup", settings=(f"{DOG}=2",), timeout_s=SHORT_S
+        "SOFTLOCKUP", Class.LOCKUP, "BUG: soft lockup", _ENTRY, settings=(f"{DOG}=2",), timeout_s=SHORT_S
     ),
-    _lkdtm("HARDLOCKUP", Class.LOCKUP, "hard LOCKUP", settings=(f"{DOG}=2",), timeout_s=SHORT_S),
+    _lkdtm("HARDLOCKUP", Class.LOCKUP, "hard LOCKUP", _ENTRY, settings=(f"{DOG}=2",), timeout_s=SHORT_S),
     _lkdtm("HUNG_TASK", Class.HUNG, "INFO: task hung", settings=(f"{HUNG}=2",), timeout_s=SHORT_S),
     _own(
-        "stalls_rcu", Class.RCU, "INFO: rcu detected stall", "provoke_(?:spins|stalls_rcu)",
+        "stalls_rcu", Class.RCU, "INFO: rcu detected stall", "provoke_write",
         settings=(f"{DOG}=0", f"{RCU}=3"),
     ),
     _own("sleeps_in_atomic", Class.BUG, "BUG: sleeping function called from invalid context"),
