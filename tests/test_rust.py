@@ -35,6 +35,10 @@ def test_any_text_is_survived(text: str) -> None:
     assert rust.path("_R" + text)
 
 
+def test_a_name_of_nothing_stays_as_it_is() -> None:
+    assert rust.path("_RC0B") == "_RC0B"
+
+
 def test_deep_nesting_is_survived() -> None:
     assert rust.path("_R" + "Nv" * 5000)
     assert rust.path("_RNvB_3foo")

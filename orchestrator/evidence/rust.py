@@ -26,7 +26,7 @@ def path(symbol: str) -> str:
     if not symbol.startswith("_R"):
         return symbol
     try:
-        return _Name(symbol[2:]).path()
+        return _Name(symbol[2:]).path() or symbol
     except (_Unreadable, IndexError, ValueError):
         return symbol
 
