@@ -27,6 +27,7 @@ from orchestrator.options import (
     TESTED,
     TESTS,
     options,
+    resume,
 )
 from orchestrator.options import choices as choices_of
 
@@ -57,12 +58,7 @@ def cli() -> None:
 @click.option(
     "--junit", metavar="FILE", shell_complete=completion.files, help="Write the JUnit file here too."
 )
-@click.option(
-    "--resume",
-    metavar="ID",
-    shell_complete=completion.runs,
-    help="Go on with a run that was interrupted or killed (or `last`); with --out.",
-)
+@resume("run", completion.runs)
 @click.option("--dry-run", is_flag=True, help="Show the plan and what it would cost, and end.")
 @click.option(
     "--bisect-exit",
@@ -170,6 +166,7 @@ def bisect(context: click.Context, /, **given: Any) -> None:
     """Find the commit that brought a fault in: functional, flaky or of performance.
 
     Without --case, --splat, --metric, --boot or --build: a case that fails at --bad and passes at --good."""
+    from orchestrator import run as runs
     from orchestrator.bisect import asked, setup, verb
     from orchestrator.bisect.graph import History
     from orchestrator.engine.local import LocalEngine
@@ -183,12 +180,12 @@ def bisect(context: click.Context, /, **given: Any) -> None:
     out = Path(given["out"])
     if given["resume"] is not None:
         _alone(context, "--resume", "resume", "out", why="the bisect goes on as it was begun")
-        folder = verb.existing(out, given["resume"])
+        folder = runs.RunDirectory.existing(out, given["resume"], setup.KIND).path
         wanted = setup.load(folder)
         history = History.read(Path(wanted.repository), wanted.good, wanted.bad)
     else:
         wanted, history = asked.plan(given, say)
-        folder = verb.fresh(out)
+        folder = runs.RunDirectory.fresh(out, setup.KIND).path
     if given["dry_run"]:
         for line in verb.estimate(wanted, history, store, out):
             click.echo(line)
@@ -210,20 +207,21 @@ def series(context: click.Context, /, patches: str | None, **given: Any) -> None
     measured. What fails names the patch that it began with."""
     from orchestrator.engine.local import LocalEngine
     from orchestrator.report import terminal as report
+    from orchestrator.run import RunDirectory
     from orchestrator.series import session
+    from orchestrator.series.model import Series
     from orchestrator.store import open_store
 
     console = report.console()
     store, engine, say = open_store(), LocalEngine(), _saying(console, context)
+    out = Path(given["out"])
     if given["resume"] is not None:
         _alone(context, "--resume", "resume", "out", why="the series goes on as it was begun")
-        place = session.existing(Path(given["out"]), given["resume"])
-        asked = session.load(place)
-        with _interrupts(engine.cancel):
-            code = session.carry_out(place, asked, store=store, engine=engine, console=console, say=say)
-        sys.exit(code)
-    place = session.directory(Path(given["out"]))
-    wanted = session.asked(patches or "", given, say)
+        place = RunDirectory.existing(out, given["resume"], session.KIND)
+        wanted: session.Reader | Series = session.load(place)
+    else:
+        place = RunDirectory.fresh(out, session.KIND)
+        wanted = session.asked(patches or "", given, say)
     with _interrupts(engine.cancel):
         code = session.carry_out(place, wanted, store=store, engine=engine, console=console, say=say)
     sys.exit(code)

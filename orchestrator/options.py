@@ -42,7 +42,17 @@ class Memory(click.IntRange):
         return mib
 
 
-KERNEL = (
+def resume(kind: str, complete: completion.Complete) -> Callable[[_F], _F]:
+    """The option that goes on with work of a kind."""
+    return click.option(
+        "--resume",
+        metavar="ID",
+        shell_complete=complete,
+        help=f"Go on with a {kind} that was interrupted or killed (or `last`); with --out.",
+    )
+
+
+SOURCES = (
     click.option(
         "--source",
         "sources",
@@ -67,6 +77,10 @@ KERNEL = (
         metavar="[NAME=]HEX",
         help="The digest that the archive must have.",
     ),
+)
+
+#: How kernels are built, whatever they are built from.
+BUILT = (
     click.option(
         "--arch",
         "arches",
@@ -122,8 +136,7 @@ KERNEL = (
     ),
 )
 
-#: How kernels are built, whatever they are built from.
-BUILT = KERNEL[3:]
+KERNEL = (*SOURCES, *BUILT)
 
 PREBUILT = (
     click.option(
@@ -136,7 +149,8 @@ PREBUILT = (
     ),
 )
 
-GUEST = (
+#: The machine that a guest runs on.
+MACHINE = (
     click.option(
         "--accel",
         default="auto",
@@ -154,6 +168,10 @@ GUEST = (
         help="Guest memory in MiB, or with a unit: 512M, 2GiB. Default: 512, or what the flavor needs.",
     ),
     click.option("--cmdline", default="", metavar="WORDS", help="Further kernel parameters."),
+)
+
+GUEST = (
+    *MACHINE,
     click.option(
         "--put",
         shell_complete=completion.files,
@@ -174,16 +192,38 @@ RUNS = (
     ),
 )
 
-TESTS = (
+_SUITE = click.option(
+    "--suite",
+    "suites",
+    shell_complete=completion.suites,
+    multiple=True,
+    metavar="NAME|DIR",
+    help="A suite (see `orchestrate list`), or the folder of one of your own; may be repeated. "
+    "Default: those that the list calls so.",
+)
+
+_SELFTESTS = click.option(
+    "--selftests-from",
+    shell_complete=completion.sources,
+    default="",
+    metavar="SPEC",
+    help="Take the kernel's selftests from this source instead of the kernel's own tree.",
+)
+
+_KNOWN = (
     click.option(
-        "--suite",
-        "suites",
-        shell_complete=completion.suites,
+        "--known",
+        shell_complete=completion.files,
         multiple=True,
-        metavar="NAME|DIR",
-        help="A suite (see `orchestrate list`), or the folder of one of your own; may be repeated. "
-        "Default: those that the list calls so.",
+        metavar="FILE",
+        help="Known failures, beside those of the suites; may be repeated.",
     ),
+    click.option("--strict", is_flag=True, help="A known failure is one like any other."),
+)
+
+#: What is tested, without how often and on which boots.
+TESTED = (
+    _SUITE,
     click.option(
         "--cmd",
         "commands",
@@ -192,13 +232,14 @@ TESTS = (
         help="A shell command to run in every guest, good if it ends with 0; may be repeated. Alone it "
         "takes the place of the default suites.",
     ),
-    click.option(
-        "--selftests-from",
-        shell_complete=completion.sources,
-        default="",
-        metavar="SPEC",
-        help="Take the kernel's selftests from this source instead of the kernel's own tree.",
-    ),
+    _SELFTESTS,
+)
+
+#: Suites and what is known of them, without commands and repeats.
+SUITES = (_SUITE, _SELFTESTS, *_KNOWN)
+
+TESTS = (
+    *TESTED,
     click.option(
         "--times",
         metavar="N",
@@ -217,14 +258,7 @@ TESTS = (
         metavar="MODE",
         help="x86_64: boot with vsyscall=MODE, or `all` of them.",
     ),
-    click.option(
-        "--known",
-        shell_complete=completion.files,
-        multiple=True,
-        metavar="FILE",
-        help="Known failures, beside those of the suites; may be repeated.",
-    ),
-    click.option("--strict", is_flag=True, help="A known failure is one like any other."),
+    *_KNOWN,
     click.option(
         "--decode",
         is_flag=True,
@@ -237,9 +271,6 @@ TESTS = (
         help="Boots a variant for benchmarks. Default: the suite's.",
     ),
 )
-
-#: What is tested, without how often and on which boots.
-TESTED = TESTS[:3]
 
 BISECT = (
     click.option(
@@ -294,20 +325,9 @@ BISECT = (
         shell_complete=completion.files,
         help="Take in what `git bisect log` has written.",
     ),
-    click.option(
-        "--resume",
-        metavar="ID",
-        shell_complete=completion.bisects,
-        help="Go on with a bisect that was interrupted or killed (or `last`); with --out.",
-    ),
+    resume("bisect", completion.bisects),
     click.option("--dry-run", is_flag=True, help="Say how many steps and minutes it would take, and end."),
 )
-
-#: The machine that a guest runs on.
-MACHINE = GUEST[:4]
-
-#: Suites and what is known of them, without commands and repeats.
-SUITES = (TESTS[0], TESTS[2], *TESTS[6:8])
 
 SERIES = (
     click.option(
@@ -334,12 +354,7 @@ SERIES = (
         type=click.IntRange(1),
         help="Boots of base and of tip to measure. Default: 5.",
     ),
-    click.option(
-        "--resume",
-        metavar="ID",
-        shell_complete=completion.series,
-        help="Go on with a series that was interrupted or killed (or `last`); with --out.",
-    ),
+    resume("series", completion.series),
 )
 
 

@@ -19,6 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from filelock import FileLock, Timeout
@@ -37,39 +38,47 @@ from orchestrator.results.model import AT_FAULT, SCHEMA_VERSION, CellResult
 from orchestrator.store import absolute
 from orchestrator.vm.overlay import write_atomically
 
+_T = TypeVar("_T")
+
 #: What ``--resume`` takes for the newest run.
 LAST = "last"
 
 
+#: What a run was; bisects and series are kept as runs are, begun with a file of their name.
+_RUN = "run"
+
+
 class RunDirectory:
-    """The folder of one run. ``id`` is its name."""
+    """The folder of one run, bisect or series. ``id`` is its name."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.id = path.name
 
     @classmethod
-    def fresh(cls, runs: Path) -> RunDirectory:
-        """A folder for a new run; nothing is made yet."""
+    def fresh(cls, runs: Path, kind: str = _RUN) -> RunDirectory:
+        """A folder for a new run, or another ``kind`` of work; nothing is made yet."""
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-        return cls(runs / f"{stamp}-{secrets.token_hex(2)}")
+        return cls(runs / f"{_prefix(kind)}{stamp}-{secrets.token_hex(2)}")
 
     @classmethod
-    def existing(cls, runs: Path, name: str) -> RunDirectory:
-        """The folder of a run that was begun.
+    def existing(cls, runs: Path, name: str, kind: str = _RUN) -> RunDirectory:
+        """The folder of a run that was begun, or of another ``kind`` of work.
 
-        :param name: its id, its path, or ``last`` for the newest one below ``runs``.
+        :param name: its id (with or without the kind before it), its path, or ``last`` for the newest one
+            below ``runs``.
         :raises UserError: there is none.
         """
-        begun = sorted(path.parent for path in runs.glob("*/plan.json"))
+        mark = "plan.json" if kind == _RUN else f"{kind}.json"
+        begun = sorted(path.parent for path in runs.glob(f"*/{mark}"))
         if name == LAST and begun:
             return cls(begun[-1])
-        for path in (runs / name, absolute(Path(name))):
-            if name and (path / "plan.json").is_file():
+        for path in (runs / name, runs / f"{_prefix(kind)}{name}", absolute(Path(name))):
+            if name and (path / mark).is_file():
                 return cls(path)
         known = ", ".join(path.name for path in reversed(begun[-5:]))
         raise UserError(
-            f"there is no run {name!r} in {runs}",
+            f"there is no {kind} {name!r} in {runs}",
             remedy=f"The newest are: {known}." if known else "Name the folder of the runs with --out.",
         )
 
@@ -94,10 +103,11 @@ class RunDirectory:
     def held(self) -> Iterator[None]:
         """Be the only process that carries this run out.
 
-        :raises UserError: another one does.
+        :raises UserError: another one does, or the folder cannot be written.
         """
         lock = FileLock(self.path / ".lock")
         with self._writable():
+            self.path.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -136,19 +146,7 @@ class RunDirectory:
 
         :raises UserError: it cannot be read, or a newer orchestrate wrote it.
         """
-        path = self.path / "plan.json"
-        try:
-            raw = path.read_bytes()
-            version = msgspec.json.decode(raw, type=_Version).version
-            if version > PLAN_VERSION:
-                raise UserError(
-                    f"{path} is of version {version}, written by a newer orchestrate: "
-                    f"this one knows {PLAN_VERSION}",
-                    remedy="Resume it with that one.",
-                )
-            return msgspec.json.decode(raw, type=Plan)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise UserError(f"{path} cannot be read: {error}", remedy="Begin a new run.") from error
+        return read_kept(self.path / "plan.json", Plan, PLAN_VERSION, _RUN)
 
     def done(self, plan: Plan) -> dict[str, CellResult]:
         """The cells that have a result, by their id."""
@@ -164,7 +162,30 @@ class _Version(msgspec.Struct):
     version: int
 
 
-def check_inputs(before: Mapping[str, str], now_there: Mapping[str, str]) -> None:
+def _prefix(kind: str) -> str:
+    return "" if kind == _RUN else f"{kind}-"
+
+
+def read_kept(path: Path, type_: type[_T], known: int, kind: str) -> _T:
+    """What a file holds that a run, or another ``kind`` of work, was begun with.
+
+    :param known: the newest version of such files that is understood.
+    :raises UserError: it cannot be read, or a newer orchestrate wrote it.
+    """
+    try:
+        raw = path.read_bytes()
+        version = msgspec.json.decode(raw, type=_Version).version
+        if version > known:
+            raise UserError(
+                f"{path} is of version {version}, written by a newer orchestrate: this one knows {known}",
+                remedy="Resume it with that one.",
+            )
+        return msgspec.json.decode(raw, type=type_)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise UserError(f"{path} cannot be read: {error}", remedy=f"Begin a new {kind}.") from error
+
+
+def check_inputs(before: Mapping[str, str], now_there: Mapping[str, str], kind: str = _RUN) -> None:
     """Demand that what is read besides the kernels is what it was when the run began.
 
     :param before: digests by what the user calls it; likewise ``now_there``.
@@ -173,8 +194,8 @@ def check_inputs(before: Mapping[str, str], now_there: Mapping[str, str]) -> Non
     for name in (*before, *now_there):
         if before.get(name) != now_there.get(name):
             raise UserError(
-                f"{name} is not what it was when the run began",
-                remedy="Bring it back to that state, or begin a new run.",
+                f"{name} is not what it was when the {kind} began",
+                remedy=f"Bring it back to that state, or begin a new {kind}.",
             )
 
 

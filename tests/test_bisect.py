@@ -151,6 +151,8 @@ def test_a_case_that_fails(
     boots = sorted(path.name for path in (yard.folder / "boots").iterdir())
     assert f"{culprit[:12]}-1" in boots
     assert (yard.folder / "boots" / f"{culprit[:12]}-1" / "junit.xml").is_file()
+    told = json.loads((yard.folder / "boots" / f"{culprit[:12]}-1" / "results.json").read_text())
+    assert told["sources"][0]["maps_read_under_vma_locks"] is False, "what the tree says of itself is lost"
     assert "shown in 3 of 3 boots of the bad end" in capsys.readouterr().out
 
 
@@ -245,7 +247,7 @@ def test_a_fix_that_does_not_apply(yard: Yard, capsys: pytest.CaptureFixture[str
 def test_a_bisect_is_carried_out_once_at_a_time(yard: Yard, capsys: pytest.CaptureFixture[str]) -> None:
     yard.add("fs/a.c", "int a = nothing;\n")
     assert yard.bisect("--good", "HEAD~1", "--build") == 0
-    with verb._held(yard.folder):
+    with runs.RunDirectory(yard.folder).held():
         assert yard.bisect("--resume", "last") == 2
     assert "is being carried out by another process" in capsys.readouterr().err
 

@@ -127,13 +127,13 @@ class Scene:
         guests.engine = self.engine
 
     def begin(self, series: str | Path, **changes: Any) -> int:
-        self.place = session.directory(self.out)
+        self.place = RunDirectory.fresh(self.out, session.KIND)
         return self._go(session.asked(str(series), {**OPTIONS, **changes}, lambda _: None))
 
     def resume(self, name: str = "last") -> int:
         self.engine = self.guests.engine = LocalEngine()
         self.guests.interrupt_at = ""
-        self.place = session.existing(self.out, name)
+        self.place = RunDirectory.existing(self.out, name, session.KIND)
         return self._go(session.load(self.place))
 
     def _go(self, what: session.Reader | Series) -> int:
@@ -259,7 +259,7 @@ def test_what_is_resumed_must_be_what_it_was(linux: Path, tmp_path: Path, scene:
     with pytest.raises(UserError, match="--kconfig is not what it was"):
         scene.resume()
     with pytest.raises(UserError, match="there is no series 'x'") as caught:
-        session.existing(scene.out, "x")
+        RunDirectory.existing(scene.out, "x", session.KIND)
     assert scene.place.id in caught.value.remedy
     state = json.loads((scene.place.path / "series.json").read_text())
     (scene.place.path / "series.json").write_text(json.dumps(state | {"version": 99}))

@@ -31,8 +31,6 @@ from orchestrator.kernel import build as kernels
 from orchestrator.kernel.model import Kernel
 from orchestrator.plan import CellPlan, Choices, Source
 from orchestrator.results.model import CellResult
-from orchestrator.source.classify import TreeClass, classify
-from orchestrator.source.model import Tree
 from orchestrator.source.workshop import Fix, Workshop
 from orchestrator.store import digest_of, file_digest
 from orchestrator.suites.catalog import Suite
@@ -72,11 +70,10 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
 
     built: Built
     key: str = ""
-    tree: Tree | None = None
-    tree_class: TreeClass | None = None
+    target: Target | None = None
 
 
-def _path(kind: type[Path], text: str) -> Path:
+def _decoded(kind: type[Path], text: str) -> Path:
     return kind(text)
 
 
@@ -159,7 +156,7 @@ class KernelOracle:
         choices = self._shared.choices
         (arch,), (variant,) = choices.arches, choices.variants
         tree = self._workshop.check_out(subject.commit, self._fixes, without=subject.without)
-        target = Target(label=subject.name, tree=tree, tree_class=classify(tree.path), source=_source(tree))
+        target = prepare.target_of(subject.name, tree, Source(spec=tree.base_spec))
         shared = self._context(target)
         if reason := moot(shared, target, variant):
             return _Kept(built=Built(subject=subject, error=f"not applicable: {reason}"))
@@ -179,7 +176,7 @@ class KernelOracle:
             jobs=jobs or choices.jobs,
         )
         built = Built(subject=subject, image=_image(kernel), cached=kernel.cached)
-        return _Kept(built=built, key=kernel.key, tree=tree, tree_class=target.tree_class)
+        return _Kept(built=built, key=kernel.key, target=target)
 
     def _failed(self, subject: Subject, error: OrchestrateError, log: Path) -> Built:
         return Built(
@@ -198,7 +195,7 @@ class KernelOracle:
 
     def _kept(self, subject: Subject) -> _Kept | None:
         with contextlib.suppress(OSError, msgspec.MsgspecError):
-            return msgspec.json.decode(self._path(subject).read_bytes(), type=_Kept, dec_hook=_path)
+            return msgspec.json.decode(self._path(subject).read_bytes(), type=_Kept, dec_hook=_decoded)
         return None
 
     def _is_there(self, kept: _Kept) -> bool:
@@ -223,11 +220,9 @@ class KernelOracle:
         if kept is None or not self._is_there(kept):
             with self._workshop.lock:
                 kept = self._build(subject)
-        if kept.tree is None or kept.tree_class is None:
+        target = kept.target
+        if target is None:
             raise InfraError(f"{subject.name}: its kernel cannot be built any more: {kept.built.error}")
-        target = Target(
-            label=subject.name, tree=kept.tree, tree_class=kept.tree_class, source=_source(kept.tree)
-        )
         choices = once(self._shared.choices, target.source)
         plan = prepare.plan(choices, [target], self._suites)
         done = directory.done(plan) if directory.path.exists() else {}
@@ -319,10 +314,6 @@ def once(choices: Choices, source: Source) -> Choices:
     return msgspec.structs.replace(
         choices, sources=(source,), times=1, boots=1, until_fail=False, decode=False
     )
-
-
-def _source(tree: Tree) -> Source:
-    return Source(spec=tree.base_spec)
 
 
 def _image(kernel: Kernel) -> str:

@@ -9,11 +9,13 @@ import msgspec
 
 from orchestrator.bisect.journal import Subject
 from orchestrator.bisect.predicate import AnyFails, Predicate
-from orchestrator.errors import UserError
 from orchestrator.plan import Choices
+from orchestrator.run import read_kept
 
 VERSION = 1
-SETUP = "bisect.json"
+#: As ``RunDirectory`` calls it.
+KIND = "bisect"
+SETUP = f"{KIND}.json"
 CONCLUSION = "conclusion.json"
 
 
@@ -115,14 +117,4 @@ def load(folder: Path) -> Setup:
 
     :raises UserError: it cannot be read, or a newer orchestrate wrote it.
     """
-    path = folder / SETUP
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=Setup)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise UserError(f"{path} cannot be read: {error}", remedy="Begin a new bisect.") from error
-    if found.version > VERSION:
-        raise UserError(
-            f"{path} is of version {found.version}, written by a newer orchestrate: this one knows {VERSION}",
-            remedy="Go on with that one.",
-        )
-    return found
+    return read_kept(folder / SETUP, Setup, VERSION, KIND)

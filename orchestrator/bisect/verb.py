@@ -9,17 +9,14 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import functools
 import math
 import os
-import secrets
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from orchestrator import arch as arches
@@ -34,73 +31,20 @@ from orchestrator.bisect.session import Session
 from orchestrator.bisect.setup import Conclusion, Mend, Setup
 from orchestrator.cell_state import Target
 from orchestrator.engine.local import LocalEngine
-from orchestrator.errors import Interrupted, UserError
-from orchestrator.estimate import cpus
+from orchestrator.errors import Interrupted
+from orchestrator.estimate import boot_seconds, cpus
 from orchestrator.events import Events
 from orchestrator.kernel import build as kernels
 from orchestrator.plan import Choices, Source
 from orchestrator.report import bisect as report
+from orchestrator.run import RunDirectory, check_inputs
 from orchestrator.source import workshop
-from orchestrator.source.classify import classify
 from orchestrator.source.clone import GitError, run_git
 from orchestrator.source.workshop import Fix, Workshop
-from orchestrator.store import Store, absolute
+from orchestrator.store import Store
 from orchestrator.vm.overlay import write_atomically
 
 Say = Callable[[str], None]
-
-
-# --- a bisect on disk
-
-
-def fresh(out: Path) -> Path:
-    """The folder of a new bisect; nothing is made yet."""
-    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-    return absolute(out) / f"bisect-{stamp}-{secrets.token_hex(2)}"
-
-
-def existing(out: Path, name: str) -> Path:
-    """The folder of a bisect that was begun.
-
-    :param name: its id, with or without ``bisect-``, its path, or ``last``.
-    :raises UserError: there is none.
-    """
-    out = absolute(out)
-    begun = sorted(path.parent for path in out.glob(f"*/{setup.SETUP}"))
-    if name == "last" and begun:
-        return begun[-1]
-    for path in (out / name, out / f"bisect-{name}", absolute(Path(name))):
-        if name and (path / setup.SETUP).is_file():
-            return path
-    known = ", ".join(path.name for path in reversed(begun[-5:]))
-    raise UserError(
-        f"there is no bisect {name!r} in {out}",
-        remedy=f"The newest are: {known}." if known else "Name the folder of the bisects with --out.",
-    )
-
-
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(
-            f"{folder.name} is being carried out by another process",
-            remedy="Wait for its end, or end it; then go on.",
-        ) from None
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {folder.parent}: {error.strerror}", remedy="Name another folder with --out."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-# --- carrying it out
 
 
 def carry_out(
@@ -120,14 +64,17 @@ def carry_out(
     resumed = (folder / setup.SETUP).is_file()
     repository = Path(wanted.repository)
     suites = asked.suites_in(wanted.choices)
-    with _held(folder), workshop.opened(repository, cache=store.root, say=say) as shop:
+    with RunDirectory(folder).held(), workshop.opened(repository, cache=store.root, say=say) as shop:
         target = _target(shop, wanted)
         choices = oracle.once(wanted.choices, target.source)
         shared = prepare.context(
             choices, [target], suites, store, folder, cancelled=engine.cancelled, say=say
         )
-        wanted = _with_inputs(wanted, prepare.inputs(shared), resumed)
-        if not resumed:
+        inputs = prepare.inputs(shared)
+        if resumed:
+            check_inputs(wanted.inputs, inputs, setup.KIND)
+        else:
+            wanted = msgspec.structs.replace(wanted, inputs=inputs)
             write_atomically(
                 folder / setup.SETUP, msgspec.json.format(msgspec.json.encode(wanted)), mode=0o644
             )
@@ -185,19 +132,7 @@ def _opening(wanted: Setup, history: History, folder: Path, steps: int) -> str:
 
 def _target(shop: Workshop, wanted: Setup) -> Target:
     tree = shop.check_out(wanted.bad)
-    return Target(label="bad", tree=tree, tree_class=classify(tree.path), source=Source(spec=tree.base_spec))
-
-
-def _with_inputs(wanted: Setup, inputs: dict[str, str], resumed: bool) -> Setup:
-    if not resumed:
-        return msgspec.structs.replace(wanted, inputs=inputs)
-    for name in {*wanted.inputs, *inputs}:
-        if wanted.inputs.get(name) != inputs.get(name):
-            raise UserError(
-                f"{name} is not what it was when the bisect began",
-                remedy="Bring it back to that state, or begin a new bisect.",
-            )
-    return wanted
+    return prepare.target_of("bad", tree, Source(spec=tree.base_spec))
 
 
 def _made(repository: Path, mend: Mend) -> Fix:
@@ -241,8 +176,6 @@ def estimate(wanted: Setup, history: History, store: Store, out: Path) -> list[s
 
     :param out: the folder of earlier runs.
     """
-    from orchestrator.estimate import boot_seconds
-
     arch = arches.load(wanted.choices.arches[0])
     steps = max(1, math.ceil(math.log2(len(history) + 1)))
     builds = steps + len(wanted.good) + 1 + 3

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import datetime
-import secrets
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,45 +21,22 @@ from orchestrator.report import series as shown
 from orchestrator.report import series_page
 from orchestrator.results import junit
 from orchestrator.results.model import CellResult
-from orchestrator.run import LAST, RunDirectory, check_inputs
+from orchestrator.run import RunDirectory, check_inputs, read_kept
 from orchestrator.series import bench, cover, given, matrix, steps
 from orchestrator.series.model import SERIES_VERSION, Asked, Patch, Series
 from orchestrator.series.steps import Hands
 from orchestrator.source import workshop
 from orchestrator.source.workshop import Workshop
-from orchestrator.store import Store, absolute
+from orchestrator.store import Store
 from orchestrator.suites import catalog
 
 Say = Callable[[str], None]
 
-NAME = "series.json"
+#: As ``RunDirectory`` calls it.
+KIND = "series"
+NAME = f"{KIND}.json"
 #: The benchmark in which base and tip are held against each other, where none is named.
 BENCHMARKS = ("map-latency",)
-
-
-def directory(runs: Path) -> RunDirectory:
-    """A folder for a new series; nothing is made yet."""
-    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-    return RunDirectory(runs / f"series-{stamp}-{secrets.token_hex(2)}")
-
-
-def existing(runs: Path, name: str) -> RunDirectory:
-    """The folder of a series that was begun.
-
-    :param name: its id with or without ``series-``, its path, or ``last``.
-    :raises UserError: there is none.
-    """
-    begun = sorted(path.parent for path in runs.glob(f"series-*/{NAME}"))
-    if name == LAST and begun:
-        return RunDirectory(begun[-1])
-    for path in (runs / name, runs / f"series-{name}", absolute(Path(name))):
-        if name and (path / NAME).is_file():
-            return RunDirectory(path)
-    known = ", ".join(path.name for path in reversed(begun[-5:]))
-    raise UserError(
-        f"there is no series {name!r} in {runs}",
-        remedy=f"The newest are: {known}." if known else "Name the folder of the runs with --out.",
-    )
 
 
 def load(place: RunDirectory) -> Series:
@@ -69,18 +44,7 @@ def load(place: RunDirectory) -> Series:
 
     :raises UserError: it cannot be read, or a newer orchestrate wrote it.
     """
-    path = place.path / NAME
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=Series)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise UserError(f"{path} cannot be read: {error}", remedy="Begin a new one.") from error
-    if found.version > SERIES_VERSION:
-        raise UserError(
-            f"{path} is of version {found.version}, written by a newer orchestrate: this one knows "
-            f"{SERIES_VERSION}",
-            remedy="Resume it with that one.",
-        )
-    return found
+    return read_kept(place.path / NAME, Series, SERIES_VERSION, KIND)
 
 
 def split_suites(choices: Choices, *, measure: bool) -> tuple[Choices, tuple[str, ...], str]:
@@ -288,7 +252,7 @@ def _unchanged(series: Series, hands: Hands) -> Series:
     choices = msgspec.structs.replace(series.asked.choices, selftests_from=hands.selftests)
     there = prepare.inputs(steps.context_of(choices, [target], hands, "patches"))
     if series.digests:
-        check_inputs(series.digests, there)
+        check_inputs(series.digests, there, KIND)
     return msgspec.structs.replace(series, digests=there)
 
 
