@@ -127,6 +127,15 @@ class Supervised:
         self._close()
         return self._outcome
 
+    def to_end(self) -> Outcome:
+        """Wait for the end, however long; if that is broken off, the process tree is gone."""
+        try:
+            outcome = self.wait()
+        finally:
+            self.kill()
+        assert outcome is not None
+        return outcome
+
     def kill(self) -> None:
         """End the process tree and wait until it is gone."""
         if self._outcome is not None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import UserError
-from orchestrator.source.clone import GitError, run_git
+from orchestrator.source.clone import GitError, is_ancestor, merge_base, run_git
 from orchestrator.text import clean_str
 
 #: Up to this many commits the matrix is kept unpacked too: 8 bytes an entry.
@@ -208,15 +208,14 @@ def _check_ends(repository: Path, good: str, good_commit: str, bad: str, bad_com
             f"bad {bad} is an ancestor of good {good}: the ends are swapped",
             remedy=f"swap them (--good {bad} --bad {good}); to find what mended a fault is another question",
         )
-    try:
-        base = run_git(repository, "merge-base", good_commit, bad_commit).decode().split()[0]
-    except (GitError, IndexError):
+    base = merge_base(repository, good_commit, bad_commit)
+    if not base:
         if _boundary(repository):
-            raise _cut_off(repository, f"between {good} and {bad}") from None
+            raise _cut_off(repository, f"between {good} and {bad}")
         raise UserError(
             f"good {good} is not an ancestor of bad {bad}: they have no history in common",
             remedy="name a good commit from the history of the bad one",
-        ) from None
+        )
     raise UserError(
         f"good {good} is not an ancestor of bad {bad}: both descend from {base[:12]}",
         remedy=f"if that one is good too, use it: --good {base}",
@@ -225,7 +224,7 @@ def _check_ends(repository: Path, good: str, good_commit: str, bad: str, bad_com
 
 def _is_ancestor(repository: Path, a: str, b: str) -> bool:
     try:
-        return not run_git(repository, "rev-list", "-n1", a, "--not", b).strip()
+        return is_ancestor(repository, a, b)
     except GitError as error:
         raise UserError(
             f"{repository}: git cannot read its history: {error.first}",

@@ -209,16 +209,16 @@ def _key(spec: KernelSpec, configured: Configured) -> str:
     )
 
 
-def warned(kernel: Kernel, tree: Path) -> warnings.Ledger:
+def warned(folder: Path, tree: Path) -> warnings.Ledger:
     """All that the build of a kernel warns of, also where most of it had been compiled before.
 
-    :param tree: the top of its tree.
+    :param folder: the kernel's entry in the store; ``tree``: the top of its tree.
     """
-    known = warnings.load(kernel.folder / warnings.NAME)
+    known = warnings.load(folder / warnings.NAME)
     if known is not None:
         return known
     # an older entry: it was built as a whole
-    log = kernel.folder / "build.log"
+    log = folder / "build.log"
     return warnings.merged({}, log.read_bytes() if log.is_file() else b"", tree)
 
 
@@ -405,12 +405,9 @@ def _build_module(spec: KernelSpec, source: Path, place: Path, log: Path | None)
         child = Supervised(
             [*argv, *words], limit_s=_BUILD_LIMIT_S, grace_s=1.0, output=folder / "log", env=environment()
         )
-        try:
-            outcome = child.wait()
-        finally:
-            child.kill()
+        outcome = child.to_end()
         built = folder / _module_name(source)
-        if outcome is None or outcome.exit != 0:
+        if outcome.exit != 0:
             break
     else:
         if built.is_file():

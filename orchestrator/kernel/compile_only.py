@@ -142,12 +142,7 @@ def _make(config: Config, tree: Tree, objects: Path, log: Path, words: list[str]
     argv = ["make", "-C", str(tree.path), f"O={objects}", f"ARCH={config.make_arch}"]
     argv += [f"CROSS_COMPILE={config.prefix}", *(f"{n}={v}" for n, v in build.BANNER.items())]
     child = Supervised([*argv, *words], limit_s=_LIMIT_S, grace_s=1.0, output=log, env=build.environment())
-    try:
-        outcome = child.wait()
-    finally:
-        child.kill()
-    assert outcome is not None
-    return outcome
+    return child.to_end()
 
 
 def check_names(asked: tuple[str, ...]) -> tuple[str, ...]:

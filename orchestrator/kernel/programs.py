@@ -138,11 +138,8 @@ def build_selftests(tree: Tree, directory: str, *, arch: Arch, store: Store, log
         argv += [f"CROSS_COMPILE={arch.compiler_prefix}", f"-j{os.cpu_count() or 1}"]
         env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "KBUILD"))}
         child = Supervised(argv, limit_s=_LIMIT_S, grace_s=1.0, output=fresh / "log", env=env)
-        try:
-            outcome = child.wait()
-        finally:
-            child.kill()
-        if outcome is None or outcome.reason != "ended":
+        outcome = child.to_end()
+        if outcome.reason != "ended":
             raise InfraError(f"the build of {directory} ended with {outcome}")
         for path in output.iterdir():
             if path.suffix in (".o", ".d") or path.is_dir() or not os.access(path, os.X_OK):

@@ -15,7 +15,7 @@ from orchestrator.errors import InfraError, UserError
 from orchestrator.process import require, tool
 from orchestrator.series.model import Patch
 from orchestrator.source import clone, mails, patches
-from orchestrator.source.clone import GitError, run_git
+from orchestrator.source.clone import run_git
 from orchestrator.source.model import Say
 from orchestrator.source.workshop import Workshop
 from orchestrator.store import absolute
@@ -123,9 +123,9 @@ def _of_range(folder: Path, revision: str, series: str) -> Given:
         raise UserError(f"{series}: where does it begin?", remedy="Write BASE..TIP, or --source DIR@BASE.")
     base = clone.commit_of(folder, first or revision, f"{folder}@{first or revision}")
     tip = clone.commit_of(folder, last or "HEAD", f"{folder}@{last or 'HEAD'}")
-    if not _is_ancestor(folder, base, tip):
-        meets = _merge_base(folder, base, tip)
-        swapped = _is_ancestor(folder, tip, base)
+    if not clone.is_ancestor(folder, base, tip):
+        meets = clone.merge_base(folder, base, tip)
+        swapped = clone.is_ancestor(folder, tip, base)
         remedy = "The other way round?" if swapped else "Rebase it, or name another base."
         if meets and not swapped:
             remedy = f"They part at {meets[:12]}: {meets[:12]}..{last or 'HEAD'} is the series."
@@ -216,21 +216,6 @@ def _listed(where: Path, *which: str) -> list[Patch]:
             commit, parents, subject = line.split("\0", 2)
             found.append(Patch(number=0, commit=commit, subject=one_line(subject), merge=" " in parents))
     return found
-
-
-def _is_ancestor(folder: Path, old: str, new: str) -> bool:
-    try:
-        run_git(folder, "merge-base", "--is-ancestor", old, new)
-    except GitError:
-        return False
-    return True
-
-
-def _merge_base(folder: Path, one: str, other: str) -> str:
-    try:
-        return run_git(folder, "merge-base", one, other).decode().split()[0]
-    except (GitError, IndexError):
-        return ""
 
 
 def keep(given: Given, folder: Path) -> tuple[str, ...]:

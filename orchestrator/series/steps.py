@@ -26,7 +26,6 @@ from orchestrator.engine import Engine
 from orchestrator.errors import Interrupted, OrchestrateError, UserError
 from orchestrator.events import Events
 from orchestrator.kernel import build, compile_only, warnings
-from orchestrator.kernel.model import Kernel as BuiltKernel
 from orchestrator.outcome import RunResult
 from orchestrator.plan import CellPlan, Choices, Source
 from orchestrator.results.model import Blame, Case, CellResult, Verdict
@@ -115,9 +114,10 @@ def _step(series: Series, patch: Patch, hands: Hands) -> Step:
         found[Row(check=BUILD, **of).name] = RowResult(
             cases=tuple(case for case in cell.cases if case.id in _BUILT), run=built.id
         )
-        if kernel := _from_store(cell, hands.store):
+        key = cell.properties.get("kernel", "") if cell.release else ""
+        if key and (folder := hands.store.find("kernels", key)):
             assert target.tree is not None
-            ledger = build.warned(kernel, target.tree.path)
+            ledger = build.warned(folder, target.tree.path)
             row = Row(check=WARNINGS, **of)
             found[row.name] = RowResult(cases=(_warned(row, patch, ledger, hands.folder),))
     for name in series.asked.also:
@@ -224,24 +224,6 @@ def _kernel(cell: CellResult) -> Kernel:
         image=file_digest(image) if image.is_file() else "",
         release=cell.release,
         toolchain=cell.properties.get("toolchain", ""),
-    )
-
-
-def _from_store(cell: CellResult, store: Store) -> BuiltKernel | None:
-    folder = store.find("kernels", cell.properties.get("kernel", "")) if cell.release else None
-    if folder is None:
-        return None
-    return BuiltKernel(
-        key=cell.properties["kernel"],
-        folder=folder,
-        image=Path(cell.properties["image"]),
-        vmlinux=None,
-        config=None,
-        release=cell.release,
-        build_id="",
-        toolchain="",
-        cpu_s=0.0,
-        cached=True,
     )
 
 

@@ -129,6 +129,22 @@ def run_git(
     return done.stdout
 
 
+def is_ancestor(folder: Path, old: str, new: str) -> bool:
+    """Whether a commit is another's ancestor, or is it.
+
+    :raises GitError: the history between them cannot be read.
+    """
+    return not run_git(folder, "rev-list", "-n1", old, "--not", new).strip()
+
+
+def merge_base(folder: Path, one: str, other: str) -> str:
+    """Where two commits part; empty if they have no history in common."""
+    try:
+        return run_git(folder, "merge-base", one, other).decode().split()[0]
+    except (GitError, IndexError):
+        return ""
+
+
 def start(tmp: Path, origin: Path, what: str) -> None:
     """Make ``tmp/tree`` a clone of a repository that shares its objects, with nothing checked out.
 
@@ -182,12 +198,9 @@ def run_long(tmp: Path, argv: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
         log = Path(folder) / "log"
         child = Supervised(argv, limit_s=_LIMIT_S, output=log, env=_environment(tmp, None))
-        try:
-            outcome = child.wait()
-        finally:
-            child.kill()
+        outcome = child.to_end()
         said = log.read_bytes() if log.exists() else b""
-    if outcome is None or outcome.exit is None:
+    if outcome.exit is None:
         raise InfraError(f"{argv[0]} was ended: {outcome}", remedy="try again")
     if outcome.exit:
         raise _failure(argv[0], said, str(outcome), tmp)

@@ -78,7 +78,11 @@ class Workshop:
         """
         what = f"{self.repository}@{commit[:12]}"
         with self.lock:
-            wanted = [fix for fix in fixes if commit in fix.within and not self._has(fix.commit, commit)]
+            wanted = [
+                fix
+                for fix in fixes
+                if commit in fix.within and not clone.is_ancestor(self.path, fix.commit, commit)
+            ]
             with self._changing():
                 clone.check_out(self.place, commit, what)
                 # what a fix, or a killed process, has left
@@ -133,9 +137,6 @@ class Workshop:
                 fresh = alternates.with_suffix(".tmp")
                 fresh.write_bytes(b"".join(line + b"\n" for line in (*lines, objects)))
                 fresh.replace(alternates)
-
-    def _has(self, fix: str, commit: str) -> bool:
-        return not run_git(self.path, "rev-list", "-n1", fix, "--not", commit).strip()
 
     def _apply(self, commit: str, else_: str, *way: str) -> None:
         try:
