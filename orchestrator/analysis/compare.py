@@ -81,7 +81,7 @@ def compare_pair(
     ratios = tuple(
         _metric_ratio(metric, way, above, below, confidence)
         for metric, way in better.items()
-        if (above := _values(kept_without, metric)) and (below := _values(kept_with, metric))
+        if (above := usable(kept_without, metric)) and (below := usable(kept_with, metric))
     )
     discarded = dropped_with + dropped_without
     notes = []
@@ -98,8 +98,8 @@ def compare_pair(
         boots_with=len(kept_with),
         boots_without=len(kept_without),
         discarded=discarded,
-        interference_with=_spread(_values(kept_with, "interference")),
-        interference_without=_spread(_values(kept_without, "interference")),
+        interference_with=_spread(usable(kept_with, "interference")),
+        interference_without=_spread(usable(kept_without, "interference")),
         ratios=ratios,
         notes=tuple(notes),
     )
@@ -123,7 +123,8 @@ def _keep(
     return kept, tuple(dropped)
 
 
-def _values(boots: Sequence[Mapping[str, float]], metric: str) -> list[float]:
+def usable(boots: Sequence[Mapping[str, float]], metric: str) -> list[float]:
+    """The values of a metric, of the boots that have one that a ratio can be made of."""
     values = (boot.get(metric, math.nan) for boot in boots)
     return [value for value in values if math.isfinite(value) and value > 0]
 

@@ -5,8 +5,8 @@ Boots are few and their latencies are not normal, so nothing here assumes a dist
 counting orders (Mann-Whitney) or from drawing boots again, tests from all permutations, decisions from which
 side of a midpoint a boot is on.
 
-scipy.stats is imported where it is used: that takes a second, which commands that need none of it should not
-wait for.
+numpy and scipy are imported where they are used: that takes a second, which commands that need none of it
+should not wait for.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from fractions import Fraction
 from functools import lru_cache
 from statistics import NormalDist
 from statistics import median as _median
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
 
 #: All ways to share out boots are counted up to this many (10 against 10 are 184,756), else some are drawn.
 _MOST_WAYS = 200_000
@@ -49,6 +52,11 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
     confidence_actual: float | None
     n_a: int
     n_b: int
+
+    @property
+    def interval(self) -> str:
+        """For people, to stand behind the estimate: `` [0.48 .. 0.57]``, or nothing."""
+        return "" if self.low is None or self.high is None else f" [{self.low:.2f} .. {self.high:.2f}]"
 
 
 class Like(enum.StrEnum):
@@ -125,6 +133,7 @@ def median_ratio(a: Sequence[float], b: Sequence[float], confidence: float = 0.9
     :param a: one positive number for each boot; likewise ``b``.
     :raises ValueError: an empty group, a value that is not positive and finite, a confidence outside (0, 1).
     """
+    import numpy as np
     from scipy.stats import bootstrap
 
     _check_positive(a, b, confidence)
@@ -164,6 +173,7 @@ def permutation_p(a: Sequence[float], b: Sequence[float]) -> float:
 
     :raises ValueError: an empty group, or a value that is not finite.
     """
+    import numpy as np
     from scipy.stats import permutation_test, rankdata
 
     if not a or not b:

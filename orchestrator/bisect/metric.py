@@ -92,10 +92,9 @@ class Numbers:
         if not (self.goods and self.bads):
             return f"{len(self.goods)} and {len(self.bads)} boots gave a number"
         ratio = stats.median_ratio(self.bads, self.goods)
-        interval = f" [{ratio.low:.2f} .. {ratio.high:.2f}]" if ratio.low and ratio.high else ""
         good, bad = stats.median(self.goods), stats.median(self.bads)
         counts = f"{len(self.goods)} and {len(self.bads)} boots"
-        return f"good {good:g}, bad {bad:g}, {ratio.estimate:.2f} x{interval}, {counts}"
+        return f"good {good:g}, bad {bad:g}, {ratio.estimate:.2f} x{ratio.interval}, {counts}"
 
     def judge(self, subject: Subject, why: str) -> Judgement:
         """Boot a candidate and both ends in turn until it is like one of them."""
@@ -121,6 +120,5 @@ def _effect(decision: stats.Decision, values: list[float]) -> str:
     words = f"{len(values)} boots, median {stats.median(values):g}"
     for name, ratio in (("good", decision.to_good), ("bad", decision.to_bad)):
         if ratio is not None:
-            interval = f" [{ratio.low:.2f} .. {ratio.high:.2f}]" if ratio.low and ratio.high else ""
-            words += f", {ratio.estimate:.2f} x {name}{interval}"
+            words += f", {ratio.estimate:.2f} x {name}{ratio.interval}"
     return f"{words}, odds {decision.odds:.3g}"

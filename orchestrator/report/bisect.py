@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import jinja2
 import msgspec
+
+from orchestrator.report import page
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,15 +89,8 @@ def markdown(account: Account) -> str:
 
 
 def html(account: Account) -> str:
-    """``report.html``: one file, without scripts."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("bisect.html.j2").render(account=account)
+    """``report.html``."""
+    return page.render("bisect.html.j2", account=account)
 
 
 def _md(text: str) -> str:

@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A series as one page of HTML that needs nothing else: no script, no file, no network."""
+"""A series as a page of HTML."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import jinja2
-
+from orchestrator.report import page
 from orchestrator.results.model import AT_FAULT, Verdict
 from orchestrator.series import bench, cover
 from orchestrator.series.matrix import Entry, Fault, Matrix, sentence, together
 from orchestrator.series.model import Series
 from orchestrator.text import clean_str, one_line
 
-_TEMPLATE = Path(__file__).with_name("series.html.j2")
 _CLASSES = {
     Verdict.PASS: "good",
     Verdict.KNOWN: "note",
@@ -27,11 +24,8 @@ _CLASSES = {
 
 def render(series: Series, found: Matrix) -> str:
     """The page. All that came from patches, compilers and guests is cleaned and escaped."""
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    template = environment.from_string(_TEMPLATE.read_text())
-    return template.render(
+    return page.render(
+        "series.html.j2",
         series=series,
         base=series.patches[0],
         tip=series.patches[-1],

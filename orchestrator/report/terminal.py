@@ -236,9 +236,7 @@ def _comparison(out: Console, each: SuiteComparison, result: RunResult) -> None:
     width = max((len(metric.metric) for metric in compared.ratios), default=0)
     for metric in compared.ratios:
         ratio = metric.ratio
-        interval = ""
-        if ratio.low is not None and ratio.high is not None:
-            interval = f"  [{ratio.low:.2f} .. {ratio.high:.2f}]"
+        interval = ratio.interval and f" {ratio.interval}"
         out.print(
             f"  {metric.metric:<{width}} {ratio.estimate:8.2f} x{interval}  {metric.outcome.value}",
             soft_wrap=True,

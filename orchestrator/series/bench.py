@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from orchestrator.analysis.compare import usable
 from orchestrator.analysis.stats import Ratio, median, ratio_interval
 from orchestrator.cell_state import Target, kernel_spec
 from orchestrator.kernel import build
@@ -108,7 +108,7 @@ def compare(cells: Sequence[CellResult], *, base: str, tip: str) -> tuple[Change
     for (arch, variant, suite), sides in boots.items():
         for metric, way in better[suite].items():
             mine = judged[suite] == metric
-            at_tip, at_base = (_values(sides.get(label, ()), metric) for label in (tip, base))
+            at_tip, at_base = (usable(sides.get(label, ()), metric) for label in (tip, base))
             if not at_tip or not at_base:
                 continue
             level = 1 - (1 - CONFIDENCE) / several if mine else CONFIDENCE
@@ -142,11 +142,6 @@ def says(ratio: Ratio, better: str) -> str:
     if ratio.low <= 1 <= ratio.high:
         return SAME
     return BETTER if (ratio.high < 1) == (better == "lower") else WORSE
-
-
-def _values(boots: Sequence[Mapping[str, float]], metric: str) -> list[float]:
-    values = (boot.get(metric, math.nan) for boot in boots)
-    return [value for value in values if math.isfinite(value) and value > 0]
 
 
 def _cases(cells: Sequence[CellResult], changes: Sequence[Change], tip: str) -> tuple[Case, ...]:
@@ -192,6 +187,4 @@ def _case(change: Change) -> Case:
 
 def in_words(ratio: Ratio) -> str:
     """``0.52 [0.48 .. 0.57]``."""
-    if ratio.low is None or ratio.high is None:
-        return f"{ratio.estimate:.2f}"
-    return f"{ratio.estimate:.2f} [{ratio.low:.2f} .. {ratio.high:.2f}]"
+    return f"{ratio.estimate:.2f}{ratio.interval}"

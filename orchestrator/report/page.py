@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Pages of HTML that need nothing else: no script, no file, no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jinja2
+
+
+def render(template: str, **values: object) -> str:
+    """The page that a template of this folder makes of some values. What is text among them is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)
