@@ -201,9 +201,9 @@ def _check_ends(repository: Path, good: str, good_commit: str, bad: str, bad_com
             f"good {good} and bad {bad} are the same commit {bad_commit[:12]}: there is nothing between them",
             remedy="name two commits of which the older one is good",
         )
-    if _is_ancestor(repository, good_commit, bad_commit):
+    if is_ancestor(repository, good_commit, bad_commit):
         return
-    if _is_ancestor(repository, bad_commit, good_commit):
+    if is_ancestor(repository, bad_commit, good_commit):
         raise UserError(
             f"bad {bad} is an ancestor of good {good}: the ends are swapped",
             remedy=f"swap them (--good {bad} --bad {good}); to find what mended a fault is another question",
@@ -220,16 +220,6 @@ def _check_ends(repository: Path, good: str, good_commit: str, bad: str, bad_com
         f"good {good} is not an ancestor of bad {bad}: both descend from {base[:12]}",
         remedy=f"if that one is good too, use it: --good {base}",
     )
-
-
-def _is_ancestor(repository: Path, a: str, b: str) -> bool:
-    try:
-        return is_ancestor(repository, a, b)
-    except GitError as error:
-        raise UserError(
-            f"{repository}: git cannot read its history: {error.first}",
-            remedy="`git fsck` there tells whether the repository is whole",
-        ) from error
 
 
 def _boundary(repository: Path) -> set[str]:

@@ -132,9 +132,12 @@ def run_git(
 def is_ancestor(folder: Path, old: str, new: str) -> bool:
     """Whether a commit is another's ancestor, or is it.
 
-    :raises GitError: the history between them cannot be read.
+    :raises UserError: the history between them cannot be read.
     """
-    return not run_git(folder, "rev-list", "-n1", old, "--not", new).strip()
+    try:
+        return not run_git(folder, "rev-list", "-n1", old, "--not", new).strip()
+    except GitError as error:
+        raise UserError(f"{folder}: git cannot read its history: {error.first}", remedy=INCOMPLETE) from error
 
 
 def merge_base(folder: Path, one: str, other: str) -> str:
