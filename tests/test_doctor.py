@@ -660,6 +660,21 @@ def test_cpus(monkeypatch: pytest.MonkeyPatch, number: int, load: float, status:
     assert doctor_host.cpus()[1] == status
 
 
+@pytest.mark.parametrize(("text", "said"), [("1\n", True), ("0\n", False), (None, False)])
+def test_work_that_does_not_yield_is_told_on_a_busy_host(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None, said: bool
+) -> None:
+    setting = tmp_path / "sched_autogroup_enabled"
+    if text is not None:
+        setting.write_text(text)
+    monkeypatch.setattr(doctor_host, "AUTOGROUP", setting)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(os, "getloadavg", lambda: (4.0, 0.0, 0.0))
+    assert ("kernel.sched_autogroup_enabled=1" in doctor_host.cpus()[2]) is said
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 0.0, 0.0))
+    assert "autogroup" not in doctor_host.cpus()[2]
+
+
 # apt
 
 

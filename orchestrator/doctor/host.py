@@ -36,6 +36,7 @@ TEMPORARY_GIB = (0.25, 1.0)
 _MEMORY_GIB = (0.7, 2.0)
 _WALK_S = 0.7
 KVM = Path("/dev/kvm")
+AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
 TOOL_S = 5.0
 
 
@@ -277,10 +278,24 @@ def cpus() -> tuple[str, Status, str]:
     load = os.getloadavg()[0]
     said = f"{number}, load {load:.1f}"
     if load > number / 2:
-        return "CPUs", "note", f"{said}; benchmarks want a quiet host"
+        return "CPUs", "note", f"{said}; benchmarks want a quiet host{_no_yielding()}"
     if number < 2:
         return "CPUs", "note", f"{said}; guests have two CPUs, and races show less on one"
     return "CPUs", "ok", said
+
+
+def _no_yielding() -> str:
+    """Why nice does not make that work yield, empty where it does: each session then has an equal share."""
+    try:
+        grouped = AUTOGROUP.read_text().strip() == "1"
+    except OSError:
+        return ""
+    if not grouped:
+        return ""
+    return (
+        ", and work under nice does not yield to guests of another session while the host has"
+        " kernel.sched_autogroup_enabled=1"
+    )
 
 
 def _amount(size: float) -> str:
