@@ -169,3 +169,26 @@ def test_what_a_suite_says_of_a_program() -> None:
     silent = suite.known("fd-001-lookup")
     assert silent == catalog.Program(name="fd-001-lookup")
     assert suite.limit_s(silent) == suite.timeout_s
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left"),
+    [
+        ("maps/proc-pid-vm", ["proc-pid-vm"]),
+        ("maps/proc-maps-race/maps/split", ["proc-maps-race"]),
+        ("maps/proc-maps-race/*", ["proc-maps-race"]),
+        ("maps/proc-*-vm", ["proc-pid-vm", "proc-empty-vm", "proc-maps-race"]),
+        ("maps/proc-p*", ["proc-pid-vm"]),
+        ("maps/proc-pid-vm*", ["proc-pid-vm"]),
+        ("maps/proc-maps-race*fill", ["proc-maps-race"]),
+        ("map?/proc-pid-vm", ["proc-pid-vm", "proc-empty-vm", "proc-maps-race"]),
+        ("*", ["proc-pid-vm", "proc-empty-vm", "proc-maps-race"]),
+        # what is not there is said by the whole suite
+        ("maps/proc-pid", ["proc-pid-vm", "proc-empty-vm", "proc-maps-race"]),
+        ("proc/proc-pid-vm", ["proc-pid-vm", "proc-empty-vm", "proc-maps-race"]),
+    ],
+)
+def test_only_the_programs_that_may_have_a_case(pattern: str, left: list[str]) -> None:
+    suite = catalog.only(catalog.load("maps"), pattern)
+    assert [program.name for program in suite.program] == left
+    assert {e.program for e in suite.expect} == set(left)

@@ -199,6 +199,9 @@ def test_nothing_is_asked_and_the_ends_tell(tmp_path: Path) -> None:
     case = of(tmp_path, 30, 12, predicate=AnyFails())
     assert case.run().culprit == list(case.parents)[12]
     assert f"bad is: {CASE} fails" in case.said
+    # the ends ran all programs, the rest those that matter
+    assert set(case.oracle.cases[:6]) == {""}
+    assert set(case.oracle.cases[-6:]) == {CASE}
 
 
 def test_what_git_bisect_knows_is_taken_in(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from orchestrator.bisect.journal import Booted, Built, Chosen, Decided, Journal, Subject, Taken, Trouble
 from orchestrator.bisect.oracle import Boot, Oracle
-from orchestrator.bisect.predicate import Judgement, Kind, Predicate, of_boot
+from orchestrator.bisect.predicate import CaseFails, Judgement, Kind, Predicate, of_boot
 from orchestrator.errors import InfraError
 from orchestrator.results.model import CellResult
 
@@ -73,7 +73,8 @@ class Bench:
 
     def _boot(self, like: Booted) -> Booted:
         def attempt() -> Booted:
-            boot: Boot = self.oracle.boot(like.subject, like.number)
+            case = self.predicate.pattern if isinstance(self.predicate, CaseFails) else ""
+            boot: Boot = self.oracle.boot(like.subject, like.number, case)
             judgement = of_boot(self.predicate, boot.result)
             if judgement.kind is Kind.INFRA:
                 self.oracle.discard(like.subject, like.number)

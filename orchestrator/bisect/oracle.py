@@ -33,6 +33,7 @@ from orchestrator.plan import CellPlan, Choices, Source
 from orchestrator.results.model import CellResult
 from orchestrator.source.workshop import Fix, Workshop
 from orchestrator.store import digest_of, file_digest
+from orchestrator.suites import catalog
 from orchestrator.suites.catalog import Suite
 from orchestrator.vm.overlay import write_atomically
 
@@ -52,8 +53,11 @@ class Oracle(Protocol):
         """The kernel of a commit. :raises InfraError: the host failed it. :raises Interrupted: cancelled."""
         ...
 
-    def boot(self, subject: Subject, number: int) -> Boot:
-        """The ``number``-th boot of a kernel that was built. :raises InfraError, Interrupted: as above."""
+    def boot(self, subject: Subject, number: int, case: str = "") -> Boot:
+        """The ``number``-th boot of a kernel that was built. :raises InfraError, Interrupted: as above.
+
+        :param case: the pattern of the cases that are asked for: other programs need not run.
+        """
         ...
 
     def discard(self, subject: Subject, number: int) -> None:
@@ -212,8 +216,9 @@ class KernelOracle:
 
     # --- boots
 
-    def boot(self, subject: Subject, number: int) -> Boot:
+    def boot(self, subject: Subject, number: int, case: str = "") -> Boot:
         """See ``Oracle.boot``."""
+        suites = [catalog.only(suite, case) for suite in self._suites] if case else self._suites
         directory = runs.RunDirectory(self._folder / "boots" / f"{subject.name}-{number}")
         name = str(directory.path.relative_to(self._folder))
         kept = self._kept(subject)
@@ -224,12 +229,16 @@ class KernelOracle:
         if target is None:
             raise InfraError(f"{subject.name}: its kernel cannot be built any more: {kept.built.error}")
         choices = once(self._shared.choices, target.source)
-        plan = prepare.plan(choices, [target], self._suites)
+        plan = prepare.plan(choices, [target], suites)
         done = directory.done(plan) if directory.path.exists() else {}
         since = time.monotonic()
         if len(done) < len(plan.cells):
             self._check_interrupted()
-            shared = msgspec.structs.replace(self._context(target, directory.path), choices=choices)
+            shared = msgspec.structs.replace(
+                self._context(target, directory.path),
+                choices=choices,
+                suites={suite.name: suite for suite in suites},
+            )
             engine = _Around(self._engine, self._begin)
             with _hosts_trouble():
                 directory.create()

@@ -8,6 +8,7 @@ nothing of the working directory.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -36,6 +37,7 @@ __all__ = [
     "load",
     "names",
     "narrow",
+    "only",
     "packages",
     "too_new",
 ]
@@ -141,6 +143,27 @@ def narrow(suite: Suite) -> Suite:
         suite,
         program=tuple(p for p in suite.program if p.name not in wide),
         expect=tuple(e for e in suite.expect if e.program not in wide),
+    )
+
+
+def only(suite: Suite, pattern: str) -> Suite:
+    """The suite with those of its programs alone that may have a case of that pattern.
+
+    :param pattern: of case ids, as ``fnmatch`` has them. Where it fits no program, the suite is as it was.
+    """
+    literal, *wild = re.split(r"[*?[]", pattern, maxsplit=1)
+
+    def fits(program: str) -> bool:
+        own = f"{suite.name}/{program}/"
+        return own.startswith(literal) if wild and len(literal) < len(own) else f"{literal}/".startswith(own)
+
+    wanted = {program.name for program in suite.program if fits(program.name)}
+    if suite.all_programs or not wanted:
+        return suite
+    return msgspec.structs.replace(
+        suite,
+        program=tuple(p for p in suite.program if p.name in wanted),
+        expect=tuple(e for e in suite.expect if e.program in wanted),
     )
 
 

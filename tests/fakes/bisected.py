@@ -83,6 +83,7 @@ class FakeOracle:
         self._images = images or {}
         self._work_s = work_s
         self.prefetched: list[str] = []
+        self.cases: list[str] = []
 
     def _done(self, name: str, make: Callable[[], object]) -> bytes:
         path = self._folder / "done" / name
@@ -113,8 +114,9 @@ class FakeOracle:
             self._done(f"build-{subject.name}-{subject.commit[-8:]}", make), type=Built
         )
 
-    def boot(self, subject: Subject, number: int) -> Boot:
+    def boot(self, subject: Subject, number: int, case: str = "") -> Boot:
         """See ``Oracle.boot``."""
+        self.cases.append(case)
         name = f"boot-{subject.name}-{subject.commit[-8:]}-{number}"
         content = self._done(name, lambda: self._tell(subject, number))
         return Boot(result=msgspec.json.decode(content, type=CellResult), run=name, seconds=30)
