@@ -47,6 +47,7 @@ def test_what_every_machine_has(name: str) -> None:
     assert words == argv(spec(name, smp=3, mem_mib=700))
     assert words[0] == f"/bin/{known.qemu}"
     assert {"-nodefaults", "-no-user-config", "-no-reboot"} <= set(words)
+    assert value(words, "-action") == "panic=none", "the guest prints all that it has to say"
     assert value(words, "-machine") == known.machine
     assert value(words, "-cpu") == known.cpu_tcg
     assert value(words, "-accel").startswith("tcg")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import re
 import secrets
 import shutil
@@ -35,10 +36,17 @@ _QMP_TROUBLE = (QMPError, OSError, EOFError, TimeoutError)
 #: Seconds from the kernel's banner to readiness on the machine that the suites' time-outs were written for.
 _REFERENCE_S = 1.0
 _FACTOR_LIMIT = 20.0
-#: A panicking guest prints its trace before QEMU ends.
+#: Between the loss of a guest's connections and QEMU's end.
 _DYING_S = 3.0
+#: For a guest that has said that it panics to print the rest and to end, on a machine of reference speed.
+_PANIC_S = 10.0
+#: How often it is asked whether it has said so, and how long that may take.
+_ASK_S, _ASKING_S = 0.25, 0.001
 #: No QMP command of ours takes QEMU long; one that is stopped or wedged must not stop us as well.
 _QMP_S = 60.0
+_PANICKED = "GUEST_PANICKED"
+#: For the last events of a QEMU that has ended.
+_EVENTS_S = 0.1
 
 
 class Deadlines(msgspec.Struct, frozen=True):
@@ -91,6 +99,9 @@ class Guest:
         self.argv: tuple[str, ...] = ()
         self.folder = folder
         self._started = time.monotonic()
+        self._asked = self._started
+        self._panic_s = _PANIC_S
+        self._panicked_at: float | None = None
         self._events: list[str] = []
         self._ending = ""
         self._ssh: Ssh | None = None
@@ -152,6 +163,7 @@ class Guest:
         :raises InfraError: QEMU did not start.
         """
         guest = cls(spec, accel, keys, log, lambda _: None)
+        guest.unhurried()
         try:
             stub = f"unix:{guest.folder / 'gdb'},server=on,wait=off"
             guest.start([*guest._boot_argv(), "-S", "-gdb", stub], limit_s=limit_s, timeout_s=timeout_s)
@@ -244,6 +256,10 @@ class Guest:
         if self._ssh is not None:
             self._ssh.close()
             self._ssh = None
+
+    def unhurried(self) -> None:
+        """Let it stay in a panic as long as it likes: somebody may be looking at it."""
+        self._panic_s = math.inf
 
     def send_fd(self, name: str, descriptor: int) -> None:
         """Give QEMU a descriptor under a name that QMP commands can use.
@@ -358,8 +374,23 @@ class Guest:
         return self._process.pid
 
     def poll(self) -> Outcome | None:
-        """How QEMU ended, or ``None`` while it runs."""
-        return self._process.poll() if self._process else None
+        """How QEMU ended, or ``None`` while it runs. A guest that hangs in its panic is ended here."""
+        if self._process is None:
+            return None
+        outcome = self._process.poll()
+        if outcome is None and self._panicked_for_s() > self._panic_s * self.factor:
+            self._process.kill()
+            outcome = self._process.poll()
+        return outcome
+
+    def _panicked_for_s(self) -> float:
+        """Seconds since a living guest said that it panics; 0 if it has not."""
+        now = time.monotonic()
+        if self._panicked_at is None and now - self._asked > _ASK_S:
+            self._asked = now
+            self._collect_events(_ASKING_S)
+            self._panicked_at = now if _PANICKED in self._events else None
+        return now - self._panicked_at if self._panicked_at is not None else 0.0
 
     def death(self) -> str:
         """Why the guest is gone, in words; empty while it is alive."""
@@ -367,8 +398,8 @@ class Guest:
         if outcome is None:
             return ""
         if not self._ending:
-            self._collect_events()
-            if "GUEST_PANICKED" in self._events:
+            self._collect_events(_EVENTS_S)
+            if _PANICKED in self._events:
                 self._ending = "the guest panicked"
             elif any(event.startswith("SHUTDOWN guest") for event in self._events):
                 self._ending = "the guest rebooted or powered off"
@@ -381,9 +412,14 @@ class Guest:
         return self._ending
 
     def ending(self) -> str:
-        """Why the guest is gone, once a connection to it broke: that happens a moment before QEMU ends."""
+        """Why the guest is gone, once a connection to it broke: that happens a moment before QEMU ends.
+
+        One that panics is given the time to.
+        """
         if self._process is not None:
             self._process.wait(_DYING_S)
+            while self.poll() is None and self._panicked_at is not None:
+                self._process.wait(_ASK_S)
         return self.death()
 
     @property
@@ -391,11 +427,11 @@ class Guest:
         """Whether the guest's death was its kernel's own doing: a panic, a reboot, a power-off."""
         return self.death().startswith("the guest ")
 
-    def _collect_events(self) -> None:
+    def _collect_events(self, wait_s: float) -> None:
         with contextlib.suppress(*_QMP_TROUBLE):
             # each call gives what is queued, or waits; silence ends it as a TimeoutError
             while True:
-                self._take_events(self._qmp.get_events(wait=0.1))
+                self._take_events(self._qmp.get_events(wait=wait_s))
 
     def _take_events(self, events: list[Any]) -> None:
         for event in events:

@@ -103,6 +103,8 @@ def machine(spec: GuestSpec, accel: str) -> list[str]:
         "-nodefaults",
         "-no-user-config",
         "-no-reboot",
+        # pvpanic speaks before all of a panic is printed: what is told in an NMI only comes after it
+        *("-action", "panic=none"),
         *("-display", "none"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         *("-name", "orchestrate"),

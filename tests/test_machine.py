@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A guest that panics, with a QEMU that only says so: what is waited for, and for how long."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fakes import qemu as fake
+from fakes.processes import until
+
+from orchestrator import arch
+from orchestrator.vm import machine, overlay
+from orchestrator.vm.machine import Guest
+from orchestrator.vm.qemu import GuestSpec
+
+HANGS_S = 60.0
+
+
+@pytest.fixture
+def panics(tmp_path: Path) -> Iterator[Callable[[float], Guest]]:
+    """Makes a guest that panics as soon as it is started and ends so many seconds after its last word."""
+    made: list[Guest] = []
+    spec = GuestSpec(arch=arch.host(), kernel=Path("/k"), initrds=())
+    keys = overlay.make_keys()
+
+    def make(ends_s: float) -> Guest:
+        guest = Guest(spec, "tcg", keys, tmp_path / "console.log", lambda _: None)
+        made.append(guest)
+        guest.start([sys.executable, fake.__file__, str(ends_s)], limit_s=HANGS_S, timeout_s=20.0)
+        return guest
+
+    yield make
+    for guest in made:
+        guest.close()
+
+
+def test_what_a_panic_has_to_say_is_waited_for(panics: Callable[[float], Guest], tmp_path: Path) -> None:
+    guest = panics(0.1)
+    assert until(guest.death)
+    assert guest.death() == "the guest panicked"
+    assert guest.panicked
+    guest.console.settle()
+    assert b"all of it" in (tmp_path / "console.log").read_bytes()
+
+
+@pytest.mark.parametrize("asks", [lambda guest: until(guest.death), lambda guest: guest.ending()])
+def test_a_guest_that_hangs_in_its_panic_is_ended(
+    asks: Callable[[Guest], object], panics: Callable[[float], Guest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_PANIC_S", 1.0)
+    monkeypatch.setattr(machine, "_DYING_S", 0.5)
+    since = time.monotonic()
+    guest = panics(HANGS_S)
+    guest.factor = 1.5
+    assert asks(guest)
+    assert time.monotonic() - since > 1.5
+    assert guest.poll() is not None
+    assert guest.ending() == "the guest panicked"
+    guest.console.settle()
+    assert any("all of it" in line for line in guest.console.tail())
+
+
+def test_a_guest_that_is_looked_at_is_not_ended(
+    panics: Callable[[float], Guest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_PANIC_S", 0.1)
+    guest = panics(HANGS_S)
+    guest.unhurried()
+    assert not until(guest.death, 1.0)
