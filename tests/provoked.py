@@ -103,7 +103,7 @@ WATCHFUL = (
     _lkdtm("SLAB_FREE_DOUBLE", Class.BUG, "BUG: slab: Slab has", "lkdtm_(?:SLAB_FREE_DOUBLE|do_action)"),
     _lkdtm("SLAB_FREE_CROSS", Class.WARNING, "WARNING", "lkdtm_(?:SLAB_FREE_CROSS|do_action)"),
     _lkdtm("KFENCE_READ_AFTER_FREE", Class.KFENCE, "KFENCE: use-after-free", settings=(f"{KFENCE}=10",)),
-    _lkdtm("REFCOUNT_INC_ZERO", Class.WARNING, "refcount bug: addition on 0"),
+    _lkdtm("REFCOUNT_INC_ZERO", Class.WARNING, "refcount bug: addition on N"),
     _lkdtm("REFCOUNT_DEC_AND_TEST_NEGATIVE", Class.WARNING, "refcount bug: underflow"),
     _lkdtm("REFCOUNT_INC_OVERFLOW", Class.WARNING, "refcount bug: saturated"),
     _lkdtm(
