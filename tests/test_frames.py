@@ -48,11 +48,50 @@ def test_a_frame_that_is_called_unreliable_is_not_blamed() -> None:
         (["spins", "kvm_vm_ioctl", "__x64_sys_ioctl", "do_syscall_64"], "kvm_vm_ioctl"),
         (["spins", "a_timer", "call_timer_fn", "run_timer_softirq"], "a_timer"),
         (["default_idle", "cpu_startup_entry"], ""),
+        (["spins", "acts", "direct_entry", "full_proxy_write", "vfs_write", "do_syscall_64"], "direct_entry"),
+        (["spins", "acts", "handler", "proc_reg_write", "vfs_write", "do_syscall_64"], "handler"),
+        (["spins", "a_store", "sysfs_kf_write", "kernfs_fop_write_iter", "vfs_write"], "a_store"),
+        (["full_proxy_write", "vfs_write", "do_syscall_64"], "full_proxy_write"),
     ],
 )
 def test_a_stall_is_blamed_below_what_dispatched_it(frames: list[str], function: str) -> None:
     head = ["rcu: INFO: rcu_preempt self-detected stall on CPU", "Call Trace:"]
     assert blamed(*head, *at(*frames)) == function
+
+
+NX, REGISTERS = "BUG: unable to handle page fault for address: 1", "Oops: Oops: 0011 [#1] SMP"
+
+
+@pytest.mark.parametrize(
+    ("registers", "frames", "function"),
+    [
+        (["#PF: supervisor instruction fetch in kernel mode", "RIP: 0010:data+0x0/0x4"], ["? f"], "f"),
+        (["RIP: 0010:0xffffffff82e3d0c0"], ["? _printk", "? f", "g"], "f"),
+        (["RIP: 0010:          (null)"], ["f", "g"], "f"),
+        (["  EC = 0x21: IABT (current EL), IL = 32 bits", "pc : 0x0", "lr : f+0x1/0x2"], ["0x0", "g"], "f"),
+        (["pc : 0xffff800081d43a60", "lr : 0xffff800081d43a60"], ["g"], "g"),
+        # there is a function, or the program was there
+        (["#PF: supervisor read access in kernel mode", "RIP: 0010:h+0x1/0x2"], ["? f", "g"], "h"),
+        (["RIP: 0033:0x4012ab"], ["? f", "g"], "g"),
+    ],
+)
+def test_a_jump_to_nowhere_is_blamed_on_who_jumped(
+    registers: list[str], frames: list[str], function: str
+) -> None:
+    assert blamed(NX, REGISTERS, *registers, "Call Trace:", *at(*frames)) == function
+
+
+def test_who_asked_for_a_damaged_object_is_blamed() -> None:
+    def damaged(what: str, *tracks: str) -> str:
+        bug = f"BUG kmalloc-64 (Not tainted): {what}"
+        return blamed(bug, *tracks, "Call Trace:", *at("dump_stack_lvl", "kfree", "finder"))
+
+    had = ("Allocated in kmemdup+0x1/0x2 age=1 cpu=0 pid=9", *at("__kmalloc_noprof", "kmemdup", "owner"))
+    gone = ("Freed in freer+0x1/0x2 age=1 cpu=0 pid=9", *at("kfree", "freer"))
+    assert damaged("Right Redzone overwritten", *had, *gone) == "owner"
+    assert damaged("Poison overwritten", "INFO: Allocated in old+0x1/0x2 age=1 cpu=0 pid=9") == "old"
+    assert damaged("Poison overwritten", *gone) == "finder"
+    assert damaged("Object already free", *had, *gone) == "finder"
 
 
 def test_a_lock_is_blamed_on_who_wants_it_then_on_who_holds_another() -> None:

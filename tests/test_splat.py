@@ -58,6 +58,34 @@ def test_offset_is_where_the_first_line_starts(path: Path) -> None:
         assert found.line in line.decode() or "cut here" in line.decode()
 
 
+@pytest.mark.parametrize("log", ["x86-slub-7.2", "jumps-7.2"])
+def test_what_has_no_sure_frame_or_one_late_is_whole(log: str) -> None:
+    assert [found.title for found in scan(read(DATA / f"{log}.log")[1]) if found.corrupted] == []
+
+
+def test_what_slub_says_is_all_in_one_report() -> None:
+    found = scan(read(DATA / "x86-slub-7.2.log")[1])[0]
+    assert found.line.startswith("[Poison overwritten] 0x")
+    assert found.excerpt[1] == "BUG kmalloc-1k (Not tainted): Object corrupt"
+    assert found.excerpt[-1] == "---[ end trace 0000000000000000 ]---"
+    assert "RIP: 0010:object_err+0xde/0xf0" in found.excerpt
+
+
+def test_what_slub_found_names_only_the_report_that_follows() -> None:
+    named = (
+        "[Poison overwritten] 0x0000000000000001-0x0000000000000002 @offset=2. First byte 0x1 instead of 0x2"
+    )
+    bug = "BUG kmalloc-1k (Not tainted): Object corrupt"
+    frames = ["Call Trace:", " dump_stack_lvl+0x1/0x2", " f+0x1/0x2"]
+    (found,) = scan(printk(named, bug, *frames))
+    assert (found.title, found.first_line) == ("BUG: slab: Poison overwritten in f", 1)
+    (found,) = scan(printk(named, *["x"] * splat.MAX_HEAD, bug, *frames))
+    assert found.title == "BUG: slab: Object corrupt in f"
+    other = b"".join(b"[    1.000000][    T2] %s\n" % line.encode() for line in (bug, *frames))
+    (found,) = scan(b"[    1.000000][    T1] %s\n" % named.encode() + other)
+    assert found.title == "BUG: slab: Object corrupt in f"
+
+
 def test_a_stack_of_another_task_is_not_in_the_report() -> None:
     body = read(DATA / "x86-kasan-interleaved.log")[1]
     (found,) = scan(body)
@@ -431,6 +459,7 @@ SAMPLES = [
     (Kind.LOCKUP, "BUG: workqueue lockup - pool cpus=0 node=0 flags=0x0 nice=0 stuck for 132s!"),
     (Kind.BUG, "VFS: Busy inodes after unmount of tmpfs. Self-destruct in 5 seconds."),
     (Kind.BUG, "BUG vm_area_struct (Not tainted): Object already free"),
+    (Kind.BUG, "BUG vm_area_struct (Not tainted): Poison overwritten"),
     (Kind.BUG, "INFO: Allocated in f+0x29/0x90 age=1 cpu=1 pid=6024"),
     (Kind.WARNING, "WARNING: CPU: 1 PID: 8377 at mm/memory.c:7209 f+0x1f7/0x5a00"),
     (Kind.WARNING, "WARNING: mm/memory.c:7209 at 0x0, CPU#1: a/1"),
@@ -483,6 +512,8 @@ SILENT = [(None, line) for line in (
     "a[12]: segfault at 0 ip 00000000004cb420 sp 00007f27fd37a250 error 15 in a[4c9000+3000]",
     "sysrq: HELP : loglevel(0-9) reboot(b) crash(c)",
     "ODEBUG: Out of memory. ODEBUG disabled",
+    # follows a report, or goes before one
+    "[End Poison overwritten] 0x00000000d1b2a7c3-0x00000000d1b2a7c3 @offset=3103. First byte 0x0",
 )]  # fmt: skip
 
 

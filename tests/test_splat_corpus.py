@@ -46,6 +46,9 @@ CLASSES = [
 #: Why a log is answered otherwise than there, so that a new miss is told from an old one.
 MISSES = {
     "6": "`WARNING:` in front of free text: a healthy kernel prints that too, so it is never counted",
+    "160": "theirs leaves out what the unwinder doubts, which is who jumped to where there is no function",
+    "256": "theirs leaves out what the unwinder doubts, which is who jumped to where there is no function",
+    "480": "no frame is sure after a jump to where there is no function; ours takes the first",
     "134": "a line of the report is torn, though its trace is whole",
     "200": "another task's report is mixed in without a pid, so that it cannot be told",
     "354": "the firmware's line shares one with the kernel's next",

@@ -8,10 +8,12 @@ skipped while there is another function. How a report is read, its rule says (``
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterable
 
 from orchestrator.evidence import rust
+from orchestrator.evidence.kinds import Kind
 from orchestrator.evidence.plumbing import PLUMBING
 from orchestrator.evidence.splat_rules import Rule
 
@@ -26,6 +28,8 @@ _DISPATCH = re.compile(
     r"|(?:compat_)?sock_(?:release|close|mmap|ioctl|do_ioctl)|sk_common_release|sysenter_dispatch"
     r"|(?:\w*sys|kernel)_(?:listen|accept4?|socketpair|setsockopt)|do_(?:page_)?fault|exc_page_fault"
     r"|exit_to_user\w*|ret_from_fork.*|start_secondary|cpu_startup_entry"
+    r"|(?:full|short|open)_proxy_\w+|proc_reg_\w+|pde_(?:read|write|\w*ioctl|mmap)|proc_sys_(?:call_handler|read|write)"
+    r"|kernfs_(?:fop|file)_\w+|sysfs_kf_\w+"
 )
 _IDLE = re.compile(r"\w*default_idle\w*|\w*safe_halt|cpu_idle\w*|arch_cpu_idle|rcu_gp_\w+|\w*mwait_idle\w*")
 #: A leak is blamed on who asked for memory, not on how it was got.
@@ -60,6 +64,15 @@ _PC = re.compile(
     r"(?P<f>[A-Za-z_][\w.$]*)(?:\+0x| (?!:))"
 )
 _WARN_AT = re.compile(r"WARNING: .* (?P<f>[A-Za-z_][\w.$]*)\+0x")
+#: The CPU was sent to where there is no function: by a wrong pointer to one.
+JUMP = re.compile(
+    r"#PF: supervisor instruction fetch|EC = 0x21: IABT"
+    r"|\b(?:R?E?IP: (?:00[16]0:)?|e?pc : )\s*(?:0x[0-9a-f]+|\(null\))(?:\s|$)"
+)
+#: Where arm64 keeps to whom a call returns.
+_LINK = re.compile(r"^lr : (?P<f>[A-Za-z_][\w.$]*)\+0x")
+#: Who had an object, as SLUB remembers it; a trace follows.
+_TRACK = re.compile(r"^(?:INFO: )?(?P<how>Allocated|Freed) in (?P<f>[A-Za-z_][\w.$]*)\+0x\S+ age=")
 #: A stack trace begins near this line.
 TRACE = re.compile(
     r"Call [Tt]race:|(?:stack|NMI) backtrace\b|^[Bb]acktrace|\btask:|CPU: \d+ (?:UID|PID)|Task dump for"
@@ -110,15 +123,20 @@ def mended(line: str, before: Iterable[str], ends: Callable[[str], str]) -> str:
 
 
 def _traces(lines: Iterable[str]) -> list[list[str]]:
-    """The kernel functions of each stack trace of a report, innermost first; unreliable frames left out."""
+    """The kernel functions of each stack trace of a report, innermost first; unreliable frames left out.
+
+    Those of who had an object are others' traces.
+    """
     traces: list[list[str]] = [[]]
-    in_frames = False
+    in_frames = tracked = False
     before = ""
     for line in lines:
         aside, before = before.rstrip().endswith("disabled at:"), line
         pc = None
         name, sure = frame(line)
+        aside = aside or (tracked and bool(name))
         if not name:
+            tracked = _TRACK.search(line) is not None
             if TRACE.search(line):
                 if in_frames:
                     traces.append([])
@@ -135,6 +153,28 @@ def _traces(lines: Iterable[str]) -> list[list[str]]:
         trace.append(_SUFFIX.sub("", name))
         in_frames = in_frames or not pc
     return [trace for trace in traces if trace]
+
+
+def _owner(lines: list[str]) -> str:
+    """Who asked for an object that SLUB found damaged; empty where it does not remember."""
+    for at, line in enumerate(lines):
+        if (track := _TRACK.search(line)) and track["how"] == "Allocated":
+            trace = itertools.takewhile(bool, (frame(below)[0] for below in lines[at + 1 :]))
+            return _first([track["f"], *trace])
+    return ""
+
+
+def _jumped(lines: list[str]) -> str:
+    """Who sent the CPU to where there is no function; empty if it was in one.
+
+    The unwinder knows no frame there, so that it doubts the one that was called from.
+    """
+    first = next((at for at, line in enumerate(lines) if FRAME.match(line)), len(lines))
+    if not any(JUMP.search(line) for line in lines[:first]):
+        return ""
+    there = exception_at(lines)
+    links = [link["f"] for line in lines[:first] if (link := _LINK.search(line))]
+    return _first(f for f in [*links, *(frame(line)[0] for line in lines[first:])] if f and f != there)
 
 
 def _first(functions: Iterable[str]) -> str:
@@ -196,6 +236,10 @@ def blamed(rule: Rule, header: str, lines: list[str]) -> str:
         return _stalled(lines)
     if rule.by in ("lock", "irqlock"):
         return _locked(lines, irq=rule.by == "irqlock")
+    if rule.by == "owner" and (owner := _owner(lines)):
+        return owner
+    if rule.kind is Kind.OOPS and (caller := _jumped(lines)):
+        return caller
     end = next((at for at, line in enumerate(lines) if at and _OTHERS.search(line)), len(lines))
     if rule.by == "hang":
         traces = _traces(lines)

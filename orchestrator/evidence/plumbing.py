@@ -68,6 +68,8 @@ _FAMILIES = (
     r" free_pages(?:_exact|_nolock|_ok|_prepare)? free_(?:one_page|pcppages\w*|frozen_pages\w*|unref_\w+)"
     r" get_page_from_freelist post_alloc_hook prep_new_page page_pool_alloc.* alloc_slab_\w+"
     r" free_to_partial_list (?:free|alloc)_(?:debug_processing|consistency_checks) on_freelist object_err"
+    r" alloc_(?:single_)?from_(?:new_slab|partial|pcs\w*) get_(?:from_)?(?:any_)?partial\w* free_to_pcs\w*"
+    r" (?:pre|re)fill_(?:sheaf|objects)\w* pcs_\w+ discard_slab free_slab"
     r" check_(?:object|slab|bytes\w*|pad_bytes) init_object pcpu_.*alloc.* alloc_percpu.* krealloc.*"
     r" kmemdup.* kstr.*dup.* (?:get|put|clear)_user(?:_(?:\d|no|asm)\w*)? \w*copy_(?:to|from|mc)_.*"
     r" copy_user_.* copy_page copy(?:in|out) copy_page_(?:to|from)_iter.* instrument_\w+"

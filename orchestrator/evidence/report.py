@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from orchestrator.evidence.frames import TRACE, blamed, exception_at, frame, function_name, plumbing
+from orchestrator.evidence.frames import JUMP, TRACE, blamed, exception_at, frame, function_name, plumbing
 from orchestrator.evidence.kinds import CLASSES, Class, Kind
 from orchestrator.evidence.records import Record
 from orchestrator.evidence.splat_rules import RULED_OFF, Rule
@@ -40,7 +40,7 @@ _BODY = re.compile(
     r"|(?:Read|Write|Free) of |(?:Allocated|Freed) (?:by task|in) |The buggy address|Memory state around"
     r"|page:|page dumped because|vma [0-9a-f]|mm [0-9a-f]|hardirqs last|softirqs last|irq event stamp"
     r"|INFO: |preempt_count|in_atomic|Preemption disabled|Internal error: |Mem abort info|Data abort info"
-    r"|\[[0-9a-f]{16}\] "
+    r"|\[[0-9a-f]{16}\] |(?:Redzone|Object|Padding|Bytes b4) +[0-9a-f]{8,16}: |(?:Slab|Object) 0x"
     r"|PGD |#PF: |Oops|Reported by Kernel|Uninit was|Bytes? \d|value changed|rcu: |Showing "
     r"|Possible |\s*-> #\d"
 )
@@ -100,6 +100,7 @@ class Report:
     """Of its first line, from 1."""
     lines: list[str] = field(default_factory=list)
     framed: bool = False
+    traced: bool = False
     fatal: bool = False
     muted: bool = False
     skipped: int = 0
@@ -112,7 +113,7 @@ class Report:
     _torn: bool = False
     _hollow: bool = False
     _holes: bool = False
-    _traced: bool = False
+    _jumped: bool = False
     _asked: bool = False
     _awaits: bool = False
     _sure: bool = False
@@ -173,10 +174,12 @@ class Report:
         if self._awaits and (name or _NO_TRACE.match(text)):
             self._hollow, self._awaits = self._hollow or not name, False
         if _TRACE.search(text):
-            self._traced = self._awaits = True
-        if name and sure:
+            self.traced = self._awaits = True
+        self._jumped = self._jumped or (self.rule.kind is Kind.OOPS and JUMP.search(text) is not None)
+        # from where there is no function, no unwinder can be sure
+        if name and (sure or self._jumped):
             self.framed = True
-            self._sure = self._traced or self.rule.kind in RULED_OFF or self.rule.by == "hang"
+            self._sure = self.traced or self.rule.kind in RULED_OFF or self.rule.by == "hang"
 
     def _mixed(self) -> bool:
         """Whether some of its lines are missing, or another task's."""

@@ -91,6 +91,7 @@ class Scanner:
         self._open: list[Report] = []
         self._kept: list[Report] = []
         self._last: Report | None = None
+        self._lead: Report | None = None
         self._counts: dict[str, int] = {}
         self._heads: dict[str, int] = {}
         self._head_fingerprints: dict[str, str] = {}
@@ -227,6 +228,10 @@ class Scanner:
             return None
         if rule.kind is Kind.REBOOT and not self._rebooted(record, offset):
             return None
+        if "lead" in rule.flags:
+            self._lead = Report(rule, match, record, offset, self._number)
+            self._lead.take(text, self._number, torn=False)
+            return None
         same = next((r for r in reversed(self._open) if r.by_same(record)), None)
         if same and self._joined(same, rule, match, record):
             return None
@@ -237,13 +242,21 @@ class Scanner:
             self._close(same)
         while len(self._open) >= MAX_OPEN:
             self._close(self._open[0])
-        report = Report(rule, match, record, offset, self._number)
+        report = self._led(rule, record) or Report(rule, match, record, offset, self._number)
         self._open.append(report)
         self._kept.append(report)
         self._last = report
         if "weak" not in rule.flags:
             self._notice(report)
         return report
+
+    def _led(self, rule: Rule, record: Record) -> Report | None:
+        """The report that a line shortly before has named."""
+        lead = self._lead
+        if lead is None or "led" not in rule.flags or not lead.by_same(record):
+            return None
+        self._lead = None
+        return lead if self._number - lead.number <= MAX_HEAD else None
 
     def _printed(self, record: Record, rule: Rule, offset: int) -> bool:
         """Whether the kernel may have printed it: one that stamps lines does so with each of them."""
@@ -270,7 +283,10 @@ class Scanner:
             joins = "tail" not in rule.flags
         else:
             joins = "head" in report.rule.flags and "joins" in rule.flags
-        if not joins or report.framed or rule is report.rule or len(report.lines) > MAX_HEAD:
+        joins = joins and not report.framed and rule is not report.rule and len(report.lines) <= MAX_HEAD
+        if "object" in report.rule.flags:
+            joins = rule.kind is Kind.WARNING and "joins" in rule.flags and not report.traced
+        if not joins:
             return False
         report.fatal = report.fatal or (rule.fatal and not record.user)
         if "weak" in report.rule.flags:

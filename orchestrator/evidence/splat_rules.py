@@ -25,10 +25,11 @@ class Rule:
 
     ``fatal`` as in `Splat`. ``head``: until its first frame the report may be continued by a line whose rule
     has ``joins``. ``tail``: the line belongs to an earlier report, if there is one. ``weak``: whatever line
-    follows says better what this is. ``stamped``: only behind a printk timestamp. ``bare``: the kernel prints
-    no stack trace with it. ``line``: it is this one line. ``raw``: no printk
-    record, it has no stamp. ``ignored``: no report at all, though it looks like
-    one.
+    follows says better what this is. ``lead``: no report by itself, but it names the next one whose rule has
+    ``led``. ``object``: the report shows an object and who had it before its own trace, which a WARN() may
+    print. ``stamped``: only behind a printk timestamp. ``bare``: the kernel prints no stack trace with it.
+    ``line``: it is this one line. ``raw``: no printk record, it has no stamp. ``ignored``: no report at all,
+    though it looks like one.
     """
 
     kind: Kind
@@ -76,6 +77,7 @@ def _words(pattern: str) -> tuple[str, ...]:
 _K = Kind
 _IN = r"(?: (?:in|at|on) (?P<f>[A-Za-z_][\w.$]*)\+0x)?"
 _PANIC = r"Kernel panic - not syncing: "
+_SLAB = r"BUG \S+ \((?:Not tainted|Tainted).*?\): "
 
 #: The first rule that matches a line wins.
 # fmt: off
@@ -241,9 +243,12 @@ RULES: tuple[Rule, ...] = (
           "unregister_netdevice: waiting for a device to become free", "none", "line bare"),
     _rule(_K.BUG, r"slab error in \w+\(\): cache", "BUG: slab error", flags="tail"),
     _rule(_K.BUG, r"Slab corruption[ (:]", "BUG: slab corruption", flags="tail"),
+    _rule(_K.BUG, r"^\[(?P<what>[A-Za-z][\w ]* overwritten)\] 0x",
+          "BUG: slab: {what}", "owner", "lead object", words=(" overwritten] 0x",)),
     _rule(_K.BUG,
-          r"BUG \S+ \((?:Not tainted|Tainted).*?\): (?P<what>[\w -]+)",
-          "BUG: slab: {what}", flags="tail", words=('BUG ',)),
+          rf"{_SLAB}(?P<what>Object corrupt|[\w ]+ overwritten)",
+          "BUG: slab: {what}", "owner", "tail led object", words=("BUG ",)),
+    _rule(_K.BUG, rf"{_SLAB}(?P<what>[\w -]+)", "BUG: slab: {what}", flags="tail object", words=("BUG ",)),
     _rule(_K.BUG,
           r"INFO: (?:Allocated|Freed) in (?P<f>[\w.$]+)\+0x\S+ age=",
           "BUG: slab object", "header", "tail"),
@@ -286,6 +291,7 @@ HINTS: tuple[bytes, ...] = (
     b"stack overflow", b"Insufficient stack", b"protection fault", b" [#", b"Unhandled ", b"Internal error",
     b"Oops", b"Kernel panic", b"VFS: Busy", b"cut here", b"Linux version",
     b"Decompressing ", b"Booting the kernel", b"SYZF", b"Alignment trap", b"registers", b"wrong direction",
+    b" overwritten] 0x",
 )
 # fmt: on
 
