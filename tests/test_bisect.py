@@ -230,6 +230,16 @@ def test_a_directory_that_is_no_repository(
 
 
 @needs_make
+def test_what_is_refused_leaves_no_folder(yard: Yard, capsys: pytest.CaptureFixture[str]) -> None:
+    good = yard.add("fs/a.c", "int a;\n")
+    git(yard.repository, "rm", "-q", "Makefile")
+    yard.add("fs/a.c", "int nothing;\n")
+    assert yard.bisect("--good", good, "--build") == 2
+    assert "is not a kernel tree" in capsys.readouterr().err
+    assert not yard.out.exists()
+
+
+@needs_make
 def test_a_fix_that_does_not_apply(yard: Yard, capsys: pytest.CaptureFixture[str]) -> None:
     good = yard.add("fs/a.c", "int a;\n")
     git(yard.repository, "checkout", "-q", "-b", "side")

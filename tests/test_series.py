@@ -308,6 +308,25 @@ def test_options_that_do_not_fit(linux: Path, scene: Scene) -> None:
     assert not scene.out.exists()
 
 
+def test_what_is_refused_leaves_no_folder(linux: Path, tmp_path: Path, scene: Scene) -> None:
+    commit_file(linux, "fs/a.c", "int a;\n", "fs: a")
+    (tmp_path / "mbox").write_text("words\n")
+    for series, words, message in [
+        ("base..", {"kconfig": ("CONFIG_HALF",)}, "not a kconfig line"),
+        ("base..", {"config": str(tmp_path / "nosuch")}, "--config"),
+        ("base..nowhere", {}, "has no revision 'nowhere'"),
+        (tmp_path / "mbox", {"source": f"{linux}@base"}, "mbox"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            scene.begin(series, **{"source": str(linux), **words})
+    git(linux, "rm", "-q", "Makefile")
+    commit_file(linux, "fs/a.c", "int b;\n", "no tree of a kernel")
+    commit_file(linux, "fs/a.c", "int c;\n", "nor is this")
+    with pytest.raises(UserError, match="is not a kernel tree"):
+        scene.begin("HEAD~1..", source=str(linux))
+    assert not scene.out.exists()
+
+
 @pytest.mark.parametrize(
     ("suites", "flavors", "measure", "functional", "bench"),
     [

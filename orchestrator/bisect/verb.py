@@ -64,7 +64,11 @@ def carry_out(
     resumed = (folder / setup.SETUP).is_file()
     repository = Path(wanted.repository)
     suites = asked.suites_in(wanted.choices)
-    with RunDirectory(folder).held(), workshop.opened(repository, cache=store.root, say=say) as shop:
+    place = RunDirectory(folder)
+    with contextlib.ExitStack() as held:
+        if resumed:
+            held.enter_context(place.held())
+        shop = held.enter_context(workshop.opened(repository, cache=store.root, say=say))
         target = _target(shop, wanted)
         choices = oracle.once(wanted.choices, target.source)
         shared = prepare.context(
@@ -74,6 +78,8 @@ def carry_out(
         if resumed:
             check_inputs(wanted.inputs, inputs, setup.KIND)
         else:
+            # only now there is a folder: what is refused leaves none
+            held.enter_context(place.held())
             wanted = msgspec.structs.replace(wanted, inputs=inputs)
             write_atomically(
                 folder / setup.SETUP, msgspec.json.format(msgspec.json.encode(wanted)), mode=0o644

@@ -218,15 +218,16 @@ def _listed(where: Path, *which: str) -> list[Patch]:
     return found
 
 
-def keep(given: Given, folder: Path) -> tuple[str, ...]:
-    """Copy the mails of a series beside its results, so that it is resumed from these; their names there."""
-    kept = []
-    for number, path in enumerate(given.mails, 1):
-        name = f"input/{number:02}-{path.name}"
+def kept_names(given: Given) -> tuple[str, ...]:
+    """What the mails of a series are called beside its results."""
+    return tuple(f"input/{number:02}-{path.name}" for number, path in enumerate(given.mails, 1))
+
+
+def keep(given: Given, folder: Path) -> None:
+    """Copy the mails of a series beside its results, so that it is resumed from these."""
+    for name, path in zip(kept_names(given), given.mails, strict=True):
         (folder / "input").mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             shutil.copytree(path, folder / name, dirs_exist_ok=True)
         else:
             shutil.copyfile(path, folder / name)
-        kept.append(name)
-    return tuple(kept)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -151,66 +152,75 @@ def _carry_out(
             (work / "apply").mkdir()
             patches = given.commits(wanted, shop, work / "apply")
             if series is None:
-                series = _new(place, wanted, old, patches, shop)
-            elif [patch.commit for patch in patches] != [patch.commit for patch in series.patches]:
+                place.try_folder()
+                return _go_on(
+                    place, _new(place.id, wanted, old, patches), shop, store, engine, console, wanted
+                )
+            if [patch.commit for patch in patches] != [patch.commit for patch in series.patches]:
                 raise UserError(
                     f"{series.asked.given} is not what it was when the series began",
                     remedy="Begin a new one.",
                 )
-            return _go_on(place, series, shop, store=store, engine=engine, console=console)
+            return _go_on(place, series, shop, store, engine, console)
 
 
-def _new(
-    place: RunDirectory, wanted: given.Given, asked: Asked, patches: tuple[Patch, ...], shop: Workshop
-) -> Series:
-    place.try_folder()
-    asked = msgspec.structs.replace(asked, inputs=given.keep(wanted, place.path))
-    for patch in patches[1:] if asked.inputs else ():
-        place.write(steps.patch_file(patch), given.as_file(patch, shop.path))
-    series = Series(
-        id=place.id,
-        asked=asked,
+def _new(name: str, wanted: given.Given, asked: Asked, patches: tuple[Patch, ...]) -> Series:
+    return Series(
+        id=name,
+        asked=msgspec.structs.replace(asked, inputs=given.kept_names(wanted)),
         patches=patches,
         rows=steps.rows(asked.choices, asked.also, asked.bench),
         notes=wanted.notes,
         started_at=now(),
     )
-    place.write(NAME, msgspec.json.format(msgspec.json.encode(series), indent=1))
-    return series
+
+
+def _keep_mails(place: RunDirectory, wanted: given.Given, series: Series, shop: Workshop) -> None:
+    """Keep the mails that a series was given as, and each patch as one of its own."""
+    given.keep(wanted, place.path)
+    for patch in series.patches[1:] if series.asked.inputs else ():
+        place.write(steps.patch_file(patch), given.as_file(patch, shop.path))
 
 
 def _go_on(
     place: RunDirectory,
     series: Series,
     shop: Workshop,
-    *,
     store: Store,
     engine: Engine,
     console: Console,
+    begun_with: given.Given | None = None,
 ) -> int:
-    """Carry out what is left, and draw everything anew from what is there."""
+    """Carry out what is left, and draw everything anew from what is there.
+
+    :param begun_with: what a series was given as that has no folder yet.
+    """
 
     def write(state: Series) -> None:
         place.write(NAME, msgspec.json.format(msgspec.json.encode(state), indent=1))
 
+    choices = series.asked.choices
+    selftests = choices.selftests_from
+    if not selftests and steps.has_tree_suites(choices):
+        where = shop.path if series.asked.inputs else series.asked.folder
+        selftests = f"{where}@{series.patches[-1].commit}"
+    hands = Hands(
+        folder=place.path,
+        store=Store(store.root, engine.cancelled),
+        shop=shop,
+        engine=engine,
+        events=Events(console),
+        selftests=selftests,
+        write=write,
+    )
+    # before there is a folder: what is refused leaves none
+    series = _unchanged(series, hands)
     with place.held(), Events(console, place.path / "events.ndjson") as events:
-        choices = series.asked.choices
-        selftests = choices.selftests_from
-        if not selftests and steps.has_tree_suites(choices):
-            where = shop.path if series.asked.inputs else series.asked.folder
-            selftests = f"{where}@{series.patches[-1].commit}"
-        hands = Hands(
-            folder=place.path,
-            store=Store(store.root, engine.cancelled),
-            shop=shop,
-            engine=engine,
-            events=events,
-            selftests=selftests,
-            write=write,
-        )
-        _say_beginning(series, events, place)
-        series = _unchanged(series, hands)
+        hands = dataclasses.replace(hands, events=events)
+        if begun_with is not None:
+            _keep_mails(place, begun_with, series, shop)
         write(series)
+        _say_beginning(series, events, place)
         try:
             series = bench.carry_out(steps.carry_out(series, hands), hands)
         except Interrupted:
