@@ -153,6 +153,13 @@ def test_a_case_that_fails(
     assert (yard.folder / "boots" / f"{culprit[:12]}-1" / "junit.xml").is_file()
     told = json.loads((yard.folder / "boots" / f"{culprit[:12]}-1" / "results.json").read_text())
     assert told["sources"][0]["maps_read_under_vma_locks"] is False, "what the tree says of itself is lost"
+    # the scripts of kernels that are no commit as it stands name what was changed on top
+    (without,) = (yard.folder / "boots").glob(f"*-without-{culprit[:12]}-1/cells/*/reproduce.sh")
+    patch = yard.folder / "patches" / f"without-{culprit[:12]}.patch"
+    assert f"{patch}" in without.read_text()
+    assert "-int a = 3; /* FAULT */\n" in patch.read_text()
+    for script in (yard.folder / "boots").glob(f"{culprit[:12]}-1/cells/*/reproduce.sh"):
+        assert "--patch" not in script.read_text()
     assert "shown in 3 of 3 boots of the bad end" in capsys.readouterr().out
 
 

@@ -17,7 +17,7 @@ from test_build import build, spec_of
 from orchestrator import source
 from orchestrator.errors import InfraError, KernelError, UserError
 from orchestrator.kernel import build as kernels
-from orchestrator.source import workshop
+from orchestrator.source import patches, workshop
 from orchestrator.source.workshop import DoesNotApply, Fix
 from orchestrator.store import Store, file_digest
 
@@ -116,6 +116,31 @@ def test_fixes_are_made_on_top_where_they_are_wanted(repository: Path, tmp_path:
         assert tree.digest != shop.check_out(two).digest
         assert (shop.path / "mm/memory.c").read_text() == "int memory;\n"
         assert shop.check_out(after, fixes).digest == shop.check_out(after).digest, "it has the fix itself"
+
+
+def test_what_is_changed_on_top_is_kept_as_patches_that_make_the_same_tree(
+    repository: Path, tmp_path: Path
+) -> None:
+    one = head(repository)
+    two = commit_file(repository, "mm/x.c", "int x;\nFrom here on = 1;\n")
+    fix = commit_file(repository, "mm/memory.c", "int mended; \n")
+    fixes = [Fix(commit=fix, within=frozenset({two}))]
+    cache = tmp_path / "cache"
+    with workshop.opened(repository, cache=cache) as shop:
+        assert shop.check_out(two, keep=tmp_path / "kept").patches == ()
+        made = shop.check_out(two, fixes, without=two, keep=tmp_path / "kept")
+        assert list(map(Path, made.patches)) == sorted(
+            (tmp_path / "kept").iterdir(), key=lambda p: len(p.name)
+        )
+        again = patches.apply(
+            source.resolve(made.base_spec, cache=cache), list(map(Path, made.patches)), cache=cache
+        )
+        for tree in (made.path, again.path):
+            assert (tree / "mm/memory.c").read_text() == "int mended; \n"
+            assert not (tree / "mm/x.c").exists()
+        # a commit of its own for each, which says what it is
+        said = git(again.path, "log", "--format=%s", f"{one}..HEAD").splitlines()
+        assert said == [f"Without {two}", f"With {fix}", "more"]
 
 
 def test_a_fix_that_does_not_apply(repository: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
     <bisect>/builds/NAME.json       a kernel that was built, or why there is none
              logs/NAME.log          the log of one that does not build
+             patches/…              fixes, and what was taken out, where a kernel is not a commit as it stands
              boots/NAME-N/…         a run directory a boot
 
 What is there is not done again: a bisect that was killed in between has lost the build or boot at work.
@@ -159,8 +160,11 @@ class KernelOracle:
     def _make(self, subject: Subject, log: Path, jobs: int) -> _Kept:
         choices = self._shared.choices
         (arch,), (variant,) = choices.arches, choices.variants
-        tree = self._workshop.check_out(subject.commit, self._fixes, without=subject.without)
-        target = prepare.target_of(subject.name, tree, Source(spec=tree.base_spec))
+        tree = self._workshop.check_out(
+            subject.commit, self._fixes, without=subject.without, keep=self._folder / "patches"
+        )
+        source = Source(spec=tree.base_spec, patches=tree.patches)
+        target = prepare.target_of(subject.name, tree, source)
         shared = self._context(target)
         if reason := moot(shared, target, variant):
             return _Kept(built=Built(subject=subject, error=f"not applicable: {reason}"))

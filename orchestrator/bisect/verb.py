@@ -3,7 +3,7 @@
 
 <out>/bisect-ID/bisect.json journal.ndjson events.ndjson conclusion.json
                 bisect.log report.md report.html
-                builds/ logs/ boots/        see ``oracle``
+                builds/ logs/ patches/ boots/        see ``oracle``
 """
 
 from __future__ import annotations

@@ -65,13 +65,17 @@ class Workshop:
         """The tree."""
         return self.place / "tree"
 
-    def check_out(self, commit: str, fixes: Sequence[Fix] = (), *, without: str = "") -> Tree:
+    def check_out(
+        self, commit: str, fixes: Sequence[Fix] = (), *, without: str = "", keep: Path | None = None
+    ) -> Tree:
         """The tree as it is in a commit, until the next one is asked for.
 
         As the commit has it, its digest is that of ``DIR@COMMIT``: both share what is kept of their kernels.
 
         :param commit: its full name.
         :param without: a commit whose change is taken out again.
+        :param keep: a folder for what is changed on top, as patches: it makes the tree again elsewhere
+            (``Tree.patches``).
         :raises DoesNotApply: a fix does not apply, or a change cannot be taken out.
         :raises UserError: no kernel tree, or objects are missing in the repository.
         :raises InfraError: no space.
@@ -87,10 +91,13 @@ class Workshop:
                 clone.check_out(self.place, commit, what)
                 # what a fix, or a killed process, has left
                 run_git(self.path, "clean", "-ffdxq")
-                for fix in wanted:
-                    self._apply(fix.commit, f"the fix {fix.commit[:12]} does not apply to {what}")
+                made = [
+                    self._apply(fix.commit, f"the fix {fix.commit[:12]} does not apply to {what}", keep)
+                    for fix in wanted
+                ]
                 if without:
-                    self._apply(without, f"{without[:12]} cannot be taken out of {what}", "--reverse")
+                    else_ = f"{without[:12]} cannot be taken out of {what}"
+                    made.append(self._apply(without, else_, keep, back=True))
             identity.check_tree(self.path, what)
             version = identity.makefile_version(self.path)
         digest = identity.digest_of_text("git", commit, "")
@@ -106,6 +113,7 @@ class Workshop:
             commit=commit,
             version=version,
             describe=f"{version}-g{commit[:12]}{more}",
+            patches=tuple(map(str, made)) if keep is not None else (),
             base_spec=f"{self.repository}@{commit}",
             configured_by="" if wanted or without else self._configured_by(commit),
         )
@@ -138,16 +146,24 @@ class Workshop:
                 fresh.write_bytes(b"".join(line + b"\n" for line in (*lines, objects)))
                 fresh.replace(alternates)
 
-    def _apply(self, commit: str, else_: str, *way: str) -> None:
+    def _apply(self, commit: str, else_: str, keep: Path | None, *, back: bool = False) -> Path | None:
+        """Make a commit's change, or take it ``back``; the patch that does so, if it is kept."""
+        ends = [f"{commit}^1", commit]
         try:
-            patch = run_git(self.path, "diff", "--binary", "--full-index", f"{commit}^1", commit)
+            diff = run_git(self.path, "diff", "--binary", "--full-index", *(ends[::-1] if back else ends))
             # not into the index: that would write objects, and freshen those of the user's repository
-            run_git(self.path, "apply", "--whitespace=nowarn", *way, "-", data=patch)
+            run_git(self.path, "apply", "--whitespace=nowarn", "-", data=diff)
         except GitError as error:
             raise DoesNotApply(
                 f"{else_}: {error.first}",
                 remedy="Narrow its range, or name another commit that mends the same.",
             ) from error
+        if keep is None:
+            return None
+        keep.mkdir(parents=True, exist_ok=True)
+        file = keep / f"{'without-' if back else ''}{commit[:12]}.patch"
+        file.write_bytes(f"Subject: {'Without' if back else 'With'} {commit}\n\n---\n".encode() + diff)
+        return file
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
