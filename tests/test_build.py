@@ -20,7 +20,6 @@ from orchestrator.kernel import build as kernels
 from orchestrator.kernel import toolchain
 from orchestrator.kernel.kconfig import Fragment
 from orchestrator.kernel.model import Kernel, KernelSpec
-from orchestrator.process import Outcome
 from orchestrator.source.classify import TreeClass
 from orchestrator.source.model import Tree
 from orchestrator.store import Store
@@ -120,56 +119,6 @@ def test_a_build_that_fails(
     assert not any((warm.root / "builds").iterdir())
     assert not any(path.name.startswith(".") for path in (warm.root / "kernels").iterdir())
     assert alive(marker) == []
-
-
-ENDED = Outcome(2, None, "ended")
-
-
-@pytest.mark.parametrize(
-    ("text", "outcome", "error", "message"),
-    [
-        ("/tree/mm/a.c:4:16: error: no\n", ENDED, KernelError, "here: mm/a.c:4:16: no"),
-        ("../mm/a.c:4: fatal error: no\nmm/b.c:1:2: error: yes", ENDED, KernelError, "here: mm/a.c:4: no"),
-        (
-            "In file included from mm/a.c:1:\nmm/a.h:2:3: error: no",
-            ENDED,
-            KernelError,
-            "here: mm/a.h:2:3: no",
-        ),
-        ("mm/a.c:4:1: warning: no\nodd\nI: x: FAIL\n", ENDED, KernelError, "no | odd"),
-        (
-            "ld: mm/a.o:(.text+0x5): undefined reference to `b'",
-            ENDED,
-            KernelError,
-            "mm/a.o:(.text+0x5): undefined",
-        ),
-        ('ERROR: modpost: "x" undefined!', ENDED, KernelError, 'here: ERROR: modpost: "x" undefined!'),
-        (
-            "ld.lld: error: undefined symbol: x",
-            ENDED,
-            KernelError,
-            "here: ld.lld: error: undefined symbol: x",
-        ),
-        ("", ENDED, KernelError, "here: exit status 2"),
-        ("sh: 1: flex: not found", ENDED, InfraError, "flex is missing"),
-        ("scripts/x.sh: line 3: bc: command not found", ENDED, InfraError, "bc is missing"),
-        ("a.c:1:1: error: no\nmake: *** [x] Error 137", ENDED, InfraError, "a build tool was killed"),
-        ("make: *** [Makefile:9: x] Killed", ENDED, InfraError, "a build tool was killed"),
-        ("cc1: out of memory\nvirtual memory exhausted", ENDED, InfraError, "ran out of memory"),
-        ("a.c:1:1: error: half", Outcome(None, 9, "parent"), InfraError, "signal 9 (parent)"),
-        ("a.c:1:1: error: half", Outcome(None, 9, "limit"), InfraError, "signal 9 (limit)"),
-    ],
-)
-def test_the_word_of_a_log(
-    tmp_path: Path, text: str, outcome: Outcome, error: type[OrchestrateError], message: str
-) -> None:
-    (tmp_path / "log").write_text(text)
-    tree = Tree(path=Path("/tree"), spec="", kind="directory", digest="", version="7.2.1")
-    with pytest.raises(OrchestrateError) as caught:
-        kernels._fail(spec_of(tree, variant="here"), "build", outcome, tmp_path / "log", tmp_path / "kept")
-    assert type(caught.value) is error
-    assert message in caught.value.message
-    assert str(tmp_path / "kept") in caught.value.remedy
 
 
 def test_the_banner_says_nothing_of_the_host(linux: Tree, warm: Store) -> None:

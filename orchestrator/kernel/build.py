@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import statistics
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,49 +19,17 @@ import msgspec
 from orchestrator import data
 from orchestrator.arch import Arch
 from orchestrator.elf import build_id
-from orchestrator.errors import Inconclusive, InfraError, KernelError, UserError
-from orchestrator.kernel import kconfig, warnings, workplace
+from orchestrator.errors import Inconclusive, KernelError, UserError
+from orchestrator.kernel import kconfig, make, makelog, warnings, workplace
 from orchestrator.kernel.kconfig import Fragment, Lost
 from orchestrator.kernel.model import Configured, Kernel, KernelSpec, Say
 from orchestrator.kernel.workplace import Workplace
-from orchestrator.process import Outcome, Supervised, require
+from orchestrator.process import Outcome, Supervised
 from orchestrator.source.classify import TreeClass
 from orchestrator.store import Store, digest_of, file_digest
 
 _CONFIG_LIMIT_S = 600.0
 _BUILD_LIMIT_S = 4 * 3600.0
-#: Seconds between two words about how far a build is.
-_PROGRESS_S = 30.0
-_OBJECT = re.compile(rb"^  (?:CC|AS)  ", re.M)
-_BASE_PACKAGES = "build-essential bc bison flex libelf-dev libssl-dev rsync xz-utils"
-
-_COMPILE_ERROR = re.compile(
-    r"^(?P<where>\S+?:\d+(?::\d+)?): (?:fatal )?error: (?P<what>.+)$"
-    r"|^(?:\S*ld\S*: )?(?P<object>\S+?:\(?[^\s:]*\)?): (?P<link>undefined reference to .+)$"
-    r"|^(?P<modpost>ERROR: modpost: .+)$"
-    r"|^(?P<ld>ld\S*: error: .+)$",
-    re.M,
-)
-_INFRA_TROUBLE = (
-    ("No space left on device", "the disk is full", "Free some space, or set ORCHESTRATE_CACHE."),
-    ("Killed signal terminated program", "the compiler was killed (out of memory?)", "Free some memory."),
-    ("Error 137", "a build tool was killed (out of memory?)", "Free some memory."),
-    ("] Killed", "a build tool was killed (out of memory?)", "Free some memory."),
-    ("virtual memory exhausted", "the compiler ran out of memory", "Free some memory, or use fewer --jobs."),
-    ("Cannot allocate memory", "the compiler ran out of memory", "Free some memory, or use fewer --jobs."),
-    ("Disk quota exceeded", "the disk quota is used up", "Free some space, or set ORCHESTRATE_CACHE."),
-    ("Read-only file system", "something wrote where it may only read", "Please report it, with the log."),
-    ("Input/output error", "the disk fails", "Look at the host's own log."),
-)
-
-
-#: What a kernel's banner would say of the host, the same on each.
-BANNER = {
-    "KBUILD_BUILD_TIMESTAMP": "@0",
-    "KBUILD_BUILD_USER": "orchestrate",
-    "KBUILD_BUILD_HOST": "orchestrate",
-    "KBUILD_BUILD_VERSION": "1",
-}
 
 
 class _Facts(msgspec.Struct, frozen=True):
@@ -202,7 +168,7 @@ def _key(spec: KernelSpec, configured: Configured) -> str:
         spec.arch.name,
         configured.digest,
         spec.toolchain.version,
-        _wrapped(spec),
+        spec.wrapped,
         # those before had a "+" in their release, unless their commit was tagged
         *(["no scm"] if spec.tree.commit else []),
         *([file_digest(spec.module)] if spec.module else []),
@@ -249,10 +215,6 @@ def _earlier(arch: Arch, store: Store, *, warm: bool = False) -> Iterator[_Facts
                     yield facts
 
 
-def _wrapped(spec: KernelSpec) -> bool:
-    return spec.tree_class is TreeClass.SELECTABLE
-
-
 def _configure(spec: KernelSpec, fragments: Sequence[Fragment], fresh: Path) -> None:
     base = spec.base
     if not base:
@@ -270,7 +232,7 @@ def _make_config(spec: KernelSpec, fresh: Path, name: str, arguments: Sequence[s
     place = fresh / name
     objects, log = place / "o", place / "log"
     objects.mkdir(parents=True)
-    outcome, _ = _tuxmake(
+    outcome, _ = make.tuxmake(
         spec, objects, place / "out", [*arguments, "config"], log, _CONFIG_LIMIT_S, wrap=place
     )
     if not (objects / ".config").is_file() or outcome.exit != 0:
@@ -324,7 +286,7 @@ def _build(
             build_id=build_id(fresh / "vmlinux"),
             toolchain=spec.toolchain.version,
             cpu_s=round(cpu_s, 1),
-            objects=_objects(fresh / "build.log"),
+            objects=makelog.objects(fresh / "build.log"),
             warm=warm,
         )
         (fresh / "kernel.json").write_bytes(msgspec.json.encode(facts))
@@ -347,7 +309,7 @@ def _make(
     usual = [facts.objects for facts in _earlier(spec.arch, store) if facts.objects]
     of = f" of about {statistics.median_high(usual)}" if usual and not place.warm else ""
     say(what)
-    outcome, cpu_s = _tuxmake(
+    outcome, cpu_s = make.tuxmake(
         spec,
         place.objects,
         place.folder / "out",
@@ -366,17 +328,10 @@ def _make(
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(build_log, log)
-        if _is_compile_error(outcome, build_log):
+        if makelog.is_compile_error(outcome, build_log):
             place.trust()
         _fail(spec, "build", outcome, build_log, log)
     return cpu_s
-
-
-def _is_compile_error(outcome: Outcome, log: Path) -> bool:
-    """Whether a build ended by itself because of what the compiler said, and of nothing else."""
-    text = log.read_text(errors="replace") if log.is_file() else ""
-    told = outcome.reason == "ended" and _COMPILE_ERROR.search(text) is not None
-    return told and not any(mark in text for mark, _, _ in _INFRA_TROUBLE)
 
 
 def _module_name(source: Path) -> str:
@@ -400,10 +355,14 @@ def _build_module(spec: KernelSpec, source: Path, place: Path, log: Path | None)
     argv = ["make", "-C", str(spec.tree.path), f"O={objects}", f"ARCH={spec.arch.make_arch}"]
     argv += [f"CROSS_COMPILE={spec.arch.compiler_prefix}", f"CC={spec.toolchain.compiler}"]
     argv += ["LLVM=1"] if "clang" in spec.toolchain.tuxmake else []
-    argv += [f"KBUILD_KCONFIG={place / 'Kconfig.wrapper'}"] if _wrapped(spec) else []
+    argv += [f"KBUILD_KCONFIG={place / 'Kconfig.wrapper'}"] if spec.wrapped else []
     for words in (["modules_prepare"], [f"M={folder}", "modules"]):
         child = Supervised(
-            [*argv, *words], limit_s=_BUILD_LIMIT_S, grace_s=1.0, output=folder / "log", env=environment()
+            [*argv, *words],
+            limit_s=_BUILD_LIMIT_S,
+            grace_s=1.0,
+            output=folder / "log",
+            env=make.environment(),
         )
         outcome = child.to_end()
         built = folder / _module_name(source)
@@ -415,110 +374,13 @@ def _build_module(spec: KernelSpec, source: Path, place: Path, log: Path | None)
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / "log", log)
-    said = (folder / "log").read_text(errors="replace")
-    error = _COMPILE_ERROR.search(said)
+    error = makelog.first_error(folder / "log")
     raise Inconclusive(
-        f"{source.name} does not compile against {spec.tree.version}: {error[0] if error else outcome}",
+        f"{source.name} does not compile against {spec.tree.version}: {error or outcome}",
         remedy="Run without the flavor that needs it, and please report it.",
     )
 
 
-def environment() -> dict[str, str]:
-    """Ours, without what would change a build."""
-    return {
-        **{k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "KBUILD", "KCONFIG", "CCACHE"))},
-        "LC_ALL": "C.UTF-8",
-        # set, if to nothing, it keeps the state of the git repository out of the release and the image
-        "LOCALVERSION": "",
-    }
-
-
-def _tuxmake(
-    spec: KernelSpec,
-    objects: Path,
-    output: Path,
-    arguments: Sequence[str],
-    log: Path,
-    limit_s: float,
-    *,
-    wrap: Path,
-    cache: Path | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> tuple[Outcome, float]:
-    """Run tuxmake under the supervisor; its outcome and the CPU seconds of the whole tree."""
-    require("make", remedy=f"Install the build tools: apt-get install {_BASE_PACKAGES}")
-    argv = [sys.executable, "-m", "tuxmake", "-C", str(spec.tree.path), "-b", str(objects), "-o", str(output)]
-    argv += ["-r", "null", "-z", "none", "-v", "-F", "-t", spec.toolchain.tuxmake]
-    if not spec.arch.native:
-        argv += ["-a", spec.arch.make_arch]
-    # as options: tuxmake has values of its own, which win over the environment
-    for name, value in BANNER.items():
-        argv += ["-e", f"{name}={value}"]
-    env = environment()
-    plain = re.sub(r"-\d+$", "", spec.toolchain.compiler)
-    if plain != spec.toolchain.compiler:
-        # tuxmake drops the version where it builds on the host itself, and takes what has the plain name
-        tools = wrap / "tools"
-        shutil.rmtree(tools, ignore_errors=True)
-        tools.mkdir()
-        (tools / plain).symlink_to(require(spec.toolchain.compiler, remedy=""))
-        env["PATH"] = f"{tools}:{env['PATH']}"
-    if cache is not None and shutil.which("ccache"):
-        argv += ["-w", "ccache"]
-        cache.mkdir(parents=True, exist_ok=True)
-        # without depend mode a cold build through ccache costs a quarter more
-        env |= {"CCACHE_DIR": str(cache), "CCACHE_DEPEND": "1", "CCACHE_MAXSIZE": "10G"}
-    argv += list(arguments)
-    if _wrapped(spec):
-        argv.append(f"KBUILD_KCONFIG={kconfig.write_wrapper(spec.tree.path, wrap)}")
-    child = Supervised(argv, limit_s=limit_s, grace_s=1.0, output=log, env=env, cwd=spec.tree.path)
-    try:
-        while (outcome := child.wait(_PROGRESS_S if progress else None)) is None:
-            if progress:
-                progress(_objects(log))
-    finally:
-        child.kill()
-    return outcome, child.cpu_s
-
-
-def _objects(log: Path) -> int:
-    """How many objects a build has made so far."""
-    with contextlib.suppress(OSError):
-        return len(_OBJECT.findall(log.read_bytes()))
-    return 0
-
-
 def _fail(spec: KernelSpec, what: str, outcome: Outcome, log: Path, kept: Path | None = None) -> None:
     which = f"{spec.tree.version} {spec.arch.name} {spec.variant}"
-    raise_for(f"cannot {what} {which}", spec.tree.path, outcome, log, kept)
-
-
-def raise_for(what: str, tree: Path, outcome: Outcome, log: Path, kept: Path | None = None) -> None:
-    """Raise what a failed build comes to by its log.
-
-    :param what: ``cannot build 7.2.1 arm64``; ``kept``: where the user finds the log.
-    :raises KernelError: it does not compile, with the first error, its file and line.
-    :raises InfraError: the host failed it.
-    """
-    text = log.read_text(errors="replace") if log.is_file() else ""
-    where = f" The log: {kept}" if kept else ""
-    for mark, reason, remedy in _INFRA_TROUBLE:
-        if mark in text:
-            raise InfraError(f"{what}: {reason}", remedy=remedy + where)
-    if outcome.reason != "ended":
-        raise InfraError(f"{what}: {outcome}", remedy=f"Give it more time, or a faster host.{where}")
-    if match := _COMPILE_ERROR.search(text):
-        place = match["where"] or match["object"]
-        error = match["what"] or match["link"] or match["modpost"] or match["ld"]
-        # as seen from the top of the tree, whether the compiler was given a full or a relative path
-        place = re.sub(r"^(?:\.\./)+", "", (place or "").removeprefix(f"{tree}/"))
-        said = f"{place}: {error}" if place else error
-        raise KernelError(f"{what}: {said}", remedy=where.strip())
-    if tool := re.search(r"(\S+): (?:command )?not found", text):
-        raise InfraError(
-            f"{what}: {tool[1]} is missing",
-            remedy=f"Install the build tools: apt-get install {_BASE_PACKAGES}.{where}",
-        )
-    # tuxmake's own summary begins with "I:"
-    last = [line for line in text.splitlines() if line.strip() and not line.startswith("I: ")][-3:]
-    raise KernelError(f"{what}: {' | '.join(last) or outcome}", remedy=where.strip())
+    makelog.raise_for(f"cannot {what} {which}", spec.tree.path, outcome, log, kept)

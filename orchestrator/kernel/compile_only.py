@@ -15,7 +15,7 @@ import msgspec
 
 from orchestrator import data
 from orchestrator.errors import Inconclusive, InfraError, UserError
-from orchestrator.kernel import build, kconfig, warnings
+from orchestrator.kernel import kconfig, make, makelog, warnings
 from orchestrator.kernel.model import Say
 from orchestrator.process import Outcome, Supervised, require
 from orchestrator.source.model import Tree
@@ -107,7 +107,7 @@ def compile_(
     if outcome.reason == "ended":
         mark.unlink()
     if outcome.exit != 0:
-        build.raise_for(what, tree.path, outcome, log, log)
+        makelog.raise_for(what, tree.path, outcome, log, log)
     if empty := [name for name in config.targets if not any((objects / name).rglob("*.o"))]:
         raise Inconclusive(f"{what}: make was content, and made nothing in {', '.join(empty)}")
     return known
@@ -135,13 +135,13 @@ def _configure(config: Config, tree: Tree, objects: Path, log: Path, what: str) 
                 remedy="This tree does not have that configuration; leave it out with --also-build.",
             )
     if outcome.exit != 0 or not path.is_file():
-        build.raise_for(what, tree.path, outcome, log, log)
+        makelog.raise_for(what, tree.path, outcome, log, log)
 
 
 def _make(config: Config, tree: Tree, objects: Path, log: Path, words: list[str]) -> Outcome:
     argv = ["make", "-C", str(tree.path), f"O={objects}", f"ARCH={config.make_arch}"]
-    argv += [f"CROSS_COMPILE={config.prefix}", *(f"{n}={v}" for n, v in build.BANNER.items())]
-    child = Supervised([*argv, *words], limit_s=_LIMIT_S, grace_s=1.0, output=log, env=build.environment())
+    argv += [f"CROSS_COMPILE={config.prefix}", *(f"{n}={v}" for n, v in make.BANNER.items())]
+    child = Supervised([*argv, *words], limit_s=_LIMIT_S, grace_s=1.0, output=log, env=make.environment())
     return child.to_end()
 
 

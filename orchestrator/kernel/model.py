@@ -37,6 +37,11 @@ class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
     module: Path | None = None
     workplace: Path | None = None
 
+    @property
+    def wrapped(self) -> bool:
+        """Whether its Kconfig is read through one of ours, which gives the variant's symbol a prompt."""
+        return self.tree_class is TreeClass.SELECTABLE
+
 
 class Configured(msgspec.Struct, frozen=True, kw_only=True):
     """The final configuration of a spec: the file, its symbols and the release it leads to."""

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""How make is called: what it sees of this host, and by tuxmake under the supervisor."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from orchestrator.kernel import kconfig, makelog
+from orchestrator.kernel.model import KernelSpec
+from orchestrator.process import Outcome, Supervised, require
+
+#: Seconds between two words about how far a build is.
+_PROGRESS_S = 30.0
+
+#: What a kernel's banner would say of the host, the same on each.
+BANNER = {
+    "KBUILD_BUILD_TIMESTAMP": "@0",
+    "KBUILD_BUILD_USER": "orchestrate",
+    "KBUILD_BUILD_HOST": "orchestrate",
+    "KBUILD_BUILD_VERSION": "1",
+}
+
+
+def environment() -> dict[str, str]:
+    """Ours, without what would change a build."""
+    return {
+        **{k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "KBUILD", "KCONFIG", "CCACHE"))},
+        "LC_ALL": "C.UTF-8",
+        # set, if to nothing, it keeps the state of the git repository out of the release and the image
+        "LOCALVERSION": "",
+    }
+
+
+def tuxmake(
+    spec: KernelSpec,
+    objects: Path,
+    output: Path,
+    arguments: Sequence[str],
+    log: Path,
+    limit_s: float,
+    *,
+    wrap: Path,
+    cache: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Outcome, float]:
+    """Run tuxmake under the supervisor; its outcome and the CPU seconds of the whole tree."""
+    require("make", remedy=f"Install the build tools: apt-get install {makelog.BASE_PACKAGES}")
+    argv = [sys.executable, "-m", "tuxmake", "-C", str(spec.tree.path), "-b", str(objects), "-o", str(output)]
+    argv += ["-r", "null", "-z", "none", "-v", "-F", "-t", spec.toolchain.tuxmake]
+    if not spec.arch.native:
+        argv += ["-a", spec.arch.make_arch]
+    # as options: tuxmake has values of its own, which win over the environment
+    for name, value in BANNER.items():
+        argv += ["-e", f"{name}={value}"]
+    env = environment()
+    plain = re.sub(r"-\d+$", "", spec.toolchain.compiler)
+    if plain != spec.toolchain.compiler:
+        # tuxmake drops the version where it builds on the host itself, and takes what has the plain name
+        tools = wrap / "tools"
+        shutil.rmtree(tools, ignore_errors=True)
+        tools.mkdir()
+        (tools / plain).symlink_to(require(spec.toolchain.compiler, remedy=""))
+        env["PATH"] = f"{tools}:{env['PATH']}"
+    if cache is not None and shutil.which("ccache"):
+        argv += ["-w", "ccache"]
+        cache.mkdir(parents=True, exist_ok=True)
+        # without depend mode a cold build through ccache costs a quarter more
+        env |= {"CCACHE_DIR": str(cache), "CCACHE_DEPEND": "1", "CCACHE_MAXSIZE": "10G"}
+    argv += list(arguments)
+    if spec.wrapped:
+        argv.append(f"KBUILD_KCONFIG={kconfig.write_wrapper(spec.tree.path, wrap)}")
+    child = Supervised(argv, limit_s=limit_s, grace_s=1.0, output=log, env=env, cwd=spec.tree.path)
+    try:
+        while (outcome := child.wait(_PROGRESS_S if progress else None)) is None:
+            if progress:
+                progress(makelog.objects(log))
+    finally:
+        child.kill()
+    return outcome, child.cpu_s
