@@ -70,24 +70,6 @@ def known(cell: CellResult, case: Case) -> bool:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("flavor", "suite"), [("lockdep", "mm-stress"), ("kasan", "mm-stress"), ("wide", "maps-coherency")]
-)
-def test_kernels_made_for_diagnosis_stay_silent(flavor: str, suite: str, tmp_path: Path) -> None:
-    words = ["--arch", "x86_64", "--variant", "per-vma-lock", "--flavor", flavor, "--suite", suite]
-    code, result = run(tmp_path, *words)
-    assert code == 0
-    (cell,) = result.cells
-    assert cell.properties["flavor"] == flavor
-    assert not [c for c in cell.all_cases() if c.verdict is not Verdict.PASS and not known(cell, c)]
-    if flavor == "wide":
-        (told,) = tmp_path.glob("*/cells/*/suites/*/*.widen.txt")
-        # "…: passed 133742, delayed 13394"
-        delayed = [int(line.rpartition(" ")[2]) for line in told.read_text().splitlines()]
-        assert sum(map(bool, delayed)) > len(delayed) / 2
-
-
-@pytest.mark.long
 @pytest.mark.parametrize("name", arch.names())
 def test_benchmarks_prove_their_work(name: str, tmp_path: Path) -> None:
     words = [word for suite in BENCHMARKS for word in ("--suite", suite)]

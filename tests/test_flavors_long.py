@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Kernels made for diagnosis, unmodified Linux 7.2 (make test-long TARGET=flavors_long): they stay silent.
+
+Each is built, booted, worked hard and shut down; its suites are green, and the console that was kept is read
+again by the verb. What can be one kernel is one, for builds are dear.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+import pytest
+from test_long import LINUX_7_2, _orchestrate
+from test_own_suites import known
+
+from orchestrator import arch, data
+from orchestrator.outcome import RunResult
+from orchestrator.results.model import Verdict
+
+RUNS = Path(os.environ.get("ORCHESTRATE_RUNS") or Path(__file__).parents[1] / "runs") / "flavors"
+#: Flavors of one kernel, and what keeps it busy.
+KERNELS = (
+    (("lockdep",), "mm-stress"),
+    (("kasan",), "mm-stress"),
+    (("kasan-recycle",), "mm-stress"),
+    (("kcsan",), "mm-stress"),
+    (("ubsan", "memleak", "fail"), "mm-stress"),
+    (("maple",), "procmap-query"),
+    (("wide",), "maps-coherency"),
+)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("at", arch.names())
+@pytest.mark.parametrize(("flavors", "suite"), KERNELS, ids=["+".join(names) for names, _ in KERNELS])
+def test_kernels_made_for_diagnosis_stay_silent(at: str, flavors: tuple[str, ...], suite: str) -> None:
+    out = RUNS / f"{at}-{'-'.join(flavors)}"
+    before = set(out.iterdir()) if out.is_dir() else set()
+    done = _orchestrate(
+        *("run", "--source", LINUX_7_2, "--arch", at, "--variant", "per-vma-lock", "--suite", suite),
+        *("--accel", "tcg", "--out", out, *(word for name in flavors for word in ("--flavor", name))),
+    )
+    (root,) = (path for path in set(out.iterdir()) - before if path.is_dir())
+    (cell,) = msgspec.json.decode((root / "results.json").read_bytes(), type=RunResult).cells
+    loud = [c for c in cell.all_cases() if c.verdict is not Verdict.PASS and not known(cell, c)]
+    assert not loud
+    assert done.returncode == 0
+    assert set(cell.properties["flavor"].split("+")) == set(flavors)
+    assert silent(root.glob("cells/*/console*.log")) > 0
+    if "wide" in flavors:
+        (told,) = root.glob("cells/*/suites/*/*.widen.txt")
+        # "…: passed 133742, delayed 13394"
+        delayed = [int(line.rpartition(" ")[2]) for line in told.read_text().splitlines()]
+        assert sum(map(bool, delayed)) > len(delayed) / 2
+
+
+def silent(consoles: Iterable[Path]) -> int:
+    """Bytes of consoles in which the verb finds nothing."""
+    size = 0
+    for path in consoles:
+        done = _orchestrate("console", "--json", path)
+        assert json.loads(done.stdout) == [], path
+        assert done.returncode == 0
+        size += path.stat().st_size
+    return size
+
+
+def test_each_flavor_has_its_kernel() -> None:
+    assert {name for names, _ in KERNELS for name in names} == set(data.flavors())
