@@ -22,6 +22,8 @@ from orchestrator.errors import InfraError
 _LIVE: weakref.WeakSet[Supervised] = weakref.WeakSet()
 
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
+#: Seconds until a supervisor has started what it is to; a busy host takes some.
+_START_S = 60.0
 
 
 class Outcome(NamedTuple):
@@ -79,7 +81,7 @@ class Supervised:
             start_new_session=True,
             pass_fds=tuple(pass_fds),
         )
-        first = self._message(10)
+        first = self._message(_START_S)
         if first is None or "pid" not in first:
             self.kill()
             raise InfraError(f"the supervisor of {argv[0]} did not start")
@@ -112,6 +114,9 @@ class Supervised:
         if self._outcome is not None:
             return self._outcome
         message = self._message(timeout_s)
+        if message is not None and "pid" in message:
+            # a supervisor that came too late
+            message = self._message(timeout_s)
         if message is None:
             return None
         if message:

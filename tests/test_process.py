@@ -234,6 +234,18 @@ def test_a_supervisor_that_does_not_start(tmp_path: Path, monkeypatch: pytest.Mo
         start(tmp_path, "true")
 
 
+def test_a_supervisor_that_comes_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = tmp_path / "late.py"
+    late.write_text(
+        "import runpy, time\ntime.sleep(1)\n"
+        f"runpy.run_path({str(process._SUPERVISOR)!r}, run_name='__main__')\n"
+    )
+    monkeypatch.setattr(process, "_SUPERVISOR", late)
+    monkeypatch.setattr(process, "_START_S", 0.0)
+    with pytest.raises(InfraError, match="supervisor of sleep did not start"):
+        start(tmp_path, "sleep", "300")
+
+
 def test_tools() -> None:
     assert tool(["echo", "word"]) == "word\n"
     with pytest.raises(InfraError, match="sh -c echo no >&2; exit 1 failed: no") as caught:
