@@ -67,7 +67,6 @@ _PAGING = "BUG: unable to handle kernel paging request"
 #: What is below the system call: of a stall, and of a stack that is used up, any other function is chance.
 _ENTRY = "direct_entry"
 X86 = ("x86_64",)
-ARM = ("arm64",)
 
 #: On the kernel with LKDTM and every detector that slows nothing down.
 WATCHFUL = (
@@ -88,7 +87,8 @@ WATCHFUL = (
     ),
     _lkdtm("EXEC_USERSPACE", Class.OOPS, _PAGING, "execute_user_location|lkdtm_EXEC_USERSPACE"),
     _lkdtm("EXHAUST_STACK", Class.OOPS, "BUG: stack guard page was hit", _ENTRY),
-    _lkdtm("STACK_GUARD_PAGE_LEADING", Class.OOPS, "BUG: stack guard page was hit", _ENTRY),
+    # on arm64 it is a page like any other that is not there
+    _lkdtm("STACK_GUARD_PAGE_LEADING", Class.OOPS, "BUG: stack guard page was hit", _ENTRY, arches=X86),
     _lkdtm("VMALLOC_LINEAR_OVERFLOW", Class.OOPS, _PAGING),
     _lkdtm("CORRUPT_STACK", Class.PANIC, "kernel panic: stack is corrupted"),
     _lkdtm("CORRUPT_LIST_ADD", Class.BUG, "corrupted list"),
@@ -109,7 +109,11 @@ WATCHFUL = (
     _lkdtm(
         "SOFTLOCKUP", Class.LOCKUP, "BUG: soft lockup", _ENTRY, settings=(f"{DOG}=2",), timeout_s=SHORT_S
     ),
-    _lkdtm("HARDLOCKUP", Class.LOCKUP, "hard LOCKUP", _ENTRY, settings=(f"{DOG}=2",), timeout_s=SHORT_S),
+    # arm64 without pseudo-NMIs cannot ask a CPU that has its interrupts off
+    _lkdtm(
+        "HARDLOCKUP", Class.LOCKUP, "hard LOCKUP", _ENTRY, settings=(f"{DOG}=2",), timeout_s=SHORT_S,
+        arches=X86,
+    ),
     _lkdtm("HUNG_TASK", Class.HUNG, "INFO: task hung", settings=(f"{HUNG}=2",), timeout_s=SHORT_S),
     _own(
         "stalls_rcu", Class.RCU, "INFO: rcu detected stall", "provoke_write",
