@@ -196,6 +196,25 @@ def test_a_frozen_server_is_lost_when_the_time_is_up(guest: Ssh, server: Dropbea
     server.signal(signal.SIGCONT)
 
 
+def test_a_server_that_freezes_before_it_starts_a_command(
+    guest: Ssh, server: Dropbear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has opened the channel: a guest's CPU may be lost between any two packets."""
+    really = guest._transport.open_session
+
+    def open_session(**options: float) -> object:
+        channel = really(**options)
+        server.signal(signal.SIGSTOP)
+        return channel
+
+    monkeypatch.setattr(guest._transport, "open_session", open_session)
+    try:
+        with pytest.raises(ssh.Silent, match="no answer to a request within 1 s"):
+            guest.raw("true", limit_s=1)
+    finally:
+        server.signal(signal.SIGCONT)
+
+
 def test_a_server_that_freezes_while_a_command_runs(guest: Ssh, server: Dropbear, marker: str) -> None:
     def freeze() -> None:
         until(lambda: alive(marker))

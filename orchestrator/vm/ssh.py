@@ -15,8 +15,9 @@ import secrets
 import shlex
 import socket
 import tarfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -108,6 +109,32 @@ class Ran(msgspec.Struct, frozen=True):
     def ok(self) -> bool:
         """Whether it ended by itself with status 0."""
         return self.facts.exit == 0 and not self.facts.timeout
+
+
+@contextlib.contextmanager
+def _answered(channel: paramiko.Channel, limit_s: float) -> Iterator[None]:
+    """A limit on paramiko's waiting for the answer to a request, which has none of its own.
+
+    :raises TimeoutError: none came.
+    """
+    late = threading.Event()
+
+    def give_up() -> None:
+        late.set()
+        with contextlib.suppress(*_TROUBLE):
+            channel.close()
+
+    timer = threading.Timer(limit_s, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except paramiko.SSHException as error:
+        if late.is_set():
+            raise TimeoutError(f"no answer to a request within {limit_s:.0f} s") from error
+        raise
+    finally:
+        timer.cancel()
 
 
 class Ssh:
@@ -233,7 +260,8 @@ class Ssh:
         try:
             channel = self._transport.open_session(timeout=min(limit_s, 30.0))
             channel.settimeout(min(limit_s, 30.0))
-            channel.exec_command(command)
+            with _answered(channel, min(limit_s, 30.0)):
+                channel.exec_command(command)
             try:
                 if stdin:
                     channel.sendall(stdin)
@@ -306,11 +334,12 @@ class Ssh:
         """
         try:
             channel = self._transport.open_session(timeout=30.0)
-            if size is not None:
-                channel.get_pty("xterm", *size)
             place = shlex.quote(folder)
             there = f"cd {place} && PATH={place}:$PATH " if folder else ""
-            channel.exec_command(f"{there}exec /bin/sh -l")
+            with _answered(channel, 30.0):
+                if size is not None:
+                    channel.get_pty("xterm", *size)
+                channel.exec_command(f"{there}exec /bin/sh -l")
         except _TROUBLE as error:
             raise Lost(f"the guest gives no shell: {error}") from None
         return channel
