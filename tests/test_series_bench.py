@@ -7,7 +7,6 @@ import random
 
 import pytest
 
-from orchestrator.analysis.stats import Ratio
 from orchestrator.results.model import CellResult, SuiteResult, Verdict
 from orchestrator.series import bench
 
@@ -89,22 +88,6 @@ def test_the_metric_that_is_judged() -> None:
     assert bench.judged_metric({"mean_us_alone": "lower", "interference": "lower"}) == "interference"
     assert bench.judged_metric({"faults": "higher"}) == "faults"
     assert bench.judged_metric({}) == ""
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "better", "says"),
-    [
-        (1.1, 1.3, "lower", "worse"),
-        (1.1, 1.3, "higher", "better"),
-        (0.7, 0.9, "lower", "better"),
-        (0.7, 0.9, "higher", "worse"),
-        (0.9, 1.1, "lower", "no difference shown"),
-        (None, None, "lower", "too few boots"),
-    ],
-)
-def test_which_way_is_better(low: float | None, high: float | None, better: str, says: str) -> None:
-    ratio = Ratio(estimate=1.0, low=low, high=high, confidence_actual=None, n_a=5, n_b=5)
-    assert bench.says(ratio, better) == says
 
 
 def test_trouble_of_the_base_is_not_the_tips() -> None:

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from test_series_matrix import result, series_of
 
-from orchestrator.analysis.stats import ratio_interval
+from orchestrator.analysis.stats import Says, ratio_interval
 from orchestrator.plan import Choices
 from orchestrator.report import series as shown
 from orchestrator.report import series_page
@@ -89,7 +89,7 @@ def example() -> Series:
         )
         for arch in ("x86_64", "arm64")
         for metric, says, judged in (
-            ("mean_us_alone", "no difference shown", False), ("interference", "better", True),
+            ("mean_us_alone", Says.SAME, False), ("interference", Says.BETTER, True),
         )
     ]  # fmt: skip
     patches = tuple(

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from orchestrator.analysis import stats
 from orchestrator.analysis.stats import (
     Like,
+    Ratio,
     _mann_whitney_counts,
     decide,
     median,
     median_ratio,
     permutation_p,
     ratio_interval,
+    says,
     wilson_interval,
 )
 
@@ -333,3 +335,19 @@ def test_decisions_are_as_often_wrong_as_stated(noise: str, monkeypatch: pytest.
         undecided += found is Like.MORE
     assert wrong <= 400 * 0.03 + 2 * math.sqrt(400 * 0.03)
     assert undecided <= 20
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "better", "said"),
+    [
+        (1.1, 1.3, "lower", "worse"),
+        (1.1, 1.3, "higher", "better"),
+        (0.7, 0.9, "lower", "better"),
+        (0.7, 0.9, "higher", "worse"),
+        (0.9, 1.1, "lower", "no difference shown"),
+        (None, None, "lower", "too few boots"),
+    ],
+)
+def test_which_way_is_better(low: float | None, high: float | None, better: str, said: str) -> None:
+    ratio = Ratio(estimate=1.0, low=low, high=high, confidence_actual=None, n_a=5, n_b=5)
+    assert says(ratio, better) == said

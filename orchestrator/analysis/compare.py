@@ -9,16 +9,25 @@ from enum import StrEnum
 
 import msgspec
 
-from orchestrator.analysis.stats import Ratio, median, ratio_interval
+from orchestrator.analysis.stats import Ratio, Says, median, ratio_interval, says
 
 
 class Outcome(StrEnum):
     """What the interval of a ratio, without over with, allows to say."""
 
-    BETTER = "better with per-VMA locks"
-    WORSE = "worse with per-VMA locks"
-    NO_DIFFERENCE = "no difference shown"
-    TOO_FEW = "too few boots"
+    BETTER = f"{Says.BETTER} with per-VMA locks"
+    WORSE = f"{Says.WORSE} with per-VMA locks"
+    NO_DIFFERENCE = Says.SAME
+    TOO_FEW = Says.FEW
+
+
+#: By what the ratio says of its numerator, the kernel without.
+_OUTCOMES = {
+    Says.BETTER: Outcome.WORSE,
+    Says.WORSE: Outcome.BETTER,
+    Says.SAME: Outcome.NO_DIFFERENCE,
+    Says.FEW: Outcome.TOO_FEW,
+}
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,12 +148,4 @@ def _metric_ratio(
     metric: str, better: str, without: Sequence[float], with_: Sequence[float], confidence: float
 ) -> MetricRatio:
     ratio = ratio_interval(without, with_, confidence)
-    if ratio.low is None or ratio.high is None:
-        outcome = Outcome.TOO_FEW
-    elif ratio.low > 1:
-        outcome = Outcome.BETTER if better == "lower" else Outcome.WORSE
-    elif ratio.high < 1:
-        outcome = Outcome.WORSE if better == "lower" else Outcome.BETTER
-    else:
-        outcome = Outcome.NO_DIFFERENCE
-    return MetricRatio(metric=metric, better=better, ratio=ratio, outcome=outcome)
+    return MetricRatio(metric=metric, better=better, ratio=ratio, outcome=_OUTCOMES[says(ratio, better)])

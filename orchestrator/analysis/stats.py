@@ -59,6 +59,27 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
         return "" if self.low is None or self.high is None else f" [{self.low:.2f} .. {self.high:.2f}]"
 
 
+class Says(enum.StrEnum):
+    """What the interval of a ratio a/b allows to say of a."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    SAME = "no difference shown"
+    FEW = "too few boots"
+
+
+def says(ratio: Ratio, better: str) -> Says:
+    """What a ratio says.
+
+    :param better: of the two: ``lower`` or ``higher``.
+    """
+    if ratio.low is None or ratio.high is None:
+        return Says.FEW
+    if ratio.low <= 1 <= ratio.high:
+        return Says.SAME
+    return Says.BETTER if (ratio.high < 1) == (better == "lower") else Says.WORSE
+
+
 class Like(enum.StrEnum):
     """Which end a candidate is like, as far as its boots tell."""
 

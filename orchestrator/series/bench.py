@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from orchestrator.analysis.compare import usable
-from orchestrator.analysis.stats import Ratio, median, ratio_interval
+from orchestrator.analysis.stats import Ratio, Says, median, ratio_interval, says
 from orchestrator.cell_state import Target, kernel_spec
 from orchestrator.kernel import build
 from orchestrator.results.model import AT_FAULT, Blame, Case, CellResult, Verdict
@@ -22,8 +22,6 @@ CONFIDENCE = 0.90
 MIN_EFFECT = 1.05
 #: What is judged, where a benchmark has it: times of their own are the host's as much as the kernel's.
 PREFERRED = ("interference",)
-
-BETTER, WORSE, SAME, FEW = "better", "worse", "no difference shown", "too few boots"
 
 
 def carry_out(series: Series, hands: Hands) -> Series:
@@ -135,15 +133,6 @@ def judged_metric(better: Mapping[str, str]) -> str:
     return next((name for name in (*PREFERRED, *better) if name in better), "")
 
 
-def says(ratio: Ratio, better: str) -> str:
-    """What the interval of tip over base allows to say."""
-    if ratio.low is None or ratio.high is None:
-        return FEW
-    if ratio.low <= 1 <= ratio.high:
-        return SAME
-    return BETTER if (ratio.high < 1) == (better == "lower") else WORSE
-
-
 def _cases(cells: Sequence[CellResult], changes: Sequence[Change], tip: str) -> tuple[Case, ...]:
     """What the benchmarks of one kernel come to."""
     found = []
@@ -173,9 +162,9 @@ def _cases(cells: Sequence[CellResult], changes: Sequence[Change], tip: str) -> 
 def _case(change: Change) -> Case:
     effect = max(change.ratio.estimate, 1 / change.ratio.estimate)
     verdict, blame = Verdict.PASS, Blame.NONE
-    if change.says == WORSE and effect >= MIN_EFFECT:
+    if change.says is Says.WORSE and effect >= MIN_EFFECT:
         verdict, blame = Verdict.FAIL, Blame.KERNEL
-    elif change.says == FEW:
+    elif change.says is Says.FEW:
         verdict, blame = Verdict.INCONCLUSIVE, Blame.INFRA
     return Case(
         id=f"{change.suite}/{change.metric}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orchestrator.analysis.stats import Ratio
+from orchestrator.analysis.stats import Ratio, Says
 from orchestrator.plan import Choices
 from orchestrator.results.model import Case
 
@@ -92,7 +92,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     base: float
     tip: float
     ratio: Ratio
-    says: str
+    says: Says
     judged: bool = False
 
 
