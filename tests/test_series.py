@@ -210,6 +210,27 @@ def test_a_series_that_is_good(linux: Path, scene: Scene) -> None:
     assert all(set(row.split()) == {"ok"} for row in scene.rows.values())
 
 
+def test_a_configuration_is_shared_by_patches_that_change_nothing_it_is_made_from(
+    linux: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, str]] = []
+    make = build._make_config
+
+    def counted(spec: KernelSpec, fresh: Path, name: str, arguments: Sequence[str]) -> str:
+        if name == "final":
+            made.append((spec.tree.commit, spec.variant))
+        return make(spec, fresh, name, arguments)
+
+    monkeypatch.setattr(build, "_make_config", counted)
+    base = git(linux, "rev-parse", "HEAD").strip()
+    commit_file(linux, "fs/a.c", "int a;\n", "fs: a")
+    other = commit_file(linux, "mm/Kconfig.more", "# words\n", "mm: another Kconfig")
+    commit_file(linux, "fs/a.c", "int b;\n", "fs: b")
+    assert scene.begin("base..", source=str(linux)) == 0
+    both = ("mmap-lock", "per-vma-lock")
+    assert made == [(commit, variant) for commit in (base, other) for variant in both]
+
+
 def test_an_mbox_makes_commits_of_ours_and_a_base_that_fails_is_not_its_fault(
     linux: Path, tmp_path: Path, scene: Scene
 ) -> None:
