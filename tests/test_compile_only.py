@@ -129,10 +129,32 @@ def test_a_request_that_is_lost_and_a_target_that_is_empty(tree: Tree, tmp_path:
 
 
 @needs_make
-def test_what_was_killed_is_begun_anew(tree: Tree, tmp_path: Path) -> None:
-    config, objects = config_of(), tmp_path / "o"
-    first = compile_only.compile_(config, tree, objects, tmp_path / "log", jobs=1)
-    (objects / "unfinished").touch()
-    (objects / "mm/a.o").write_bytes(b"torn")
-    assert compile_only.compile_(config, tree, objects, tmp_path / "log", jobs=1) == first
-    assert (objects / "mm/a.o").read_bytes() != b"torn"
+@pytest.mark.parametrize("killed", ["the process", "the compiler"])
+def test_what_was_killed_is_begun_anew(tree: Tree, tmp_path: Path, killed: str) -> None:
+    config, place = config_of(), tmp_path / "o"
+    first = compile_only.compile_(config, tree, place, tmp_path / "log", jobs=1)
+    if killed == "the process":
+        (place / "unfinished").touch()
+    else:
+        (tree.path / "mm/b.c").write_text("int b = undeclared;\n#warning Killed signal terminated program\n")
+        with pytest.raises(InfraError, match="the compiler was killed"):
+            compile_only.compile_(config, tree, place, tmp_path / "log", jobs=1)
+        (tree.path / "mm/b.c").write_text("int b;\n")
+    (place / "o/mm/a.o").write_bytes(b"torn")
+    assert compile_only.compile_(config, tree, place, tmp_path / "log", jobs=1) == first
+    assert (place / "o/mm/a.o").read_bytes() != b"torn"
+
+
+@needs_make
+def test_what_is_whole_is_not_compiled_again(tree: Tree, tmp_path: Path) -> None:
+    config, place, log = config_of(), tmp_path / "o", tmp_path / "log"
+    compile_only.compile_(config, tree, place, log, jobs=1)
+    (tree.path / "mm/b.c").write_text("int b = undeclared;\n")
+    with pytest.raises(KernelError):
+        compile_only.compile_(config, tree, place, log, jobs=1)
+    with pytest.raises(Inconclusive, match="request lost"):
+        compile_only.compile_(config_of(make_arch="stubborn"), tree, place, log, jobs=1)
+    (tree.path / "mm/b.c").write_text("int b;\n")
+    compile_only.compile_(config, tree, place, log, jobs=1)
+    assert "CC      mm/b.o" in log.read_text()
+    assert "CC      mm/a.o" not in log.read_text()

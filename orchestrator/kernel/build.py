@@ -320,16 +320,12 @@ def _make(
         cache=store.root / "ccache",
         progress=lambda objects: say(f"{what}: {objects}{of} objects"),
     )
-    # beside the objects: those that are not made again do not warn again
-    ledger = place.folder / warnings.NAME
-    known = warnings.merged(warnings.load(ledger) or {}, build_log.read_bytes(), spec.tree.path)
-    ledger.write_bytes(warnings.dump(known))
+    place.warned(build_log, spec.tree.path)
     if outcome.exit != 0 or not (place.objects / spec.arch.image).is_file():
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(build_log, log)
-        if makelog.is_compile_error(outcome, build_log):
-            place.trust()
+        place.trust_after(outcome, build_log)
         _fail(spec, "build", outcome, build_log, log)
     return cpu_s
 

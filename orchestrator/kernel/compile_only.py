@@ -15,8 +15,9 @@ import msgspec
 
 from orchestrator import data
 from orchestrator.errors import Inconclusive, InfraError, UserError
-from orchestrator.kernel import kconfig, make, makelog, warnings
+from orchestrator.kernel import kconfig, make, makelog, warnings, workplace
 from orchestrator.kernel.model import Say
+from orchestrator.kernel.workplace import Workplace
 from orchestrator.process import Outcome, Supervised, require
 from orchestrator.source.model import Tree
 from orchestrator.store import digest_of
@@ -75,11 +76,11 @@ def load(name: str) -> Config:
 
 
 def compile_(
-    config: Config, tree: Tree, objects: Path, log: Path, *, say: Say = lambda _: None, jobs: int = 0
+    config: Config, tree: Tree, folder: Path, log: Path, *, say: Say = lambda _: None, jobs: int = 0
 ) -> warnings.Ledger:
     """Configure, and compile the directories; the warnings of all that is compiled there by now.
 
-    :param objects: a folder for this configuration of commits of one repository; kept between them.
+    :param folder: a place for this configuration of commits of one repository; kept between them.
     :param log: where the build's log goes.
     :raises KernelError: it does not configure or compile.
     :raises InfraError: the host failed it: no compiler, no space.
@@ -88,58 +89,52 @@ def compile_(
     if config.missing:
         raise InfraError(f"{config.compiler} is not installed", remedy=f"apt-get install {config.package}")
     require("make", remedy="apt-get install make")
-    objects.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
-    ledger, mark = objects / warnings.NAME, objects / "unfinished"
-    if mark.exists():
-        # what was compiled then has warned into a log that may be lost
-        shutil.rmtree(objects)
-        objects.mkdir()
     what = f"cannot compile {tree.version} {config.name}"
     say(f"compiling {' '.join(config.targets)} of {tree.version} {config.name}")
-    _configure(config, tree, objects, log, what)
-    mark.touch()
-    before = warnings.load(ledger) or {}
-    outcome = _make(config, tree, objects, log, [*config.targets, f"-j{jobs or os.cpu_count() or 1}"])
-    known = warnings.merged(before, log.read_bytes(), tree.path)
-    ledger.write_bytes(warnings.dump(known))
-    if outcome.reason == "ended":
-        mark.unlink()
-    if outcome.exit != 0:
-        makelog.raise_for(what, tree.path, outcome, log, log)
-    if empty := [name for name in config.targets if not any((objects / name).rglob("*.o"))]:
-        raise Inconclusive(f"{what}: make was content, and made nothing in {', '.join(empty)}")
+    with workplace.opened(folder, folder) as place:
+        _configure(config, tree, place, log, what)
+        outcome = _make(config, tree, place, log, [*config.targets, f"-j{jobs or os.cpu_count() or 1}"])
+        known = place.warned(log, tree.path)
+        if outcome.exit != 0:
+            place.trust_after(outcome, log)
+            makelog.raise_for(what, tree.path, outcome, log, log)
+        place.trust()
+        if empty := [name for name in config.targets if not any((place.objects / name).rglob("*.o"))]:
+            raise Inconclusive(f"{what}: make was content, and made nothing in {', '.join(empty)}")
     return known
 
 
-def place(config: Config) -> str:
-    """What names the object directory of a configuration, whatever the commit."""
+def place_name(config: Config) -> str:
+    """What names the place of a configuration, whatever the commit."""
     version = ""
     if compiler := shutil.which(config.compiler):
         version = f"{compiler} {Path(compiler).resolve()}"
-    return digest_of("compile only", config.name, config.config, config.symbols, version)
+    return digest_of("compile only 2", config.name, config.config, config.symbols, version)
 
 
-def _configure(config: Config, tree: Tree, objects: Path, log: Path, what: str) -> None:
+def _configure(config: Config, tree: Tree, place: Workplace, log: Path, what: str) -> None:
     """Write the configuration; make itself leaves alone what has not changed."""
-    outcome = _make(config, tree, objects, log, [config.config])
-    path = objects / ".config"
+    outcome = _make(config, tree, place, log, [config.config])
+    path = place.objects / ".config"
     if outcome.exit == 0 and config.symbols and path.is_file():
         asked = kconfig.Fragment(f"kconfigs/also/{config.name}.toml", "\n".join(config.symbols))
         path.write_text(kconfig.merge(path.read_text(), [asked]))
-        outcome = _make(config, tree, objects, log, ["olddefconfig"])
+        outcome = _make(config, tree, place, log, ["olddefconfig"])
         if outcome.exit == 0 and (gone := kconfig.lost([asked], kconfig.parse_config(path.read_text()))):
+            place.trust()
             raise Inconclusive(
                 f"{what}: request lost: {'; '.join(map(str, gone))}",
                 remedy="This tree does not have that configuration; leave it out with --also-build.",
             )
     if outcome.exit != 0 or not path.is_file():
+        place.trust_after(outcome, log)
         makelog.raise_for(what, tree.path, outcome, log, log)
 
 
-def _make(config: Config, tree: Tree, objects: Path, log: Path, words: list[str]) -> Outcome:
-    argv = ["make", "-C", str(tree.path), f"O={objects}", f"ARCH={config.make_arch}"]
+def _make(config: Config, tree: Tree, place: Workplace, log: Path, words: list[str]) -> Outcome:
+    argv = ["make", "-C", str(tree.path), f"O={place.objects}", f"ARCH={config.make_arch}"]
     argv += [f"CROSS_COMPILE={config.prefix}", *(f"{n}={v}" for n, v in make.BANNER.items())]
     child = Supervised([*argv, *words], limit_s=_LIMIT_S, grace_s=1.0, output=log, env=make.environment())
     return child.to_end()

@@ -2,6 +2,7 @@
 """Where a kernel is built: a fresh folder each time, or one in which its like were built before.
 
     <place>/o                the kernel's objects
+            warnings.json    what has been warned of by what is there
             unfinished       there while make works; what it has left then cannot be trusted
             out tools module Kconfig.wrapper
 
@@ -16,6 +17,9 @@ import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from orchestrator.kernel import makelog, warnings
+from orchestrator.process import Outcome
 
 
 class Workplace:
@@ -56,6 +60,21 @@ class Workplace:
     def trust(self) -> None:
         """Say that make has ended by itself: what it has left is whole."""
         self._mark.unlink(missing_ok=True)
+
+    def trust_after(self, outcome: Outcome, log: Path) -> None:
+        """Trust what a make that failed has left, if it did of what the compiler said and nothing else."""
+        if makelog.is_compile_error(outcome, log):
+            self.trust()
+
+    def warned(self, log: Path, tree: Path) -> warnings.Ledger:
+        """All that what is there was warned of, after a make with this log.
+
+        Kept beside the objects: those that are not made again do not warn again.
+        """
+        ledger = self.folder / warnings.NAME
+        known = warnings.merged(warnings.load(ledger) or {}, log.read_bytes(), tree)
+        ledger.write_bytes(warnings.dump(known))
+        return known
 
     def leave(self) -> None:
         """End the work here."""

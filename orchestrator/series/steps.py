@@ -282,7 +282,7 @@ def _also(name: str, series: Series, patch: Patch, target: Target, hands: Hands)
         ledger = compile_only.compile_(
             config,
             target.tree,
-            hands.shop.objects(compile_only.place(config)),
+            hands.shop.objects(compile_only.place_name(config)),
             hands.folder / log,
             say=lambda text: say("compile", text),
             jobs=series.asked.choices.jobs,
