@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator import arch as arches
@@ -176,6 +176,8 @@ class Kernel:
     crashes: tuple[Crash, ...]
     words: tuple[str | Path, ...]
     arches: Sequence[str] = ARCHES
+    more: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Further words for an architecture."""
     programs: str = ""
     """Further programs of the suite, as its descriptor has them."""
 
@@ -214,7 +216,13 @@ class Kernel:
 _PATCHED = ("--source", SOURCE, "--patch", DATA / "provoke.patch", "--variant", "per-vma-lock")
 _BREAKABLE = (*_PATCHED, "--kconfig", DATA / "kernel.config")
 KERNELS = (
-    Kernel("watchful", WATCHFUL, (*_BREAKABLE, "--kconfig", DATA / "watchful.config")),
+    Kernel(
+        "watchful",
+        WATCHFUL,
+        (*_BREAKABLE, "--kconfig", DATA / "watchful.config"),
+        # an emulated CPU has no counter whose overflow is an NMI: the CPUs look after one another
+        more={"x86_64": ("--kconfig", "CONFIG_HARDLOCKUP_DETECTOR_PREFER_BUDDY=y")},
+    ),
     Kernel(
         "strict",
         STRICT,

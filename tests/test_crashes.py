@@ -90,6 +90,7 @@ class Provoked:
             _orchestrate(
                 "run",
                 *kernel.words,
+                *kernel.more.get(arch, ()),
                 "--arch",
                 arch,
                 "--suite",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -45,8 +46,13 @@ def account(
     """All that is told of a bisect."""
     culprit = found.culprit
     repository = Path(setup.repository)
-    good, bad = ", ".join(setup.called[:-1]), setup.called[-1]
-    ends = f"good {good} ({setup.good[0][:12]}), bad {bad} ({setup.bad[:12]})"
+    *goods, bad = map(_short, setup.called)
+    good = ", ".join(goods)
+    named = [
+        name if commit.startswith(name) else f"{name} ({commit[:12]})"
+        for name, commit in zip((*goods, bad), (*setup.good, setup.bad), strict=True)
+    ]
+    ends = f"good {', '.join(named[:-1])}; bad {named[-1]}"
     if culprit:
         headline = f"culprit: {culprit[:12]} {subject(culprit)} ({found.confidence:.1%} sure)"
     else:
@@ -68,8 +74,8 @@ def account(
             ),
             (
                 "commits",
-                f"{found.commits}, of which {found.judged} were judged, {found.skipped} could not be,"
-                f" {found.same} made a kernel that was known",
+                f"{found.commits}, of which {found.judged} were looked at; {found.skipped} could not be"
+                f" judged, {found.same} made a kernel that was known",
             ),
             ("cost", f"{found.builds} builds, {found.boots} boots, {found.minutes:.0f} minutes"),
         ),
@@ -80,6 +86,11 @@ def account(
         ),
         steps=tuple(_step(step, subject) for step in steps),
     )
+
+
+def _short(called: str) -> str:
+    """What the user called a commit; its full name is no word for people."""
+    return called[:12] if re.fullmatch("[0-9a-f]{40}", called) else called
 
 
 def _told(each: Recheck) -> str:
