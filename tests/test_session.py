@@ -10,9 +10,11 @@ import random
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from fakes.bisected import CASE, FakeOracle, history, metric, result, shows, teller
 
+from orchestrator.bisect import account
 from orchestrator.bisect.bench import Bench
 from orchestrator.bisect.graph import History
 from orchestrator.bisect.journal import Booted, Decided, Journal, Subject, Trouble
@@ -388,3 +390,19 @@ def test_a_journal_that_went_another_way(tmp_path: Path) -> None:
     of(tmp_path, 30, 12).run()
     with pytest.raises(UserError, match="step 1 is not what this orchestrate would do there"):
         of(tmp_path, 31, 12).run()
+
+
+# --- its account
+
+
+def test_commits_are_called_as_the_user_does_and_by_short_names(tmp_path: Path) -> None:
+    case = of(tmp_path, 8, 3)
+    good, bad = "0123456789abcdef0123456789abcdef01234567", "fedcba98" * 5
+    for called, title, ends in (
+        ((good, bad), "0123456789ab to fedcba98fedc", "good 0123456789ab; bad fedcba98fedc"),
+        (("v1", "v2"), "v1 to v2", "good v1 (0123456789ab); bad v2 (fedcba98fedc)"),
+    ):
+        setup = msgspec.structs.replace(case.setup, good=(good,), bad=bad, called=called)
+        told = account.account("bisect-1", setup, (), Conclusion(), lambda _: "")
+        assert told.title == f"Bisect of linux, {title}"
+        assert dict(told.facts)["ends"] == ends
