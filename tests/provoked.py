@@ -131,8 +131,12 @@ WATCHFUL = (
         "buggy-next", "", f"cat {PROVOKE}", Class.BUG, "seq_file: buggy .next function", "provoke_next",
         place="",
     ),
-    # and this one not even that
-    _own("wrong_rss", Class.BUG, "BUG: Bad rss-counter", "^$", place=""),
+    # and this one not even that; an idle CPU keeps the address space until it runs another program
+    Crash(
+        "wrong-rss", "",
+        f"( echo wrong_rss >{PROVOKE} )\nfor n in 1 2 3 4 5 6 7 8; do sleep 0.2 & done\nwait\nsleep 1",
+        Class.BUG, "BUG: Bad rss-counter", "^$", place="",
+    ),
     Crash(
         "sysrq-c", SYSRQ, "c", Class.PANIC, "kernel panic: sysrq triggered crash", "sysrq_handle_crash",
         place=r"drivers/tty/sysrq\.c:\d+",

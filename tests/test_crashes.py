@@ -119,7 +119,7 @@ class Provoked:
         self.rows.append(
             f"| {crash.name} | {kernel.name} | {arch} | {case.verdict} | {case.id} "
             f"| {splat.category if splat else '–'} | {case.reason} | {splat.function if splat else '–'} "
-            f"| {re.sub(r'^(?:[[][^]]*[]] *)+', '', first)} |"
+            f"| {re.sub(r'^(?:\[[^]]*\] *)+', '', first)} |"
         )
         (self.runs / "table.md").write_text(self.table())
 
