@@ -115,11 +115,11 @@ class Provoked:
         """Add a row to the table and write it anew."""
         case = found.case(f"{kernel.suite}/{crash.name}")
         splat = found.splat(case)
-        first = found.decoded(case, crash.where or ".").strip()
+        first = re.sub(r"^(?:\[[^]]*\] *)+", "", found.decoded(case, crash.where or ".").strip())
         self.rows.append(
             f"| {crash.name} | {kernel.name} | {arch} | {case.verdict} | {case.id} "
             f"| {splat.category if splat else '–'} | {case.reason} | {splat.function if splat else '–'} "
-            f"| {re.sub(r'^(?:\[[^]]*\] *)+', '', first)} |"
+            f"| {first} |"
         )
         (self.runs / "table.md").write_text(self.table())
 
