@@ -21,8 +21,9 @@ import msgspec
 import pytest
 from provoked import ARCHES, CRASHES, KERNELS, PLACES, PROVOKE, SOURCE, SYSRQ, Crash, Kernel
 
-from orchestrator.evidence import decode, offline
-from orchestrator.evidence.splat import Splat
+from orchestrator.evidence import decode
+from orchestrator.evidence.splat import Scanner, Splat
+from orchestrator.kernel.debug import Ends
 from orchestrator.outcome import RunResult
 from orchestrator.results.model import Blame, Case, CellResult, Verdict
 from orchestrator.suites import catalog
@@ -62,8 +63,12 @@ class Found:
     def splat(self, case: Case) -> Splat | None:
         """What a case is about, as the console of its program has it."""
         console = self.consoles.get(case.id)
-        splats = offline.read(str(console)).splats if console else ()
-        return next((splat for splat in splats if splat.fingerprint == case.fingerprint), None)
+        if console is None:
+            return None
+        (vmlinux,) = self.root.glob("artifacts/*/vmlinux")
+        scanner = Scanner(Ends(vmlinux))
+        scanner.feed(console.read_bytes())
+        return next((splat for splat in scanner.finish() if splat.fingerprint == case.fingerprint), None)
 
     def decoded(self, case: Case, where: str) -> str:
         """The first line of a case's trace that was found in a file of the source."""
@@ -203,10 +208,10 @@ def test_kmemleak_names_who_lost_memory(provoked: Provoked) -> None:
 def test_a_shell_in_a_cell_of_arm64(provoked: Provoked) -> None:
     found = provoked.run(WATCHFUL, "arm64")
     done = _orchestrate(
-        "shell", found.root / found.cell.cell, given="uname -m; ls /proc/provoke provoke.sh; exit 7\n"
+        "shell", found.root / found.cell.cell, given="uname -m; ls -d /proc/provoke panic; exit 7\n"
     )
     assert done.returncode == 7
-    assert done.stdout.split() == ["aarch64", PROVOKE, "provoke.sh"]
+    assert done.stdout.split() == ["aarch64", PROVOKE, "panic"]
 
 
 @pytest.mark.long

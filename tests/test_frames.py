@@ -125,9 +125,32 @@ def test_a_leak_is_blamed_on_who_asked_for_memory() -> None:
         (" next+0x0/0x7c", "pc : next+0x0/0x7c", " next+0x0/0x7c"),
         (" next+0x4/0x7c", "", " next+0x4/0x7c"),
         (" other+0x0/0x7c", "", " other+0x0/0x7c"),
+        ("pc : next+0x0/0x7c", "", "pc : next+0x0/0x7c"),
     ],
 )
 def test_start_of_a_function_is_the_end_of_the_one_before(line: str, after: str, mended: str) -> None:
     ends = {"next": "last+0x34/0x34"}
     assert frames.mended(line, [after], lambda name: ends.get(name, "")) == mended
-    assert frames.frame(line)[1] is (line != " next+0x0/0x7c" and "other" not in line)
+    sure = line not in (" next+0x0/0x7c", " other+0x0/0x7c", "pc : next+0x0/0x7c")
+    assert frames.frame(line)[1] is sure
+
+
+@pytest.mark.parametrize(
+    ("pc", "lr", "culprit"),
+    [
+        ("__pi_memcpy_generic", "writes", "writes"),
+        # it has called something itself, and then its frame is there
+        ("__pi_memcpy_generic", "__pi_memcpy_generic", "caller"),
+        ("__pi_memcpy_generic", "__memset", "caller"),
+        ("reads", "writes", "reads"),
+    ],
+)
+def test_who_calls_what_leaves_no_frame_is_in_the_link_register(pc: str, lr: str, culprit: str) -> None:
+    head = ["Unable to handle kernel paging request at virtual address ffff800080010000"]
+    registers = [
+        "Internal error: Oops: 000000009600004f [#1]  SMP",
+        f"pc : {pc}+0xd8/0x22c",
+        f"lr : {lr}+0x48/0x78",
+    ]
+    frames = [f" {pc}+0xd8/0x22c (P)", " caller+0x18/0x30"]
+    assert blamed(*head, *registers, "Call trace:", *frames) == culprit

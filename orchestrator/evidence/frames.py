@@ -116,7 +116,7 @@ def mended(line: str, before: Iterable[str], ends: Callable[[str], str]) -> str:
     :param before: the lines above it in the report.
     :param ends: gives that frame by the function's name (``f+0x40/0x40``), or nothing.
     """
-    match = _START.search(line)
+    match = None if _PC.search(line) else _START.search(line)
     if not match or match["f"] == exception_at(before) or not (end := ends(match["f"])):
         return line
     return f"{line[: match.start()]}{end}{line[match.end() :]}"
@@ -175,6 +175,16 @@ def _jumped(lines: list[str]) -> str:
     there = exception_at(lines)
     links = [link["f"] for line in lines[:first] if (link := _LINK.search(line))]
     return _first(f for f in [*links, *(frame(line)[0] for line in lines[first:])] if f and f != there)
+
+
+def _called_from(lines: list[str]) -> str:
+    """Who called the plumbing that the CPU stumbled in; empty where the stack tells.
+
+    A function that calls nothing leaves no frame on arm64, and that of its caller names the caller's caller.
+    """
+    there = exception_at(lines)
+    link = next((match["f"] for line in lines if (match := _LINK.search(line))), "")
+    return link if there and plumbing(there) and link != there and not plumbing(link) else ""
 
 
 def _first(functions: Iterable[str]) -> str:
@@ -249,6 +259,8 @@ def blamed(rule: Rule, header: str, lines: list[str]) -> str:
         return _first(name for name in frames if not _ALLOCATES.search(name)) or _first(frames)
     if told := next((match["f"] for line in lines[:8] if (match := _TOLD.search(line))), ""):
         return told
+    if caller := _called_from(lines[:end]):
+        return caller
     heads = [header, *(match["f"] for line in lines[:8] if (match := _WARN_AT.search(line)))]
     heads = [name for name in heads if name]
     for part in (lines[:end], lines):

@@ -75,7 +75,7 @@ _FAMILIES = (
     r" copy_user_.* copy_page copy(?:in|out) copy_page_(?:to|from)_iter.* instrument_\w+"
     r" simple_copy_to_iter truncate_inode_pages.* find_(?:lock|get)_(?:entries|pages).*"
     # strings and numbers
-    r" mem(?:cpy|set|move|cmp|chr|scan|dup).* bcmp str[a-z]{1,6} (?:sized_)?str\w+_(?:pad|user).*"
+    r" (?:pi_)?mem(?:cpy|set|move|cmp|chr|scan|dup).* bcmp str[a-z]{1,6} (?:sized_)?str\w+_(?:pad|user).*"
     r" sized_str.* v?s?c?n?(?:printf|scanf) k?v?asprintf string(?:_nocheck)? pointer va_format widen_string"
     r" check_pointer.* dev_(?:printk|vprintk|info|notice|warn|err|crit|alert|emerg).* crc\w* csum_\w+"
     r" do_csum jhash.* siphash.* hweight\w+ (?:list_)?sort(?:_r)? bsearch bitmap_.*"
