@@ -15,7 +15,7 @@ import math
 import random
 import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import mean, quantiles
@@ -53,6 +53,7 @@ class Answer(msgspec.Struct, frozen=True):
     right: bool | None
     tests: int
     judged: int
+    skipped: int
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +67,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     tests: float
     tests_p95: float
     judged: float
+    skipped: float
     ends: float = 0.0
 
     @property
@@ -146,7 +148,7 @@ SHAPES: dict[str, Callable[[random.Random, int], dict[str, list[str]]]] = {
 
 
 def make_cases(count: int, seed: int, *, least: int = 32, most: int = 1000, idle: float = 0.0) -> list[Case]:
-    """Histories of ``least`` to ``most`` commits, each shape in turn; of every second four some are excluded.
+    """Histories of ``least`` to ``most`` commits, each shape in turn; in half of them some cannot be judged.
 
     :param idle: share of commits that touch nothing compiled: none of them is the culprit.
     """
@@ -202,42 +204,62 @@ def measure_ends(rate: float, rng: random.Random) -> Rates:
 def search(case: Case, rate: float, ends: Rates, rng: random.Random) -> Answer:
     """Ours, each boot costing the same."""
     found = Search(case.history, ends, prior=dict.fromkeys(case.idle, 0.0))
-    for commit in case.excluded:
-        found.exclude(commit)
     bad = case.history.column(case.culprit)
     judged = set()
+    skipped = 0
     for tests in range(MOST):
         if found.finished:
             right = found.culprit() == case.culprit if found.finished is Finish.SURE else None
-            return Answer(right, tests, len(judged))
+            return Answer(right, tests, len(judged), skipped)
         (commit,) = found.candidates(lambda _: 1.0)
+        if commit in case.excluded:
+            skipped += 1
+            found.skip(commit)
+            continue
         judged.add(commit)
         found.observe(commit, bool(bad[case.history.index(commit)]) and rng.random() < rate)
     raise AssertionError(f"no end after {MOST} tests")
 
 
 class Midpoints:
-    """git bisect's choice: the commit that is an ancestor's set nearest to half of what is left."""
+    """git bisect's choice: the commit whose ancestors are nearest to half of what is left.
+
+    If that one was skipped, one of the others, drawn with a bias to those near half (skip_away in git's
+    bisect.c).
+    """
 
     def __init__(self, case: Case) -> None:
         self._rows = case.history.sums(np.eye(len(case.history))).astype(np.bool_)
         self._floats = self._rows.astype(np.float32)
-        self._allowed = np.array([commit not in case.excluded for commit in case.history.commits])
-        self._known: dict[bytes, int | None] = {}
+        self._known: dict[bytes, NDArray[np.intp]] = {}
 
     def narrowed(self, left: NDArray[np.bool_], commit: int, bad: bool) -> NDArray[np.bool_]:
         return left & self._rows[commit] if bad else left & ~self._rows[commit]
 
-    def next(self, left: NDArray[np.bool_]) -> int | None:
-        """``None`` if no commit that may be judged tells any of those left from another."""
-        if (key := left.tobytes()) not in self._known:
+    def next(self, left: NDArray[np.bool_], skipped: Collection[int] = ()) -> int | None:
+        """``None`` if no commit that was not skipped tells any of those left from another."""
+        order = self._order(left)
+        if not skipped or not len(order) or order[0] not in skipped:
+            return int(order[0]) if len(order) else None
+        others = [int(commit) for commit in order if commit not in skipped]
+        # git counts and may draw the bad end, too, and then takes the one before it
+        at = _skip_away(len(others) + 1)
+        return others[min(at, len(others) - 1)] if others else None
+
+    def _order(self, left: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Those left, but for the bad end, nearest to half first; of equals the newest, as git lists them."""
+        if (key := np.packbits(left).tobytes()) not in self._known:
             weight = self._floats @ left
-            half = np.minimum(weight, left.sum() - weight)
-            half[~(left & self._allowed)] = 0
-            # as git lists them: the newest first
-            best = len(half) - 1 - int(half[::-1].argmax())
-            self._known[key] = best if half[best] > 0 else None
+            half = np.where(left, np.minimum(weight, left.sum() - weight), 0)
+            newest = np.argsort(-half[::-1], kind="stable")
+            self._known[key] = (len(half) - 1 - newest)[: np.count_nonzero(half)]
         return self._known[key]
+
+
+def _skip_away(count: int) -> int:
+    """Which of so many commits git takes when it has to leave the first: its own arithmetic."""
+    drawn = ((count * 1103515245 + 12345) % 2**32) // 65536 % 32768
+    return count * drawn // 32768 * math.isqrt(drawn) // math.isqrt(32768)
 
 
 def fixed(
@@ -247,7 +269,12 @@ def fixed(
     left = np.ones(len(case.history), np.bool_)
     bad = case.history.column(case.culprit)
     tests = judged = 0
-    while (commit := midpoints.next(left)) is not None:
+    skipped: set[int] = set()
+    while (commit := midpoints.next(left, skipped)) is not None:
+        if case.history.commits[commit] in case.excluded:
+            tests += 1
+            skipped.add(commit)
+            continue
         shown = False
         judged += 1
         for _ in range(repeats):
@@ -258,7 +285,7 @@ def fixed(
         left = midpoints.narrowed(left, commit, shown)
     (places,) = left.nonzero()
     right = case.history.commits[places[0]] == case.culprit if len(places) == 1 else None
-    return Answer(right, tests, judged)
+    return Answer(right, tests, judged, len(skipped))
 
 
 def row(rate: float, scheme: str, answers: list[Answer], ends: float = 0.0) -> Row:
@@ -272,6 +299,7 @@ def row(rate: float, scheme: str, answers: list[Answer], ends: float = 0.0) -> R
         tests=mean(tests),
         tests_p95=quantiles(tests, n=20)[-1],
         judged=mean(answer.judged for answer in answers),
+        skipped=mean(answer.skipped for answer in answers),
         ends=ends,
     )
 
@@ -339,8 +367,9 @@ def shortfalls(found: list[list[Row]]) -> list[str]:
 
 def table(found: list[list[Row]]) -> str:
     lines = [
-        "| shows in | scheme | called | right of these (95 % interval) | tests | 95 % need | judged |",
-        "|---|---|---|---|---|---|---|",
+        "| shows in | scheme | called | right of these (95 % interval) | tests | 95 % need | judged"
+        " | skipped |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for rows in found:
         # where one boot does, the schemes are one
@@ -349,7 +378,7 @@ def table(found: list[list[Row]]) -> str:
             lines.append(
                 f"| {each.rate:.0%} | {each.scheme} | {each.called} of {each.cases}"
                 f" | {each.share:.1%} ({low:.1%} – {high:.1%})"
-                f" | {each.tests:.2f} | {each.tests_p95:.0f} | {each.judged:.1f} |"
+                f" | {each.tests:.2f} | {each.tests_p95:.0f} | {each.judged:.1f} | {each.skipped:.2f} |"
             )
     return "\n".join(lines)
 

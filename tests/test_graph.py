@@ -138,6 +138,8 @@ def test_the_matrix_is_right(shape: str, count: int) -> None:
     for commit in history.commits:
         column = history.column(commit)
         assert all(column[history.index(x)] == (commit in known[x]) for x in history.commits)
+        assert history.distances(commit).tolist() == [len(known[commit] ^ known[x]) for x in history.commits]
+    assert history.distances(None).tolist() == [len(known[x]) for x in history.commits]
 
 
 @pytest.mark.parametrize("used", [1.0, 0.02])

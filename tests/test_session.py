@@ -108,7 +108,7 @@ def test_a_stretch_that_does_not_build_is_skipped_around(tmp_path: Path) -> None
     broken = dict.fromkeys(names[28:36], "mm/a.c:1:1: error: no")
     found = Case(tmp_path, parents, FakeOracle(tmp_path, teller(parents, names[45]), broken=broken)).run()
     assert found.culprit == names[45]
-    assert found.skipped >= 1
+    assert 1 <= found.skipped <= 2
 
 
 def test_a_culprit_among_what_does_not_build_is_a_set_of_suspects(tmp_path: Path) -> None:
@@ -134,7 +134,9 @@ def test_another_splat_is_never_bad(tmp_path: Path) -> None:
         return plain(subject, number)
 
     case = Case(tmp_path, parents, FakeOracle(tmp_path, tell))
-    assert case.run().culprit == names[50]
+    found = case.run()
+    assert found.culprit == names[50]
+    assert 1 <= found.skipped <= 3
     assert any("another report than at the bad end" in why for why in case.session.skipped.values())
 
 

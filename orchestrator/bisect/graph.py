@@ -136,6 +136,15 @@ class History:
         i = self._index[commit]
         return (self.ancestors[:, i >> 3] >> (i & 7) & 1).astype(np.bool_)
 
+    def distances(self, commit: str | None) -> NDArray[np.int32]:
+        """For each commit, how many are ancestors of just one of it and this one, themselves included.
+
+        ``None`` is a good end, of which nothing in here is an ancestor. :raises KeyError: it is not in here.
+        """
+        row = np.uint8(0) if commit is None else self.ancestors[self._index[commit]]
+        found: NDArray[np.int32] = np.bitwise_count(self.ancestors ^ row).sum(axis=1, dtype=np.int32)
+        return found
+
     def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """For each commit, the sum of values over its ancestors and itself.
 

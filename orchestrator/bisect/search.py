@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import betaln
 
 from orchestrator.bisect.graph import History
+from orchestrator.bisect.stretch import Stretches
 from orchestrator.errors import Inconclusive
 
 Floats = NDArray[np.float64]
@@ -95,6 +96,8 @@ class Search:
         rate = (rates.shown_bad + 0.5) / (rates.boots_bad + 1)
         self._false = _FALSE if rates.shown_good else (1.0, _RARER / rate)
         self._testable = np.ones(count, np.bool_)
+        self._stretches = Stretches(history)
+        self._judged, self._skipped = frozenset((history.bad, *history.goods)), frozenset[str]()
         self._known: Floats | None = None
 
     def observe(self, commit: str, shown: bool) -> None:
@@ -102,13 +105,19 @@ class Search:
         after, outcome = self.history.row(commit), int(not shown)
         self._bad[outcome] += after
         self._good[outcome] += ~after
+        self._judged |= {commit}
         self._known = None
 
-    def exclude(self, commit: str) -> None:
-        """Never select it, as it cannot be judged; it stays a suspect.
+    def skip(self, commit: str) -> None:
+        """Never select it, as it cannot be judged, and others near it with less hope; it stays a suspect.
 
         :raises KeyError: it is not in the history.
         """
+        self.exclude(commit)
+        self._skipped |= {commit}
+
+    def exclude(self, commit: str) -> None:
+        """Never select it, as it need not be looked at again. :raises KeyError: it is not in the history."""
         self._testable[self.history.index(commit)] = False
 
     def same(self, commit_a: str, commit_b: str) -> None:
@@ -128,6 +137,8 @@ class Search:
                 remedy="check that the fault is in what was compared, not in a module, a test or the guest",
             )
         self._log_prior, self._known = left, None
+        if self._judged & {commit_a, commit_b}:
+            self._judged |= {commit_a, commit_b}
 
     def probabilities(self) -> Floats:
         """The probability of each commit to be the culprit, in the history's order; to be read only."""
@@ -182,8 +193,10 @@ class Search:
     ) -> list[str]:
         """What to boot next: most expected information a minute first.
 
-        The first is to be booted now. The others are those that come next after either outcome of the ones
-        before, likeliest first: worth building meanwhile. Empty if no boot can tell anything.
+        Information is expected only of what can be judged, which is the less likely the nearer a commit is to
+        one that could not. The first is to be booted now. The others are those that come next after each
+        outcome of the ones before, likeliest first: worth building meanwhile. Empty if no boot can tell
+        anything.
 
         :param cost: minutes that one boot of the commit's kernel takes, its build included if it is not
             built.
@@ -191,8 +204,9 @@ class Search:
             rare, boots that will follow the first are then taken into account; the answer is still to boot
             once.
         """
-        testable = np.flatnonzero(self._testable)
-        minutes = np.array([cost(self.history.commits[i]) for i in testable])
+        minutes = np.full(len(self.history), np.inf)
+        for i in np.flatnonzero(self._testable):
+            minutes[i] = cost(self.history.commits[i])
         found: list[str] = []
         tick = itertools.count()
         ahead: list[tuple[float, int, Search]] = [(-1.0, next(tick), self)]
@@ -200,15 +214,19 @@ class Search:
             if not ahead or len(found) == n:
                 break
             weight, _, state = heapq.heappop(ahead)
-            best = state._best(testable, minutes, again)
+            skips = state._stretches.chance(state._skipped - state._judged, state._judged)
+            best = state._best(minutes, again, 1 - skips)
             if best is None:
                 continue
             commit = self.history.commits[best]
             if commit not in found:
                 found.append(commit)
             if n > 1:
-                for shown, chance in ((True, state.chance(commit)), (False, 1 - state.chance(commit))):
-                    heapq.heappush(ahead, (weight * chance, next(tick), state._after(commit, shown)))
+                skip, shows = skips[best], state.chance(commit)
+                for shown, chance in ((True, shows), (False, 1 - shows), (None, skip)):
+                    weighed = weight * (chance if shown is None else chance * (1 - skip))
+                    if weighed:
+                        heapq.heappush(ahead, (weighed, next(tick), state._after(commit, shown)))
         return found
 
     def chance(self, commit: str) -> float:
@@ -217,10 +235,15 @@ class Search:
         shows = np.where(after, 1 - self._missed_bad(1), 1 - self._missed_good(1))
         return float(self.probabilities() @ shows)
 
-    def _after(self, commit: str, shown: bool) -> Search:
+    def _after(self, commit: str, shown: bool | None) -> Search:
+        """As it would be after one more boot, ``None`` if that cannot be judged."""
         other = object.__new__(Search)
-        other.__dict__ = self.__dict__ | {"_bad": self._bad.copy(), "_good": self._good.copy()}
-        other.observe(commit, shown)
+        copies = {name: getattr(self, name).copy() for name in ("_bad", "_good", "_testable")}
+        other.__dict__ = self.__dict__ | copies
+        if shown is None:
+            other.skip(commit)
+        else:
+            other.observe(commit, shown)
         return other
 
     def _log_bad(self, more_missed: int = 0) -> Floats:
@@ -239,9 +262,11 @@ class Search:
     def _missed_good(self, boots: int) -> Floats:
         return np.exp(self._log_good(boots) - self._log_good())
 
-    def _best(self, testable: NDArray[np.intp], minutes: Floats, again: float | None) -> int | None:
+    def _best(self, minutes: Floats, again: float | None, judgeable: Floats) -> int | None:
+        testable = np.flatnonzero(self._testable)
         if not len(testable):
             return None
+        minutes = minutes[testable]
         gain, informative = np.full(len(testable), -np.inf), False
         for boots in _AHEAD if again is not None else (1,):
             bits = self._information(boots)[testable]
@@ -249,6 +274,7 @@ class Search:
             informative |= bool(bits.max() > 1e-9)
         if not informative:
             return None
+        gain *= judgeable[testable]
         # so that the last bits of a sum, which depend on the machine, do not choose between equals
         rounded = np.round(gain / gain.max(), 5)
         return int(testable[np.lexsort((minutes, -rounded))[0]])

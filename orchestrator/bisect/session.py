@@ -112,8 +112,7 @@ class Session:
         if said.commit not in self._history.commits or said.commit == self._history.bad:
             return
         if said.bad is None:
-            self._skipped[said.commit] = "skipped in the log that was replayed"
-            self._search.exclude(said.commit)
+            self._skip(said.commit, "skipped in the log that was replayed")
         else:
             self._observe(said.commit, said.bad)
 
@@ -170,8 +169,11 @@ class Session:
             return
         self._weak[commit] += 1
         if judgement.kind is Kind.SKIP or self._weak[commit] >= _WEAK:
-            self._skipped[commit] = judgement.reason
-            self._search.exclude(commit)
+            self._skip(commit, judgement.reason)
+
+    def _skip(self, commit: str, reason: str) -> None:
+        self._skipped[commit] = reason
+        self._search.skip(commit)
 
     def _observe(self, commit: str, shown: bool) -> None:
         self._seen[commit] = shown or self._seen.get(commit, False)
@@ -181,8 +183,7 @@ class Session:
         """Use what is known of an equal kernel; whether that settles this commit for now."""
         self._bench.take_over(subject, twin)
         if twin.commit in self._skipped:
-            self._skipped[subject.commit] = f"as {twin.name}: {self._skipped[twin.commit]}"
-            self._search.exclude(subject.commit)
+            self._skip(subject.commit, f"as {twin.name}: {self._skipped[twin.commit]}")
             return True
         if twin.without or twin.commit not in (*self._history.commits, *self._history.goods):
             return False
