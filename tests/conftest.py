@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 from fakes.dropbear import Dropbear
 from fakes.processes import alive
+from fakes.trees import git
 
 from orchestrator import arch, data
 from orchestrator.arch import Arch
 from orchestrator.errors import InfraError
+from orchestrator.kernel import build
+from orchestrator.source import workshop
 from orchestrator.store import Store
 
 
@@ -30,6 +33,23 @@ def store(tmp_path: Path) -> Store:
 def host_arch() -> Arch:
     """The architecture of this machine."""
     return arch.host()
+
+
+@pytest.fixture(scope="session")
+def linux_configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder ``configs`` of a cache in which ``make_linux_repository`` is configured for this host.
+
+    Copied to another cache it spares all tests but the first what is the same for each commit.
+    """
+    from fakes.linux import make_linux_repository
+    from test_build import spec_of
+
+    place = tmp_path_factory.mktemp("configs")
+    repository = make_linux_repository(place / "linux")
+    with workshop.opened(repository, cache=place / "cache") as shop:
+        tree = shop.check_out(git(repository, "rev-parse", "HEAD").strip())
+        build.pair_difference(spec_of(tree), Store(place / "cache"))
+    return place / "cache/configs"
 
 
 @pytest.fixture(scope="session")

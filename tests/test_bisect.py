@@ -37,7 +37,8 @@ needs_make = pytest.mark.skipif(
 class Yard:
     """A repository, a cache and a folder of bisects."""
 
-    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configs: Path) -> None:
+        shutil.copytree(configs, tmp_path / "cache" / configs.name)
         self.repository = make_linux_repository(tmp_path / "linux")
         self.out = tmp_path / "runs"
         self.commits: list[str] = []
@@ -71,8 +72,8 @@ class Yard:
 
 
 @pytest.fixture
-def yard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Yard:
-    return Yard(tmp_path, monkeypatch)
+def yard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linux_configs: Path) -> Yard:
+    return Yard(tmp_path, monkeypatch, linux_configs)
 
 
 @pytest.fixture

@@ -200,7 +200,8 @@ def test_what_a_configuration_reads_tells_it_from_others(repository: Path, tmp_p
 class Yard:
     """A made-up kernel's history, and its kernels built in one place."""
 
-    def __init__(self, tmp_path: Path, store: Store) -> None:
+    def __init__(self, tmp_path: Path, store: Store, configs: Path) -> None:
+        shutil.copytree(configs, store.root / configs.name)
         self.repository = make_linux_repository(tmp_path / "linux")
         self.store = store
         self.log = tmp_path / "log"
@@ -213,8 +214,8 @@ class Yard:
 
 
 @pytest.fixture
-def yard(tmp_path: Path, store: Store) -> Yard:
-    return Yard(tmp_path, store)
+def yard(tmp_path: Path, store: Store, linux_configs: Path) -> Yard:
+    return Yard(tmp_path, store, linux_configs)
 
 
 @needs_make
