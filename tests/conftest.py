@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes.command import Command
 from fakes.dropbear import Dropbear
 from fakes.processes import alive
 from fakes.trees import git
@@ -50,6 +51,15 @@ def linux_configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tree = shop.check_out(git(repository, "rev-parse", "HEAD").strip())
         build.pair_difference(spec_of(tree), Store(place / "cache"))
     return place / "cache/configs"
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """The command, in this process, in a folder and with a cache of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ORCHESTRATE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return Command(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session")

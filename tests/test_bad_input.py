@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Bad input and odd places, through the command as a process: one clear line or two, the right exit code.
+"""Bad input and odd places, through the command: one clear line or two, the right exit code.
 
 A disk that is full, kernels that are too old and symbols that are lost in real trees: test_whole_path.py and
 test_guests.py. Newer schemas and two runs in one directory: test_run.py and test_resume.py.
@@ -16,16 +16,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes.command import Command, Said
 from fakes.linux import make_linux
 
 from orchestrator.plan import PLAN_VERSION
 
-Call = Callable[..., subprocess.CompletedProcess[str]]
+Call = Callable[..., Said]
 
 
 @pytest.fixture
-def call(tmp_path: Path) -> Call:
-    def run(*words: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def process(tmp_path: Path) -> Call:
+    """The command as a process of its own, for what is about one."""
+
+    def run(*words: str | Path, env: dict[str, str] | None = None) -> Said:
         done = subprocess.run(
             [sys.executable, "-m", "orchestrator.cli", *words],
             capture_output=True,
@@ -37,19 +40,30 @@ def call(tmp_path: Path) -> Call:
             env={**os.environ, "ORCHESTRATE_CACHE": str(tmp_path / "cache"), **(env or {})},
             check=False,
         )
-        assert "Traceback" not in done.stdout + done.stderr
-        assert "a fault of its own" not in done.stderr
-        return done
+        return Said(done.returncode, done.stdout, done.stderr)
 
-    return run
+    return lambda *words, env=None: sane(run(*words, env=env))
 
 
-def refused(done: subprocess.CompletedProcess[str], code: int, *says: str) -> None:
+@pytest.fixture
+def call(call: Command) -> Call:
+    """The command in this process."""
+    return lambda *words, env=None: sane(call(*words, env=env))
+
+
+def sane(done: Said) -> Said:
+    """It met no fault of its own."""
+    assert "Traceback" not in done.out + done.err
+    assert "a fault of its own" not in done.err
+    return done
+
+
+def refused(done: Said, code: int, *says: str) -> None:
     """It ended with that code and one message of at most two lines that has these words."""
-    assert done.returncode == code, done.stdout + done.stderr
+    assert done.code == code, done
     for words in says:
-        assert words in done.stderr
-    message = done.stderr[done.stderr.index("orchestrate: ") :]
+        assert words in done.err
+    message = done.err[done.err.index("orchestrate: ") :]
     assert len(message.splitlines()) <= 2, message
 
 
@@ -129,16 +143,16 @@ def test_fragment_with_an_unknown_symbol(call: Call, linux: Path, tmp_path: Path
     done = call(
         "build", "--configure-only", "--source", linux, "--kconfig", "mine.config", "--arch", "x86_64"
     )
-    assert done.returncode == 2
-    assert symbol.splitlines()[-1].partition("=")[0] in done.stderr
-    assert "mine.config" in done.stderr
+    assert done.code == 2
+    assert symbol.splitlines()[-1].partition("=")[0] in done.err
+    assert "mine.config" in done.err
 
 
 def test_suite_that_the_kernel_is_too_old_for(call: Call, linux: Path, tmp_path: Path) -> None:
     shutil.rmtree(linux / "tools/testing", ignore_errors=True)
     words = ("--suite", "maps", "--arch", "x86_64", "--variant", "mmap-lock")
     done = call("run", "--source", linux, *words)
-    assert done.returncode == 4, done.stdout + done.stderr
+    assert done.code == 4, done.out + done.err
     assert "too old for this suite; --selftests-from takes it from another tree" in (
         next((tmp_path / "runs").glob("*/junit.xml")).read_text()
     )
@@ -185,7 +199,8 @@ def test_read_only_results(linux: Path, tmp_path: Path, call: Call) -> None:
         env={**os.environ, "ORCHESTRATE_CACHE": str(tmp_path / "cache")},
         check=False,
     )
-    refused(done, 2, f"cannot write results to {place}: Read-only file system", "--out")
+    said = Said(done.returncode, done.stdout, done.stderr)
+    refused(said, 2, f"cannot write results to {place}: Read-only file system", "--out")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +220,7 @@ def test_read_only_results(linux: Path, tmp_path: Path, call: Call) -> None:
 def test_mistakes_show_before_anything_is_fetched(call: Call, words: list[str]) -> None:
     done = call("run", *words)
     refused(done, 2)
-    assert done.stdout == ""
+    assert done.out == ""
 
 
 def test_all_that_is_missing_is_named_at_once(call: Call, linux: Path, tmp_path: Path) -> None:
@@ -231,7 +246,7 @@ def test_tree_in_a_path_that_make_refuses(call: Call, tmp_path: Path) -> None:
     refused(call("run", "--source", tree), 2, "spaces or colons", "DIR@REV")
     _commit(tree)
     done = call("build", "--configure-only", "--source", f"{tree}@HEAD", "--arch", "x86_64")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
 
 
 def test_cache_in_a_path_that_make_refuses(call: Call, linux: Path, tmp_path: Path) -> None:
@@ -239,32 +254,32 @@ def test_cache_in_a_path_that_make_refuses(call: Call, linux: Path, tmp_path: Pa
     refused(call("run", "--source", linux, env=env), 2, "spaces or colons", "ORCHESTRATE_CACHE")
 
 
-def test_odd_places(call: Call, tmp_path: Path) -> None:
+def test_odd_places(process: Call, tmp_path: Path) -> None:
     """Locale C, a path that is not ASCII, no terminal."""
     tree = make_linux(tmp_path / "линукс-ü").path
     env = {"LC_ALL": "C", "LANG": "C"}
-    done = call("build", "--configure-only", "--source", tree, "--arch", "x86_64", env=env)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 2
-    assert "\x1b" not in done.stdout + done.stderr
-    done = call("run", "--source", f"{tree}-nosuch", env=env)
-    assert done.returncode == 2
+    done = process("build", "--configure-only", "--source", tree, "--arch", "x86_64", env=env)
+    assert done.code == 0, done.err
+    assert len(done.out.splitlines()) == 2
+    assert "\x1b" not in done.out + done.err
+    done = process("run", "--source", f"{tree}-nosuch", env=env)
+    assert done.code == 2
 
 
-def test_home_that_cannot_be_written(call: Call, linux: Path) -> None:
+def test_home_that_cannot_be_written(process: Call, linux: Path) -> None:
     env = {"HOME": "/proc/nosuch", "XDG_CACHE_HOME": "", "ORCHESTRATE_CACHE": ""}
-    refused(call("run", "--source", linux, env=env), 3, "/proc/nosuch", "ORCHESTRATE_CACHE")
-    assert call("list", env=env).returncode == 0
+    refused(process("run", "--source", linux, env=env), 3, "/proc/nosuch", "ORCHESTRATE_CACHE")
+    assert process("list", env=env).code == 0
 
 
 @pytest.mark.parametrize("words", [["--nosuch"], ["--arch", "vax"], ["--source", "nosuch"]])
 def test_wrong_usage_stops_git_bisect(call: Call, words: list[str]) -> None:
-    assert call("run", "--bisect-exit", *words).returncode >= 128
+    assert call("run", "--bisect-exit", *words).code >= 128
 
 
 def test_git_bisect_that_an_options_file_asks_for(call: Call, tmp_path: Path) -> None:
     (tmp_path / "orchestrate.toml").write_text("[run]\nbisect-exit = true\n")
-    assert call("run", "--source", "nosuch").returncode >= 128
+    assert call("run", "--source", "nosuch").code >= 128
 
 
 def test_a_series_that_does_not_apply_is_skipped_by_git_bisect(
@@ -274,18 +289,18 @@ def test_a_series_that_does_not_apply_is_skipped_by_git_bisect(
         "--- a/Makefile\n+++ b/Makefile\n@@ -1,1 +1,1 @@\n-nosuch line\n+another\n"
     )
     words = ["--source", linux, "--patch", "x.patch", "--suite", "maps"]
-    assert call("run", "--bisect-exit", *words).returncode == 125
+    assert call("run", "--bisect-exit", *words).code == 125
     refused(call("run", *words), 2, "x.patch", "Makefile")
 
 
-def test_name_that_is_not_utf8(call: Call, tmp_path: Path) -> None:
+def test_name_that_is_not_utf8(process: Call, tmp_path: Path) -> None:
     odd = os.fsdecode(bytes(tmp_path) + b"/caf\xff")
     Path(odd).write_bytes(b"")
-    refused(call("run", "--cmd", "true", "--put", odd), 2, "is not UTF-8")
+    refused(process("run", "--cmd", "true", "--put", odd), 2, "is not UTF-8")
 
 
 def test_what_cannot_be_judged_is_skipped_by_git_bisect(call: Call, linux: Path) -> None:
     words = ["--kconfig", "CONFIG_NO_SUCH_SYMBOL=y", "--arch", "x86_64", "--suite", "maps"]
     done = call("run", "--bisect-exit", "--source", linux, *words)
-    assert done.returncode == 125, done.stderr
-    assert "CONFIG_NO_SUCH_SYMBOL" in done.stderr
+    assert done.code == 125, done.err
+    assert "CONFIG_NO_SUCH_SYMBOL" in done.err

@@ -3,54 +3,20 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from fakes.command import Command
 from fakes.linux import make_linux
 
 from orchestrator import cli, data, errors
 from orchestrator import run as runs
 from orchestrator.outcome import RunResult
 from orchestrator.results.model import SCHEMA_VERSION, Case, CellResult, SuiteResult, Verdict
-
-
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Said]
-
-
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Iterator[Call]:
-    """The command as a shell would run it, but in this process, in a folder and with a cache of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ORCHESTRATE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def run(*argv: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["orchestrate", *argv])
-        try:
-            cli.main()
-            code: Any = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        said = capsys.readouterr()
-        return Said(code, said.out, said.err)
-
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -62,7 +28,7 @@ def linux(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     "argv", [["--help"], ["-h"], ["--version"], ["list"], *([v, "-h"] for v in cli.cli.commands)]
 )
-def test_what_only_tells(call: Call, argv: list[str]) -> None:
+def test_what_only_tells(call: Command, argv: list[str]) -> None:
     said = call(*argv)
     assert said.code == 0
     assert said.out
@@ -70,7 +36,7 @@ def test_what_only_tells(call: Call, argv: list[str]) -> None:
     assert max(map(len, said.out.splitlines())) <= 80
 
 
-def test_the_list_has_everything(call: Call) -> None:
+def test_the_list_has_everything(call: Command) -> None:
     words = call("list").out.split()
     assert {*data.variants(), *data.suites(), "x86_64", "arm64"} <= set(words)
 
@@ -100,7 +66,7 @@ def test_the_list_has_everything(call: Call) -> None:
     ],
     ids=" ".join,
 )
-def test_wrong_usage(call: Call, linux: str, argv: list[str], says: str) -> None:
+def test_wrong_usage(call: Command, linux: str, argv: list[str], says: str) -> None:
     argv = [linux if word == "LINUX" else word for word in argv]
     if "--vsyscall" in argv:
         argv += ["--arch", "x86_64"]
@@ -131,7 +97,7 @@ def fail_with(error: BaseException) -> Callable[..., Any]:
     ],
 )
 def test_errors_and_their_exit_codes(
-    call: Call, linux: str, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, says: str
+    call: Command, linux: str, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, says: str
 ) -> None:
     monkeypatch.setattr(runs, "carry_out", fail_with(error))
     said = call("run", "--source", linux)
@@ -139,7 +105,7 @@ def test_errors_and_their_exit_codes(
 
 
 def test_a_fault_of_its_own_is_a_line_and_a_file(
-    call: Call, linux: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    call: Command, linux: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(runs, "carry_out", fail_with(RuntimeError("surprise")))
@@ -178,7 +144,7 @@ S, N, Q, E = Verdict.SKIP, Verdict.NA, Verdict.INCONCLUSIVE, Verdict.ERROR
     ],
 )
 def test_the_table_of_exit_codes(
-    call: Call,
+    call: Command,
     linux: str,
     monkeypatch: pytest.MonkeyPatch,
     own: list[Verdict],
