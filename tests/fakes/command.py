@@ -35,6 +35,8 @@ class Command:
             # it is a list that a process appends to
             patch.setattr(cli, "_bisecting", [])
             patch.setattr(sys, "argv", ["orchestrate", *map(str, words)])
+            # as in its script; click would name this one after `python -m pytest`
+            patch.setattr(sys.modules["__main__"], "__package__", "")
             for name, value in (env or {}).items():
                 patch.setenv(name, value)
             try:
