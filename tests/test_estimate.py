@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -53,9 +54,19 @@ class Scene:
         (folder / "kernel.json").write_bytes(msgspec.json.encode(facts))
 
 
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configurations of the tree, which is the same for each test."""
+    first = Scene(tmp_path_factory.mktemp("first"))
+    first.cost()
+    return first.store.root / "configs"
+
+
 @pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    return Scene(tmp_path)
+def scene(tmp_path: Path, configs: Path) -> Scene:
+    made = Scene(tmp_path)
+    shutil.copytree(configs, made.store.root / configs.name)
+    return made
 
 
 def test_nothing_is_known_on_a_fresh_host(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
