@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import time
@@ -75,7 +76,9 @@ def test_the_posterior_is_one(shape: str, count: int, seed: int, shown_bad: int,
             excluded.add(commit := data.draw(commits))
             getattr(search, what)(commit)
         else:
-            search.same(data.draw(commits), data.draw(commits))
+            # equalities drawn at random may leave nobody: then it is refused, and all stays as it was
+            with contextlib.suppress(Inconclusive):
+                search.same(data.draw(commits), data.draw(commits))
         posterior = search.posterior()
         assert list(posterior) == list(history.commits)
         assert sum(posterior.values()) == pytest.approx(1)
