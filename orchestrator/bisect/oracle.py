@@ -222,7 +222,7 @@ class KernelOracle:
 
     def boot(self, subject: Subject, number: int, case: str = "") -> Boot:
         """See ``Oracle.boot``."""
-        suites = [catalog.only(suite, case) for suite in self._suites] if case else self._suites
+        suites = [catalog.only(suite, case) for suite in self._suites]
         directory = runs.RunDirectory(self._folder / "boots" / f"{subject.name}-{number}")
         name = str(directory.path.relative_to(self._folder))
         kept = self._kept(subject)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -139,11 +139,7 @@ def command(commands: Sequence[str], put: Sequence[Path] = (), *, timeout_s: flo
 def narrow(suite: Suite) -> Suite:
     """The suite without the programs that need a kernel with delays."""
     wide = {program.name for program in suite.program if program.widen}
-    return msgspec.structs.replace(
-        suite,
-        program=tuple(p for p in suite.program if p.name not in wide),
-        expect=tuple(e for e in suite.expect if e.program not in wide),
-    )
+    return _keeping(suite, lambda program: program not in wide)
 
 
 def only(suite: Suite, pattern: str) -> Suite:
@@ -155,15 +151,19 @@ def only(suite: Suite, pattern: str) -> Suite:
 
     def fits(program: str) -> bool:
         own = f"{suite.name}/{program}/"
-        return own.startswith(literal) if wild and len(literal) < len(own) else f"{literal}/".startswith(own)
+        return f"{literal}/".startswith(own) or (bool(wild) and own.startswith(literal))
 
-    wanted = {program.name for program in suite.program if fits(program.name)}
-    if suite.all_programs or not wanted:
+    if suite.all_programs or not any(fits(program.name) for program in suite.program):
         return suite
+    return _keeping(suite, fits)
+
+
+def _keeping(suite: Suite, keeps: Callable[[str], bool]) -> Suite:
+    """The suite with some of its programs, by name, and what they must report."""
     return msgspec.structs.replace(
         suite,
-        program=tuple(p for p in suite.program if p.name in wanted),
-        expect=tuple(e for e in suite.expect if e.program in wanted),
+        program=tuple(p for p in suite.program if keeps(p.name)),
+        expect=tuple(e for e in suite.expect if keeps(e.program)),
     )
 
 
