@@ -223,9 +223,12 @@ class Search:
                 found.append(commit)
             if n > 1:
                 skip, shows = skips[best], state.chance(commit)
-                for shown, chance in ((True, shows), (False, 1 - shows), (None, skip)):
-                    weighed = weight * (chance if shown is None else chance * (1 - skip))
-                    if weighed:
+                for shown, chance in (
+                    (True, shows * (1 - skip)),
+                    (False, (1 - shows) * (1 - skip)),
+                    (None, skip),
+                ):
+                    if weighed := weight * chance:
                         heapq.heappush(ahead, (weighed, next(tick), state._after(commit, shown)))
         return found
 
