@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from orchestrator.evidence import rust
 from orchestrator.evidence.kinds import Kind
@@ -173,8 +173,8 @@ def _jumped(lines: list[str]) -> str:
     if not any(JUMP.search(line) for line in lines[:first]):
         return ""
     there = exception_at(lines)
-    links = [link["f"] for line in lines[:first] if (link := _LINK.search(line))]
-    return _first(f for f in [*links, *(frame(line)[0] for line in lines[first:])] if f and f != there)
+    below = (frame(line)[0] for line in lines[first:])
+    return _first(f for f in [*_links(lines[:first]), *below] if f and f != there)
 
 
 def _called_from(lines: list[str]) -> str:
@@ -183,8 +183,13 @@ def _called_from(lines: list[str]) -> str:
     A function that calls nothing leaves no frame on arm64, and that of its caller names the caller's caller.
     """
     there = exception_at(lines)
-    link = next((match["f"] for line in lines if (match := _LINK.search(line))), "")
+    link = next(_links(lines), "")
     return link if there and plumbing(there) and link != there and not plumbing(link) else ""
+
+
+def _links(lines: Iterable[str]) -> Iterator[str]:
+    """The functions in the link registers that are shown."""
+    return (match["f"] for line in lines if (match := _LINK.search(line)))
 
 
 def _first(functions: Iterable[str]) -> str:

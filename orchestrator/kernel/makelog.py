@@ -41,15 +41,19 @@ def objects(log: Path) -> int:
     return 0
 
 
+def _said(log: Path) -> str:
+    return log.read_text(errors="replace") if log.is_file() else ""
+
+
 def first_error(log: Path) -> str:
     """The first line in which something does not compile or link; empty where there is none."""
-    error = _COMPILE_ERROR.search(log.read_text(errors="replace"))
+    error = _COMPILE_ERROR.search(_said(log))
     return error[0] if error else ""
 
 
 def is_compile_error(outcome: Outcome, log: Path) -> bool:
     """Whether a build ended by itself because of what the compiler said, and of nothing else."""
-    text = log.read_text(errors="replace") if log.is_file() else ""
+    text = _said(log)
     told = outcome.reason == "ended" and _COMPILE_ERROR.search(text) is not None
     return told and not any(mark in text for mark, _, _ in _INFRA_TROUBLE)
 
@@ -61,7 +65,7 @@ def raise_for(what: str, tree: Path, outcome: Outcome, log: Path, kept: Path | N
     :raises KernelError: it does not compile, with the first error, its file and line.
     :raises InfraError: the host failed it.
     """
-    text = log.read_text(errors="replace") if log.is_file() else ""
+    text = _said(log)
     where = f" The log: {kept}" if kept else ""
     for mark, reason, remedy in _INFRA_TROUBLE:
         if mark in text:
