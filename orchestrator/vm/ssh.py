@@ -34,6 +34,8 @@ RUNNER = str(overlay.RUNNER)
 _TROUBLE = (paramiko.SSHException, OSError, EOFError)
 _STREAM_LIMIT = 20 << 20
 _GRACE_S = 20.0
+#: For a guest that answers at all to open a channel, and to start what is asked for on it.
+_ANSWER_S = 30.0
 
 
 class Lost(InfraError):
@@ -258,9 +260,10 @@ class Ssh:
         tail = b""
         channel: paramiko.Channel | None = None
         try:
-            channel = self._transport.open_session(timeout=min(limit_s, 30.0))
-            channel.settimeout(min(limit_s, 30.0))
-            with _answered(channel, min(limit_s, 30.0)):
+            answer_s = min(limit_s, _ANSWER_S)
+            channel = self._transport.open_session(timeout=answer_s)
+            channel.settimeout(answer_s)
+            with _answered(channel, answer_s):
                 channel.exec_command(command)
             try:
                 if stdin:
@@ -333,10 +336,10 @@ class Ssh:
         :raises Lost: as ``run``.
         """
         try:
-            channel = self._transport.open_session(timeout=30.0)
+            channel = self._transport.open_session(timeout=_ANSWER_S)
             place = shlex.quote(folder)
             there = f"cd {place} && PATH={place}:$PATH " if folder else ""
-            with _answered(channel, 30.0):
+            with _answered(channel, _ANSWER_S):
                 if size is not None:
                     channel.get_pty("xterm", *size)
                 channel.exec_command(f"{there}exec /bin/sh -l")
