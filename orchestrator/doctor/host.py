@@ -286,16 +286,13 @@ def cpus() -> tuple[str, Status, str]:
 
 def _no_yielding() -> str:
     """Why nice does not make that work yield, empty where it does: each session then has an equal share."""
-    try:
-        grouped = AUTOGROUP.read_text().strip() == "1"
-    except OSError:
-        return ""
-    if not grouped:
-        return ""
-    return (
-        ", and work under nice does not yield to guests of another session while the host has"
-        " kernel.sched_autogroup_enabled=1"
-    )
+    with contextlib.suppress(OSError):
+        if AUTOGROUP.read_text().strip() == "1":
+            return (
+                ", and work under nice does not yield to guests of another session while the host has"
+                " kernel.sched_autogroup_enabled=1"
+            )
+    return ""
 
 
 def _amount(size: float) -> str:
