@@ -60,13 +60,18 @@ class Found:
                 found |= {mark.decode(): path for mark in marks}
         return found
 
+    @cached_property
+    def ends(self) -> Ends:
+        """What the run reads its consoles with."""
+        (vmlinux,) = self.root.glob("artifacts/*/vmlinux")
+        return Ends(vmlinux)
+
     def splat(self, case: Case) -> Splat | None:
         """What a case is about, as the console of its program has it."""
         console = self.consoles.get(case.id)
         if console is None:
             return None
-        (vmlinux,) = self.root.glob("artifacts/*/vmlinux")
-        scanner = Scanner(Ends(vmlinux))
+        scanner = Scanner(self.ends)
         scanner.feed(console.read_bytes())
         return next((splat for splat in scanner.finish() if splat.fingerprint == case.fingerprint), None)
 

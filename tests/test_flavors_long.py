@@ -8,20 +8,16 @@ again by the verb. What can be one kernel is one, for builds are dear.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import msgspec
 import pytest
-from test_long import LINUX_7_2, _orchestrate
-from test_own_suites import known
+from test_long import _orchestrate
+from test_own_suites import known, run
 
 from orchestrator import arch, data
-from orchestrator.outcome import RunResult
 from orchestrator.results.model import Verdict
 
-RUNS = Path(os.environ.get("ORCHESTRATE_RUNS") or Path(__file__).parents[1] / "runs") / "flavors"
 #: Flavors of one kernel, and what keeps it busy.
 KERNELS = (
     (("lockdep",), "mm-stress"),
@@ -37,22 +33,19 @@ KERNELS = (
 @pytest.mark.long
 @pytest.mark.parametrize("at", arch.names())
 @pytest.mark.parametrize(("flavors", "suite"), KERNELS, ids=["+".join(names) for names, _ in KERNELS])
-def test_kernels_made_for_diagnosis_stay_silent(at: str, flavors: tuple[str, ...], suite: str) -> None:
-    out = RUNS / f"{at}-{'-'.join(flavors)}"
-    before = set(out.iterdir()) if out.is_dir() else set()
-    done = _orchestrate(
-        *("run", "--source", LINUX_7_2, "--arch", at, "--variant", "per-vma-lock", "--suite", suite),
-        *("--accel", "tcg", "--out", out, *(word for name in flavors for word in ("--flavor", name))),
-    )
-    (root,) = (path for path in set(out.iterdir()) - before if path.is_dir())
-    (cell,) = msgspec.json.decode((root / "results.json").read_bytes(), type=RunResult).cells
+def test_kernels_made_for_diagnosis_stay_silent(
+    at: str, flavors: tuple[str, ...], suite: str, tmp_path: Path
+) -> None:
+    words = [word for name in flavors for word in ("--flavor", name)]
+    code, result = run(tmp_path, "--arch", at, "--variant", "per-vma-lock", "--suite", suite, *words)
+    (cell,) = result.cells
     loud = [c for c in cell.all_cases() if c.verdict is not Verdict.PASS and not known(cell, c)]
     assert not loud
-    assert done.returncode == 0
+    assert code == 0
     assert set(cell.properties["flavor"].split("+")) == set(flavors)
-    assert silent(root.glob("cells/*/console*.log")) > 0
+    assert silent(tmp_path.glob("*/cells/*/console*.log")) > 0
     if "wide" in flavors:
-        (told,) = root.glob("cells/*/suites/*/*.widen.txt")
+        (told,) = tmp_path.glob("*/cells/*/suites/*/*.widen.txt")
         # "…: passed 133742, delayed 13394"
         delayed = [int(line.rpartition(" ")[2]) for line in told.read_text().splitlines()]
         assert sum(map(bool, delayed)) > len(delayed) / 2
