@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import shutil
 import subprocess
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +23,11 @@ import msgspec
 import pytest
 from fakes.trees import git
 from test_broken import BASE
-from test_long import LINUX_7_2, _orchestrate, _results
+from test_long import LINUX_7_2, ORCHESTRATE, _orchestrate, _results
+from test_resume import _kill
 
 from orchestrator import source
+from orchestrator.bisect.journal import Booted, Built, Step
 from orchestrator.bisect.setup import CONCLUSION, Conclusion
 from orchestrator.store import default_cache
 
@@ -130,6 +135,8 @@ def base() -> Iterator[Path]:
     subprocess.run(["cp", "-a", source.resolve(LINUX_7_2, cache=default_cache()).path, place], check=True)
     subprocess.run(["patch", "-p1", "-s", "-i", BASE], cwd=place, check=True)
     git(place, "init", "-q", "-b", "base")
+    # it would be at it for minutes, beside what is measured
+    git(place, "config", "gc.auto", "0")
     git(place, "add", "-A", "-f")
     git(place, "commit", "-q", "-m", "Linux 7.2")
     yield place
@@ -197,25 +204,25 @@ def _side(planted: Planted, name: str, file: str, culprit: Change | None) -> lis
     return made
 
 
-def bisect(planted: Planted, name: str, *words: str) -> Conclusion:
-    """What `orchestrate bisect` finds; what it took is printed."""
+def asked(planted: Planted, name: str, *words: str) -> list[str]:
+    """The words of a bisect between the ends, in an empty folder."""
     out = RUNS / "planted" / name
     shutil.rmtree(out, ignore_errors=True)
-    done = _orchestrate(
-        "bisect",
-        "--source",
-        planted.repository,
-        "--good",
-        planted.good,
-        "--bad",
-        planted.bad,
-        "--out",
-        out,
-        *words,
-    )
-    (folder,) = out.glob("bisect-*")
+    ends = ["--source", str(planted.repository), "--good", planted.good, "--bad", planted.bad]
+    return ["bisect", *ends, "--out", str(out), *words]
+
+
+def concluded(folder: Path) -> Conclusion:
+    """What a bisect came to."""
+    return msgspec.json.decode((folder / CONCLUSION).read_bytes(), type=Conclusion)
+
+
+def bisect(planted: Planted, name: str, *words: str) -> Conclusion:
+    """What `orchestrate bisect` finds; what it took is printed."""
+    done = _orchestrate(*asked(planted, name, *words))
+    (folder,) = (RUNS / "planted" / name).glob("bisect-*")
     assert done.returncode == 0
-    found = msgspec.json.decode((folder / CONCLUSION).read_bytes(), type=Conclusion)
+    found = concluded(folder)
     steps = plain_steps(planted)
     rate = found.shown_bad / found.boots_bad if found.boots_bad else 1.0
     repeats = 1 if rate == 1 else math.ceil(math.log(0.03 / steps) / math.log(1 - rate))
@@ -304,3 +311,63 @@ def test_one_that_does_not_build(base: Path) -> None:
     planted = plant(base, "build", append("fs/proc/meminfo.c", "#error the culprit"), 38, side=False)
     found = bisect(planted, "build", "--arch", "x86_64", "--build")
     assert found.culprit == planted.culprit
+
+
+def test_killed_ten_times_and_resumed(base: Path, tmp_path: Path) -> None:
+    """kill -9 in builds, boots and between: nothing that was done is done again, and the culprit is found."""
+    planted = plant(base, "killed", FUNCTIONAL, 29, side=False)
+    words = asked(planted, "killed", "--arch", "x86_64", "--case", "maps/proc-pid-vm")
+    dice = random.Random(10)
+    kept: dict[Path, tuple[int, int]] = {}
+    journal = b""
+    for number in range(10):
+        running, folder = _under_way(words, tmp_path / f"{number}.log")
+        wanted = journal.count(b"\n") + dice.randint(0, 2)
+        while (folder / "journal.ndjson").read_bytes().count(b"\n") < wanted:
+            assert running.poll() is None, f"it was over before it was killed {number + 1} times"
+            time.sleep(0.2)
+        time.sleep(dice.uniform(0, 15))
+        assert running.poll() is None, f"it was over before it was killed {number + 1} times"
+        _kill(running)
+        print(number, (tmp_path / f"{number}.log").read_text().splitlines()[-1])
+        assert _unchanged(kept)
+        before, journal = journal, (folder / "journal.ndjson").read_bytes()
+        assert journal.startswith(before[: before.rfind(b"\n") + 1])
+        done = [*folder.glob("boots/*/cells/*/result.json"), *folder.glob("builds/*.json")]
+        kept = {path: _state(path) for path in done}
+        words = ["bisect", "--resume", str(folder)]
+    assert _orchestrate(*words).returncode == 0
+    assert _unchanged(kept)
+    assert concluded(folder).culprit == planted.culprit
+    lines = (folder / "journal.ndjson").read_bytes().splitlines()
+    steps = [msgspec.json.decode(line, type=Step) for line in lines]
+    boots = Counter((s.subject, s.number) for s in steps if isinstance(s, Booted))
+    builds = Counter(s.subject for s in steps if isinstance(s, Built))
+    assert {*boots.values(), *builds.values()} == {1}
+    print(len(steps), "steps", len(boots), "boots", len(builds), "builds")
+
+
+def _under_way(words: list[str], log: Path) -> tuple[subprocess.Popen[str], Path]:
+    """A bisect that has begun or gone on, and its folder."""
+    with log.open("w") as stream:
+        running = subprocess.Popen(
+            [*ORCHESTRATE, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    while "results in" not in log.read_text():
+        assert running.poll() is None, log.read_text()
+        time.sleep(0.2)
+    (folder,) = (RUNS / "planted" / "killed").glob("bisect-*")
+    (folder / "journal.ndjson").touch()
+    return running, folder
+
+
+def _state(path: Path) -> tuple[int, int]:
+    return path.stat().st_mtime_ns, path.stat().st_ino
+
+
+def _unchanged(kept: dict[Path, tuple[int, int]]) -> bool:
+    return all(_state(path) == state for path, state in kept.items())
