@@ -7,6 +7,7 @@ import contextlib
 import math
 import os
 import random
+import re
 import time
 from pathlib import Path
 
@@ -174,6 +175,9 @@ def test_commits_that_do_not_build_are_bad_where_that_is_the_question(tmp_path: 
     found = Case(tmp_path, parents, oracle, BuildFails()).run()
     assert found.culprit == names[33]
     assert found.boots == 0
+    # no boot was counted, and none is told of
+    assert (found.boots_bad, found.boots_good) == (0, 0)
+    assert found.ends == "the bad one does not build, the good one does"
     builds = [line for line in oracle.work() if line.startswith("begin build")]
     assert len(set(builds)) == len(builds) <= 6 + 3 + 2 + 4
 
@@ -193,7 +197,14 @@ def test_a_metric(tmp_path: Path) -> None:
     found = case.run()
     assert found.culprit == culprit
     assert found.judged <= 9
-    assert all("x good" in s.judgement.reason for s in case.journal.steps if isinstance(s, Decided))
+    # each decision has its effect with an interval, and so have the re-checks
+    effect = r"\d+ boots, median [\d.]+, [\d.]+ x good \[[\d.]+ \.\. [\d.]+\], [\d.]+ x bad \["
+    decided = [step.judgement.reason for step in case.journal.steps if isinstance(step, Decided)]
+    assert decided
+    assert all(re.match(effect, reason) for reason in decided)
+    assert all(re.match(effect, again.effect) for again in found.rechecks)
+    assert (found.boots_bad, found.boots_good) == (0, 0)
+    assert re.match(r"good [\d.]+, bad [\d.]+, 1\.\d+ x \[.*\], \d+ and \d+ boots$", found.ends)
     assert case.session.verdicts()[culprit] is True
     order = [s.subject.commit for s in case.journal.steps if isinstance(s, Booted) and s.why != "re-check"]
     assert all(len(set(order[n : n + 4])) > 1 for n in range(len(order) - 4)), "boots are not interleaved"

@@ -93,7 +93,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
     ``odds`` is how much likelier they are if it is like the bad end than if it is like the good one, and
     ``beyond`` how many of them are on the bad end's side of ``midpoint``. ``to_good`` and ``to_bad`` are
-    ratios of medians, ``None`` without boots of the candidate.
+    the effect (:func:`ratio_interval`: two boots can have one), ``None`` without boots of the candidate.
     """
 
     like: Like
@@ -264,8 +264,8 @@ def decide(
         odds=odds,
         midpoint=midpoint,
         beyond=shown,
-        to_good=median_ratio(candidate, good) if candidate else None,
-        to_bad=median_ratio(candidate, bad) if candidate else None,
+        to_good=ratio_interval(candidate, good) if candidate else None,
+        to_bad=ratio_interval(candidate, bad) if candidate else None,
     )
 
 

@@ -67,11 +67,7 @@ def account(
         commit=summary_of(repository, culprit) if culprit else "",
         facts=(
             ("ends", ends),
-            (
-                "rates",
-                f"shown in {found.shown_bad} of {found.boots_bad} boots of the bad end, in"
-                f" {found.shown_good} of {found.boots_good} of the good one",
-            ),
+            ("at the ends", found.ends),
             (
                 "commits",
                 f"{found.commits}, of which {found.judged} were looked at; {found.skipped} could not be"
@@ -98,7 +94,8 @@ def _told(each: Recheck) -> str:
         return f"{each.what} {each.subject.name} could not be looked at again: {each.trouble}"
     word = "bad" if each.shown else "good"
     again = "" if each.holds else ", which it should not be"
-    return f"{each.what} {each.subject.name} is {word}: shown in {each.shown} of {each.boots}{again}"
+    figures = each.effect or f"shown in {each.shown} of {each.boots}"
+    return f"{each.what} {each.subject.name} is {word}: {figures}{again}"
 
 
 def _step(step: Done, subject: Callable[[str], str]) -> Step:

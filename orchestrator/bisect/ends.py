@@ -101,7 +101,7 @@ def rates(bench: Bench, setup: Setup) -> Rates:
     :raises Inconclusive: an end does not show what was claimed; the message has the figures.
     """
     if isinstance(bench.predicate, BuildFails):
-        return Rates(shown_bad=_CERTAIN, boots_bad=_CERTAIN, shown_good=0, boots_good=_CERTAIN)
+        return Rates(shown_bad=_CERTAIN, boots_bad=_CERTAIN, shown_good=0, boots_good=_CERTAIN, assumed=True)
     bad = End(bench, Subject(commit=setup.bad), "bad")
     goods = [End(bench, Subject(commit=commit), "good") for commit in setup.good]
     for _ in range(setup.ends):

@@ -222,7 +222,7 @@ class Session:
             return msgspec.structs.replace(result, shown=int(told.kind is Kind.BAD), boots=1)
         times = 1 if self._numbers else self._boots_again()
         shown = boots = 0
-        trouble = ""
+        trouble = effect = ""
         for _ in range(times):
             judgement = self._judge(subject, "re-check")
             if judgement.kind not in (Kind.GOOD, Kind.BAD):
@@ -230,11 +230,13 @@ class Session:
                 continue
             boots += 1
             shown += judgement.kind is Kind.BAD
+            effect = judgement.reason if self._numbers is not None else ""
             if not subject.without and subject.commit in (*self._history.commits, *self._history.goods):
                 self._observe(subject.commit, judgement.kind is Kind.BAD)
             if wanted and shown:
                 break
-        return msgspec.structs.replace(result, shown=shown, boots=boots, trouble="" if boots else trouble)
+        trouble = "" if boots else trouble
+        return msgspec.structs.replace(result, shown=shown, boots=boots, effect=effect, trouble=trouble)
 
     def _boots_again(self) -> int:
         rates = self._rates
@@ -255,6 +257,9 @@ class Session:
         if isinstance(self._bench.predicate, BuildFails):
             judged = {s.subject.commit for s in own}
         spent = [s.seconds for s in self._steps(Booted)] + [s.seconds for s in self._steps(Built)]
+        counted = Rates(shown_bad=0, boots_bad=0, shown_good=0, boots_good=0)
+        if not self._rates.assumed:
+            counted = self._rates
         return Conclusion(
             culprit=culprit if sure else "",
             confidence=self._search.posterior().get(culprit, 0.0),
@@ -264,10 +269,11 @@ class Session:
             ),
             rechecks=rechecks,
             predicate=str(self._bench.predicate),
-            shown_bad=self._rates.shown_bad,
-            boots_bad=self._rates.boots_bad,
-            shown_good=self._rates.shown_good,
-            boots_good=self._rates.boots_good,
+            ends=self._at_the_ends(),
+            shown_bad=counted.shown_bad,
+            boots_bad=counted.boots_bad,
+            shown_good=counted.shown_good,
+            boots_good=counted.boots_good,
             commits=len(self._history),
             judged=len(judged - {self._setup.bad, *self._setup.good}),
             skipped=len(self._skipped),
@@ -276,6 +282,17 @@ class Session:
             builds=sum(not s.cached for s in self._steps(Built)),
             minutes=round(sum(spent) / 60, 1),
             notes=tuple(self._notes),
+        )
+
+    def _at_the_ends(self) -> str:
+        if self._numbers is not None:
+            return self._numbers.figures()
+        if isinstance(self._bench.predicate, BuildFails):
+            return "the bad one does not build, the good one does"
+        rates = self._rates
+        return (
+            f"shown in {rates.shown_bad} of {rates.boots_bad} boots of the bad end, in"
+            f" {rates.shown_good} of {rates.boots_good} of the good one"
         )
 
     def _steps(self, kind: type[_S]) -> list[_S]:

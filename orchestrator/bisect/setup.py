@@ -65,7 +65,8 @@ class Suspect(msgspec.Struct, frozen=True, kw_only=True):
 class Recheck(msgspec.Struct, frozen=True, kw_only=True):
     """A kernel looked at again when the culprit was known, or why it could not be: ``trouble``.
 
-    ``shown`` of ``boots`` had the fault; ``wanted``: whether it should.
+    ``shown`` of ``boots`` had the fault; ``wanted``: whether it should. Of a number ``effect`` says how it
+    compares with both ends'.
     """
 
     subject: Subject
@@ -73,6 +74,7 @@ class Recheck(msgspec.Struct, frozen=True, kw_only=True):
     wanted: bool
     shown: int = 0
     boots: int = 0
+    effect: str = ""
     trouble: str = ""
 
     @property
@@ -85,7 +87,8 @@ class Conclusion(msgspec.Struct, frozen=True, kw_only=True):
     """How a bisect ended. ``culprit`` is set if one was found and re-checked; ``suspects`` are the likeliest.
 
     ``judged`` commits were built and booted (or built, where that was the question) in ``boots`` boots and
-    ``builds`` builds, without the ends and the re-checks; ``minutes`` are of all.
+    ``builds`` builds, without the ends and the re-checks; ``minutes`` are of all. What the ends showed is
+    counted where it can be (0 of 0 boots if not), and ``ends`` says it in words.
     """
 
     culprit: str = ""
@@ -93,6 +96,7 @@ class Conclusion(msgspec.Struct, frozen=True, kw_only=True):
     suspects: tuple[Suspect, ...] = ()
     rechecks: tuple[Recheck, ...] = ()
     predicate: str = ""
+    ends: str = ""
     shown_bad: int = 0
     boots_bad: int = 0
     shown_good: int = 0
