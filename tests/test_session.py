@@ -260,8 +260,17 @@ def test_a_good_end_that_shows_it_too(tmp_path: Path) -> None:
 
 def test_a_case_that_is_nowhere_is_a_wrong_word(tmp_path: Path) -> None:
     oracle = FakeOracle(tmp_path, lambda *_: result(Verdict.PASS))
-    with pytest.raises(UserError, match="there is no case maps/nothing at either end"):
+    with pytest.raises(UserError, match="there is no case maps/nothing at either end") as caught:
         Case(tmp_path, history(10), oracle, CaseFails(pattern="maps/nothing")).run()
+    assert "suites in `orchestrate list`" in caught.value.remedy
+
+
+def test_a_case_that_is_called_otherwise_is_named(tmp_path: Path) -> None:
+    oracle = FakeOracle(tmp_path, lambda *_: result(Verdict.PASS))
+    wrong = CASE.replace("/", ".", 2)
+    with pytest.raises(UserError, match="there is no case") as caught:
+        Case(tmp_path, history(10), oracle, CaseFails(pattern=wrong)).run()
+    assert caught.value.remedy == f"There are: {CASE}."
 
 
 def test_an_end_that_does_not_build(tmp_path: Path) -> None:

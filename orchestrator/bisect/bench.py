@@ -73,8 +73,7 @@ class Bench:
 
     def _boot(self, like: Booted) -> Booted:
         def attempt() -> Booted:
-            case = self.predicate.pattern if isinstance(self.predicate, CaseFails) else ""
-            boot: Boot = self.oracle.boot(like.subject, like.number, case)
+            boot: Boot = self.oracle.boot(like.subject, like.number, self._case())
             judgement = of_boot(self.predicate, boot.result)
             if judgement.kind is Kind.INFRA:
                 self.oracle.discard(like.subject, like.number)
@@ -122,7 +121,12 @@ class Bench:
 
     def results(self, subject: Subject) -> list[CellResult]:
         """What the boots of a subject gave so far, in full."""
-        return [self.oracle.boot(subject, n).result for n in range(1, self._boots[subject] + 1)]
+        numbers = range(1, self._boots[subject] + 1)
+        return [self.oracle.boot(subject, number, self._case()).result for number in numbers]
+
+    def _case(self) -> str:
+        """The pattern of the cases that are looked at; empty where it is all of them."""
+        return self.predicate.pattern if isinstance(self.predicate, CaseFails) else ""
 
     def twin(self, built: Built) -> Subject | None:
         """The first one built whose kernel is the same."""

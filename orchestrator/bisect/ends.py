@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 
 import msgspec
@@ -170,15 +171,26 @@ def _check_bad(bad: End, goods: list[End]) -> None:
         if j.kind is Kind.SKIP and j.reason.startswith(("there is no case", "no prog"))
     ]
     if len(missing) == len(every):
+        near = _near(bad)
         raise UserError(
             f"{missing[0]} at either end",
-            remedy="Case ids are in the JUnit file and the results of a run; suites in `orchestrate list`.",
+            remedy=f"There are: {', '.join(near)}."
+            if near
+            else "Case ids are in the JUnit file and the results of a run; suites in `orchestrate list`.",
         )
     if not bad.shown:
         raise Inconclusive(
             f"the bad end does not show it: {bad.figures()}; {goods[0].figures()}",
             remedy="Check the claim (--case, --variant, --arch), boot more with --ends, or swap the ends.",
         )
+
+
+def _near(end: End) -> list[str]:
+    """Cases of an end's boots that are called much like the one that is sought."""
+    if not isinstance(end.bench.predicate, CaseFails):
+        return []
+    there = {case.id for result in end.bench.results(end.subject) for case in result.all_cases()}
+    return difflib.get_close_matches(end.bench.predicate.pattern.replace("*", ""), sorted(there), cutoff=0.5)
 
 
 def _check_good(good: End, bad: End) -> None:
