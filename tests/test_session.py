@@ -123,11 +123,12 @@ def test_a_culprit_among_what_does_not_build_is_a_set_of_suspects(tmp_path: Path
     assert "could not be judged" in found.notes[-1]
 
 
-def test_another_splat_is_never_bad(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("culprit", "most"), [(50, 3), (19, 3), (41, 5)], ids=["apart", "before", "after"])
+def test_another_splat_is_never_bad(tmp_path: Path, culprit: int, most: int) -> None:
     """A stretch in which the case crashes for another reason than at the bad end."""
     parents = history(64, merges=False)
     names = list(parents)
-    plain = teller(parents, names[50])
+    plain = teller(parents, names[culprit])
 
     def tell(subject: Subject, number: int) -> CellResult:
         if subject.commit in names[20:40]:
@@ -136,8 +137,10 @@ def test_another_splat_is_never_bad(tmp_path: Path) -> None:
 
     case = Case(tmp_path, parents, FakeOracle(tmp_path, tell))
     found = case.run()
-    assert found.culprit == names[50]
-    assert 1 <= found.skipped <= 3
+    assert found.culprit == names[culprit]
+    # what lies between two of them is left alone
+    assert 1 <= found.skipped <= most
+    assert found.judged - found.skipped <= math.ceil(math.log2(64)) + 3
     assert any("another report than at the bad end" in why for why in case.session.skipped.values())
 
 
