@@ -48,6 +48,15 @@ def test_a_flood_is_one_finding_each_time() -> None:
         assert titles(watch) == [("WARNING in vma_start_read", Blame.KERNEL)]
 
 
+def test_of_the_same_again_the_first_is_shown() -> None:
+    """The ones behind it are of a kernel that is tainted by it."""
+    watch = ConsoleWatch()
+    for number in range(2 * KEEP):
+        watch.feed(WARNING.replace(b"Comm: ", b"Comm: %d-" % number))
+    (seen,) = watch.take()
+    assert any("Comm: 0-" in line for line in seen.finding.excerpt)
+
+
 def test_a_report_that_came_byte_by_byte() -> None:
     watch = ConsoleWatch()
     for byte in WARNING:

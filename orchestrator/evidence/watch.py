@@ -246,6 +246,8 @@ class ConsoleWatch:
 
 
 def _once(sightings: list[Sighting]) -> list[Sighting]:
-    """The last of each fingerprint and case."""
-    found = {(s.finding.fingerprint, s.program, s.case): s for s in sightings}
+    """The first of each fingerprint and case: those behind it come from a kernel that is tainted already."""
+    found: dict[tuple[str, str, str], Sighting] = {}
+    for each in sightings:
+        found.setdefault((each.finding.fingerprint, each.program, each.case), each)
     return list(found.values())
