@@ -57,7 +57,7 @@ lint: $(STAMP) ## ruff and mypy
 # what some tests need besides: a debugger for both architectures, and ssh as the script of a cell calls it
 check: PACKAGES += gdb-multiarch openssh-client
 
-check: deps $(STAMP) lint ## fast tests, a minute
+check: deps $(STAMP) lint ## fast tests, five minutes on two cores
 	$(BIN)/pytest -q -n auto -m 'not guest and not long'
 
 test: check ## all that lands a change: real kernels and guests
