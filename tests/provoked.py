@@ -241,7 +241,8 @@ parser = "ktap"
 name = "sits"
 sources = ["sits.c"]
 cflags = ["-O1", "-pthread"]
-timeout_s = 20.0
+# fifteenfold for the flavors, and that up to twentyfold for a guest that boots slowly
+timeout_s = 1.0
 """,
     ),
     Kernel(

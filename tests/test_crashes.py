@@ -194,7 +194,8 @@ def test_what_ran_after_lockdep_is_not_passed(arch: str, provoked: Provoked) -> 
 @pytest.mark.parametrize("arch", ARCHES)
 def test_lockdep_names_who_sits_on_a_vma_lock(arch: str, provoked: Provoked) -> None:
     case = provoked.run(STRICT, arch).case(f"{STRICT.suite}/sits")
-    assert case.verdict is Verdict.TIMEOUT, case.reason
+    # where it comes first, the kernel's own word for hung tasks decides
+    assert case.verdict in (Verdict.TIMEOUT, Verdict.CRASH), case.reason
     assert re.search(r"sits/\d+ waits for readers of a VMA lock in \w+", case.reason), case.reason
     assert re.search(r"the VMA lock is held by sits/\d+ since \w+, says lockdep", case.reason), case.reason
 
