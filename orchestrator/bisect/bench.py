@@ -120,7 +120,7 @@ class Bench:
         return found.pattern
 
     def results(self, subject: Subject) -> list[CellResult]:
-        """What the boots of a subject gave so far, in full."""
+        """What the boots of a subject gave so far: all of it, or what the cases asked for need."""
         numbers = range(1, self._boots[subject] + 1)
         return [self.oracle.boot(subject, number, self._case()).result for number in numbers]
 

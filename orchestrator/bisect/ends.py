@@ -102,7 +102,7 @@ def rates(bench: Bench, setup: Setup) -> Rates:
     :raises Inconclusive: an end does not show what was claimed; the message has the figures.
     """
     if isinstance(bench.predicate, BuildFails):
-        return Rates(shown_bad=_CERTAIN, boots_bad=_CERTAIN, shown_good=0, boots_good=_CERTAIN, assumed=True)
+        return Rates(shown_bad=_CERTAIN, boots_bad=_CERTAIN, shown_good=0, boots_good=_CERTAIN)
     bad = End(bench, Subject(commit=setup.bad), "bad")
     goods = [End(bench, Subject(commit=commit), "good") for commit in setup.good]
     for _ in range(setup.ends):
@@ -143,10 +143,11 @@ def boots_to_tell(shown: int, boots: int, *, miss: float = 0.05, most: int = 24)
 
 def _choose(bench: Bench, bad: End, goods: list[End]) -> None:
     """Look for what fails at the bad end only, and judge the boots anew by that."""
-    good_results = [result for good in goods for result in bench.results(good.subject)]
+    ends = (bad, *goods)
+    results = [bench.results(end.subject) for end in ends]
 
     def decide() -> str:
-        found = failing(bench.results(bad.subject), good_results)
+        found = failing(results[0], [result for of_good in results[1:] for result in of_good])
         if not found:
             raise Inconclusive(
                 f"no case fails at the bad end and passes at the good one, in {bad.booted} boots each",
@@ -159,8 +160,8 @@ def _choose(bench: Bench, bad: End, goods: list[End]) -> None:
     pattern = bench.choose(decide)
     bench.say(f"bad is: {pattern} fails")
     bench.predicate = CaseFails(pattern=pattern)
-    for end in (bad, *goods):
-        end.judgements = [of_boot(bench.predicate, result) for result in bench.results(end.subject)]
+    for end, seen in zip(ends, results, strict=True):
+        end.judgements = [of_boot(bench.predicate, result) for result in seen]
 
 
 def _check_bad(bad: End, goods: list[End]) -> None:

@@ -76,7 +76,7 @@ class Numbers:
             )
         self._bench.say(f"the ends differ: {self.figures()}")
         # each candidate is looked at until it is decided
-        return Rates(shown_bad=_MOST, boots_bad=_MOST, shown_good=0, boots_good=_MOST, assumed=True)
+        return Rates(shown_bad=_MOST, boots_bad=_MOST, shown_good=0, boots_good=_MOST)
 
     def _differ(self) -> bool:
         if stats.median(self.goods) == stats.median(self.bads):

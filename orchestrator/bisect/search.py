@@ -39,16 +39,12 @@ _AHEAD = (1, 2, 4, 8, 16, 32)
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
-    """How often the ends showed the fault: counts of boots.
-
-    ``assumed``: nobody counted; what is sought shows each time, or is no matter of boots.
-    """
+    """How often the ends showed the fault: counts of boots."""
 
     shown_bad: int
     boots_bad: int
     shown_good: int
     boots_good: int
-    assumed: bool = False
 
     def __post_init__(self) -> None:
         if not (0 <= self.shown_bad <= self.boots_bad and 0 <= self.shown_good <= self.boots_good):

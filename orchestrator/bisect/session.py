@@ -35,6 +35,7 @@ _PLAIN, _BOOTS_AGAIN = 16, 4
 _ROUNDS = 5
 #: Kernels that are built ahead.
 _AHEAD = 2
+_NONE_COUNTED = Rates(shown_bad=0, boots_bad=0, shown_good=0, boots_good=0)
 
 Prior = Callable[[], Mapping[str, float]]
 _S = TypeVar("_S")
@@ -63,7 +64,7 @@ class Session:
         self._parents_of = parents_of
         self._subject_of = subject_of
         self._numbers: Numbers | None = None
-        self._rates = Rates(shown_bad=0, boots_bad=0, shown_good=0, boots_good=0)
+        self._rates = _NONE_COUNTED
         self._search: Search
         self._weak: Counter[str] = Counter()
         self._skipped: dict[str, str] = {}
@@ -257,9 +258,7 @@ class Session:
         if isinstance(self._bench.predicate, BuildFails):
             judged = {s.subject.commit for s in own}
         spent = [s.seconds for s in self._steps(Booted)] + [s.seconds for s in self._steps(Built)]
-        counted = Rates(shown_bad=0, boots_bad=0, shown_good=0, boots_good=0)
-        if not self._rates.assumed:
-            counted = self._rates
+        at_the_ends, counted = self._at_the_ends()
         return Conclusion(
             culprit=culprit if sure else "",
             confidence=self._search.posterior().get(culprit, 0.0),
@@ -269,7 +268,7 @@ class Session:
             ),
             rechecks=rechecks,
             predicate=str(self._bench.predicate),
-            ends=self._at_the_ends(),
+            ends=at_the_ends,
             shown_bad=counted.shown_bad,
             boots_bad=counted.boots_bad,
             shown_good=counted.shown_good,
@@ -284,16 +283,18 @@ class Session:
             notes=tuple(self._notes),
         )
 
-    def _at_the_ends(self) -> str:
+    def _at_the_ends(self) -> tuple[str, Rates]:
+        """What the ends showed, in words, and the boots in which that was counted."""
         if self._numbers is not None:
-            return self._numbers.figures()
+            return self._numbers.figures(), _NONE_COUNTED
         if isinstance(self._bench.predicate, BuildFails):
-            return "the bad one does not build, the good one does"
+            return "the bad one does not build, the good one does", _NONE_COUNTED
         rates = self._rates
-        return (
+        words = (
             f"shown in {rates.shown_bad} of {rates.boots_bad} boots of the bad end, in"
             f" {rates.shown_good} of {rates.boots_good} of the good one"
         )
+        return words, rates
 
     def _steps(self, kind: type[_S]) -> list[_S]:
         return [step for step in self._bench.journal.steps if isinstance(step, kind)]
