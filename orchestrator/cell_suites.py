@@ -108,7 +108,6 @@ def _write_reproducer(
         spec=spec,
         initrds=(f"{kept}/{IMAGE}", str(payload.relative_to(context.root))),
         accel=context.choices.accel,
-        slower=flavor.slower(context.choices.flavors),
         shared=all(suite.kind != "functional" for suite in suites),
         queue=_queue(cell, suites, brought),
     )
@@ -189,6 +188,7 @@ def guest_spec(cell: Cell, kernel: Kernel, suites: Sequence[Suite], brought: Bro
         mem_mib=cell.plan.mem_mib,
         # addresses of points are those of vmlinux
         cmdline=(*cell.plan.cmdline, *(("nokaslr",) if kernel.module is not None else ())),
+        slower=flavor.slower(context.choices.flavors),
     )
 
 
@@ -305,7 +305,6 @@ class _Pass:
             folder=self.cell.folder / "suites" / suite.name,
             root=self.cell.context.root,
             watch=self.cell.watch,
-            slower=flavor.slower(self.cell.context.choices.flavors),
             look=Look(self._look, gather.limit_s(guest.factor)),
             places=(lambda: widening.find(names, self.kernel, self.cell.arch)) if names else None,
         )

@@ -93,6 +93,7 @@ class GuestRecord(msgspec.Struct, frozen=True, kw_only=True):
             smp=self.smp,
             mem_mib=self.mem_mib,
             cmdline=self.cmdline,
+            slower=self.slower,
         )
 
 
@@ -123,7 +124,6 @@ def record(
     spec: GuestSpec,
     initrds: tuple[str, ...],
     accel: str,
-    slower: float,
     shared: bool,
     queue: Iterable[tuple[Suite, str]],
 ) -> GuestRecord:
@@ -146,7 +146,7 @@ def record(
         mem_mib=spec.mem_mib,
         cmdline=spec.cmdline,
         accel=accel,
-        slower=slower,
+        slower=spec.slower,
         shared=shared,
         programs=tuple(_program(suite, name) for suite, name in queue),
     )

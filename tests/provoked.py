@@ -241,7 +241,7 @@ parser = "ktap"
 name = "sits"
 sources = ["sits.c"]
 cflags = ["-O1", "-pthread"]
-# fifteenfold for the flavors, and that up to twentyfold for a guest that boots slowly
+# fifteenfold for the flavors, and more where the guest takes longer than that to boot
 timeout_s = 1.0
 """,
     ),

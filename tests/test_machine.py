@@ -38,6 +38,23 @@ def panics(tmp_path: Path) -> Iterator[Callable[[float], Guest]]:
         guest.close()
 
 
+@pytest.mark.parametrize(
+    ("booted_s", "flavors", "factor"),
+    [
+        (0.4, 1, 1),
+        (3, 1, 3),
+        (90, 1, 20),
+        # a kernel's own slowness shows in its boot, and counts once
+        (4, 15, 15),
+        (15, 15, 15),
+        (45, 15, 45),
+        (9000, 15, 300),
+    ],
+)
+def test_slowness_counts_once(booted_s: float, flavors: float, factor: float) -> None:
+    assert machine.slowness(booted_s, flavors) == pytest.approx(factor)
+
+
 def test_what_a_panic_has_to_say_is_waited_for(panics: Callable[[float], Guest], tmp_path: Path) -> None:
     guest = panics(0.1)
     assert until(guest.death)

@@ -83,22 +83,19 @@ def run(
     folder: Path,
     root: Path,
     watch: console.Watch,
-    slower: float = 1.0,
     places: Callable[[], Places] | None = None,
     look: Look | None = None,
 ) -> ProgramResult:
     """Run one program of a suite with its own deadline and judge it.
 
     :param folder: takes the program's output; ``root`` is what logs are named relative to.
-    :param slower: by how much the kernel's flavor slows programs down, besides the guest's own slowness.
     :param places: finds where the kernel is delayed while it runs.
     :param look: is called once it hangs, before anything is killed.
     """
     program = suite.known(name)
     case_id = f"{suite.name}/{name}"
     call = invocation(suite, program)
-    factor = guest.factor * slower
-    limit_s = call.limit_s * factor
+    limit_s = call.limit_s * guest.factor
     early = list(watch.take())
     mark = Mark.of(case_id)
     watch.expect(mark)
@@ -115,7 +112,7 @@ def run(
         ran = guest.run(
             call.argv,
             limit_s=limit_s,
-            env={"ORCHESTRATE_FACTOR": f"{factor:.2f}", "ORCHESTRATE_MARK": f"{mark.first} {case_id}"}
+            env={"ORCHESTRATE_FACTOR": f"{guest.factor:.2f}", "ORCHESTRATE_MARK": f"{mark.first} {case_id}"}
             | call.env,
             cwd=call.cwd,
             options=call.options,
@@ -136,7 +133,7 @@ def run(
         _keep(log, error.stdout, error.stderr)
         numbers = Numbers()
     else:
-        if not watch.ended(_MARK_S * factor):
+        if not watch.ended(_MARK_S * guest.factor):
             guest.console.settle()
         seen, more = console.apart(case_id, watch)
         cases, numbers = _judge(suite, program, case_id, ran, limit_s)

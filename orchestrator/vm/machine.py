@@ -35,7 +35,8 @@ BANNER = rb"Linux version (\S+) "
 _QMP_TROUBLE = (QMPError, OSError, EOFError, TimeoutError)
 #: Seconds from the kernel's banner to readiness on the machine that the suites' time-outs were written for.
 _REFERENCE_S = 1.0
-_FACTOR_LIMIT = 20.0
+#: So far a host's slowness is believed in.
+_SLOWEST = 20.0
 #: Between the loss of a guest's connections and QEMU's end.
 _DYING_S = 3.0
 #: For a guest that has said that it panics to print the rest and to end, on a machine of reference speed.
@@ -79,6 +80,19 @@ class BootFailure(KernelError):
         )
         self.phase = phase
         self.how = how
+
+
+def slowness(booted_s: float, flavors: float = 1.0) -> float:
+    """By how much the time limits in a guest grow.
+
+    A kernel that was made for diagnosis boots slowly too, so what was measured has its flavors in it already:
+    of the two the greater counts, not the product.
+
+    :param booted_s: from the kernel's banner to readiness.
+    :param flavors: by how much they slow the kernel down, whatever the host (``kernel.flavor.slower``).
+    """
+    host = booted_s / (_REFERENCE_S * flavors)
+    return flavors * min(max(1.0, host), _SLOWEST)
 
 
 class Guest:
@@ -140,7 +154,7 @@ class Guest:
             say(f"Linux {guest.release} is starting")
             guest._phase("init", rb"orchestrate: ready", deadlines.init, "init")
             booted = guest.phases_s["init"] - guest.phases_s["banner"]
-            guest.factor = min(max(1.0, booted / _REFERENCE_S), _FACTOR_LIMIT)
+            guest.factor = slowness(booted, spec.slower)
             guest._first_connection(deadlines.ssh * guest.factor)
         except BaseException:
             guest.close()

@@ -21,7 +21,10 @@ DEVICES = (
 
 
 class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine to boot. ``cmdline`` is appended to what the arch and the guest image need."""
+    """A machine to boot. ``cmdline`` is appended to what the arch and the guest image need.
+
+    ``slower``: by how much its kernel's flavor slows programs down, and its boot too.
+    """
 
     arch: Arch
     kernel: Path
@@ -29,6 +32,7 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     smp: int = 2
     mem_mib: int = 512
     cmdline: tuple[str, ...] = ()
+    slower: float = 1.0
 
 
 #: A boot under emulation on a busy host must not look like a stall of the guest's own.
