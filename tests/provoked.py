@@ -66,6 +66,8 @@ def _own(word: str, category: Class, title: str, function: str = "", **more: obj
 _PAGING = "BUG: unable to handle kernel paging request"
 #: What is below the system call: of a stall, and of a stack that is used up, any other function is chance.
 _ENTRY = "direct_entry"
+#: Where the last call of a function is a jump, it is in no trace.
+_FREES_LAST = "lkdtm_(?:{}|do_action)"
 X86 = ("x86_64",)
 
 #: On the kernel with LKDTM and every detector that slows nothing down.
@@ -99,9 +101,8 @@ WATCHFUL = (
     _lkdtm("USERCOPY_STACK_BEYOND", Class.BUG, "BUG: bad usercopy", "do_usercopy_stack"),
     _lkdtm("WRITE_AFTER_FREE", Class.BUG, "BUG: slab: Poison overwritten"),
     _lkdtm("SLAB_LINEAR_OVERFLOW", Class.BUG, "BUG: slab: Right Redzone overwritten"),
-    # where the last call of a function is a jump, it is in no trace
-    _lkdtm("SLAB_FREE_DOUBLE", Class.BUG, "BUG: slab: Slab has", "lkdtm_(?:SLAB_FREE_DOUBLE|do_action)"),
-    _lkdtm("SLAB_FREE_CROSS", Class.WARNING, "WARNING", "lkdtm_(?:SLAB_FREE_CROSS|do_action)"),
+    _lkdtm("SLAB_FREE_DOUBLE", Class.BUG, "BUG: slab: Slab has", _FREES_LAST.format("SLAB_FREE_DOUBLE")),
+    _lkdtm("SLAB_FREE_CROSS", Class.WARNING, "WARNING", _FREES_LAST.format("SLAB_FREE_CROSS")),
     _lkdtm("KFENCE_READ_AFTER_FREE", Class.KFENCE, "KFENCE: use-after-free", settings=(f"{KFENCE}=10",)),
     _lkdtm("REFCOUNT_INC_ZERO", Class.WARNING, "refcount bug: addition on N"),
     _lkdtm("REFCOUNT_DEC_AND_TEST_NEGATIVE", Class.WARNING, "refcount bug: underflow"),
@@ -154,7 +155,7 @@ STRICT = (
     _lkdtm("READ_AFTER_FREE", Class.KASAN, "KASAN: slab-use-after-free Read"),
     _lkdtm("WRITE_AFTER_FREE", Class.KASAN, "KASAN: slab-use-after-free Write"),
     _lkdtm("SLAB_LINEAR_OVERFLOW", Class.KASAN, "KASAN: slab-out-of-bounds Write"),
-    _lkdtm("SLAB_FREE_DOUBLE", Class.KASAN, "KASAN: double-free"),
+    _lkdtm("SLAB_FREE_DOUBLE", Class.KASAN, "KASAN: double-free", _FREES_LAST.format("SLAB_FREE_DOUBLE")),
     _own("stale_vma", Class.KASAN, "KASAN: slab-use-after-free Read"),
     _own("two_orders", Class.LOCKDEP, _DEADLOCK),
     _own("one_class_twice", Class.LOCKDEP, _DEADLOCK),
