@@ -61,7 +61,7 @@ check: deps $(STAMP) lint ## fast tests, five minutes on two cores
 	$(BIN)/pytest -q -n auto -m 'not guest and not long'
 
 test: check ## all that lands a change: real kernels and guests
-	$(BIN)/pytest -q -m 'guest and not long'
+	$(BIN)/pytest -v -m 'guest and not long' --durations=15 -o faulthandler_timeout=3000
 
 test-long: $(if $(TARGET),check,test) ## repeats, broken kernels, trees of other ages: hours; TARGET=broken for these only
 	$(BIN)/pytest -q -m long $(if $(TARGET),tests/test_$(TARGET).py)

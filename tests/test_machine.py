@@ -13,7 +13,7 @@ from fakes import qemu as fake
 from fakes.processes import until
 
 from orchestrator import arch
-from orchestrator.vm import machine, overlay
+from orchestrator.vm import emulator, machine, overlay
 from orchestrator.vm.machine import Guest
 from orchestrator.vm.qemu import GuestSpec
 
@@ -68,8 +68,8 @@ def test_what_a_panic_has_to_say_is_waited_for(panics: Callable[[float], Guest],
 def test_a_guest_that_hangs_in_its_panic_is_ended(
     asks: Callable[[Guest], object], panics: Callable[[float], Guest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "_PANIC_S", 1.0)
-    monkeypatch.setattr(machine, "_DYING_S", 0.5)
+    monkeypatch.setattr(emulator, "_PANIC_S", 1.0)
+    monkeypatch.setattr(emulator, "_DYING_S", 0.5)
     since = time.monotonic()
     guest = panics(HANGS_S)
     guest.factor = 1.5
@@ -84,7 +84,7 @@ def test_a_guest_that_hangs_in_its_panic_is_ended(
 def test_a_guest_that_is_looked_at_is_not_ended(
     panics: Callable[[float], Guest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "_PANIC_S", 0.1)
+    monkeypatch.setattr(emulator, "_PANIC_S", 0.1)
     guest = panics(HANGS_S)
     guest.unhurried()
     assert not until(guest.death, 1.0)

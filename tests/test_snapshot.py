@@ -25,7 +25,7 @@ from orchestrator.kernel import toolchain
 from orchestrator.kernel.model import KernelSpec
 from orchestrator.source.classify import classify
 from orchestrator.store import Store, default_cache
-from orchestrator.vm import image, machine, overlay, qemu, snapshot
+from orchestrator.vm import emulator, image, overlay, qemu, snapshot
 from orchestrator.vm.machine import BootFailure, Guest
 from orchestrator.vm.qemu import GuestSpec
 from orchestrator.vm.snapshot import Saved
@@ -485,7 +485,7 @@ def test_a_qemu_that_ends_or_stops_while_it_saves(origin: Origin, monkeypatch: p
 
         with monkeypatch.context() as patch:
             patch.setattr(snapshot, "_write", struck)
-            patch.setattr(machine, "_DYING_S", 1.0)
+            patch.setattr(emulator, "_DYING_S", 1.0)
             guest._qmp.settimeout(2.0)
             with pytest.raises(Lost, match=message):
                 snapshot.save(guest)
