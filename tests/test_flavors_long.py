@@ -20,12 +20,10 @@ from orchestrator.results.model import Verdict
 
 #: Flavors of one kernel, and what keeps it busy.
 KERNELS = (
-    (("lockdep",), "mm-stress"),
-    (("kasan",), "mm-stress"),
-    (("kasan-recycle",), "mm-stress"),
+    (("kasan", "lockdep"), "mm-stress"),
+    (("fail", "kasan-recycle", "ubsan"), "mm-stress"),
     (("kcsan",), "mm-stress"),
-    (("ubsan", "memleak", "fail"), "mm-stress"),
-    (("maple",), "procmap-query"),
+    (("maple", "memleak"), "procmap-query"),
     (("wide",), "maps-coherency"),
 )
 
