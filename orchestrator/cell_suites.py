@@ -320,7 +320,7 @@ class _Pass:
             root=self.cell.context.root,
             watch=self.cell.watch,
             dump=self.cell.dumps <= _DUMPS,
-            debug=self._explaining,
+            debug=lambda: self._explaining,
         )
 
     @functools.cached_property

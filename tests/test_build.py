@@ -17,7 +17,7 @@ from fakes.trees import snapshot
 from orchestrator import arch, data, elf
 from orchestrator.errors import Inconclusive, InfraError, KernelError, OrchestrateError, UserError
 from orchestrator.kernel import build as kernels
-from orchestrator.kernel import toolchain
+from orchestrator.kernel import debug, toolchain
 from orchestrator.kernel.kconfig import Fragment
 from orchestrator.kernel.model import Kernel, KernelSpec
 from orchestrator.source.classify import TreeClass
@@ -54,6 +54,15 @@ def spec_of(tree: Tree, **changes: object) -> KernelSpec:
 
 def build(spec: KernelSpec, store: Store, log: Path | None = None) -> Kernel:
     return kernels.build(spec, store, say=lambda _: None, log=log, jobs=1)
+
+
+def test_a_debug_build_that_is_not_there_is_not_configured(linux: Tree, store: Store) -> None:
+    assert debug.find(spec_of(linux), store) is None
+    assert not list(store.root.glob("configs/*/config"))
+    configured = kernels.configure(debug.spec_of(spec_of(linux)), store)
+    assert kernels.is_configured(debug.spec_of(spec_of(linux)), store)
+    assert "CONFIG_DEBUG_INFO=y" in configured.path.read_text()
+    assert debug.find(spec_of(linux), store) is None
 
 
 def test_a_pair_is_built_once(linux: Tree, warm: Store) -> None:

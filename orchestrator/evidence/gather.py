@@ -57,7 +57,7 @@ def look(
     root: Path,
     watch: ConsoleWatch,
     dump: bool,
-    debug: Path | None = None,
+    debug: Callable[[], Path | None] = lambda: None,
 ) -> Told:
     """Keep what can be known of a hang in ``folder`` and say it; trouble of guest or disk is only noted.
 
@@ -65,7 +65,7 @@ def look(
 
     :param root: what the files are named relative to.
     :param dump: whether the memory is kept as well.
-    :param debug: an ELF file with this kernel's types, by which drgn reads the locks of what is stuck.
+    :param debug: finds an ELF file with this kernel's types, by which drgn reads the locks of what is stuck.
     """
     return _Gatherer(guest, program, folder, root, watch).all(dump, debug)
 
@@ -85,7 +85,7 @@ class _Gatherer:
         """Seconds for the next step; at least one, so that what is quick is tried."""
         return max(1.0, min(most_s * max(1.0, self.guest.factor), self.until - time.monotonic()))
 
-    def all(self, dump: bool, debug: Path | None) -> Told:
+    def all(self, dump: bool, debug: Callable[[], Path | None]) -> Told:
         answers = self._step("tasks over SSH", self._ask_tasks)
         with self.watch.ours():
             self._step("sysrq", lambda: self._sysrq(answers))
@@ -94,7 +94,7 @@ class _Gatherer:
         tasks = self.tasks or hang.parse_console(self.console)
         stuck = sorted({task.pid for task in tasks if hang.waits_for(task)})
         if stuck:
-            self._step("locks in memory", lambda: self._locks(stuck, debug))
+            self._step("locks in memory", lambda: self._locks(stuck, debug()))
         if dump:
             self._step("memory dump", self._dump)
         holders = hang.parse_holders(self.console)

@@ -50,7 +50,22 @@ def configure(spec: KernelSpec, store: Store) -> Configured:
     :raises KernelError: the tree cannot be configured at all.
     """
     fragments = _fragments(spec)
-    key = digest_of(
+    key = _config_key(spec, fragments)
+    folder = store.entry("configs", key, lambda fresh: _configure(spec, fragments, fresh))
+    path = folder / "config"
+    symbols = kconfig.parse_config(path.read_text())
+    losses = [kconfig.explain(loss, spec.tree.path, symbols) for loss in kconfig.lost(fragments, symbols)]
+    _complain(losses, fragments)
+    return Configured(path=path, symbols=symbols, digest=digest_of(path.read_text()))
+
+
+def is_configured(spec: KernelSpec, store: Store) -> bool:
+    """Whether the configuration of a spec is in the store, so that ``configure`` takes no time."""
+    return store.find("configs", _config_key(spec, _fragments(spec))) is not None
+
+
+def _config_key(spec: KernelSpec, fragments: Sequence[Fragment]) -> str:
+    return digest_of(
         "config",
         spec.tree.configured_by or spec.tree.digest,
         spec.tree_class.value,
@@ -59,12 +74,6 @@ def configure(spec: KernelSpec, store: Store) -> Configured:
         [(f.name, f.text) for f in fragments],
         spec.toolchain.version,
     )
-    folder = store.entry("configs", key, lambda fresh: _configure(spec, fragments, fresh))
-    path = folder / "config"
-    symbols = kconfig.parse_config(path.read_text())
-    losses = [kconfig.explain(loss, spec.tree.path, symbols) for loss in kconfig.lost(fragments, symbols)]
-    _complain(losses, fragments)
-    return Configured(path=path, symbols=symbols, digest=digest_of(path.read_text()))
 
 
 def _fragments(spec: KernelSpec) -> list[Fragment]:

@@ -58,8 +58,12 @@ def build(spec: KernelSpec, store: Store, *, say: Say, jobs: int = 0) -> Kernel:
 
 
 def find(spec: KernelSpec, store: Store) -> Kernel | None:
-    """The debug build of a kernel if it is in the store; errors as of ``build.configure``."""
-    if not kernels.is_built(spec_of(spec), store):
+    """The debug build of a kernel if it is in the store; errors as of ``build.configure``.
+
+    Where there is none it is quick: a guest that hangs is not kept waiting while something is configured.
+    """
+    wanted = spec_of(spec)
+    if not kernels.is_configured(wanted, store) or not kernels.is_built(wanted, store):
         return None
     return build(spec, store, say=lambda _: None)
 
