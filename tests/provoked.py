@@ -168,7 +168,8 @@ STRICT = (
     ),
     _own("rcu_unprotected", Class.LOCKDEP, "WARNING: suspicious RCU usage"),
     _own("frees_held_lock", Class.LOCKDEP, "WARNING: held lock freed"),
-    _own("vma_unlocked", Class.BUG, "kernel BUG|BUG: vma"),
+    # that mmap_lock is not held either is said first
+    _own("vma_unlocked", Class.WARNING, "WARNING"),
     _own("frees_locked_page", Class.BUG, "BUG: Bad page state"),
 )  # fmt: skip
 

@@ -269,6 +269,32 @@ def test_only_so_many_reports_are_open_at_once() -> None:
     assert sum(one.count for one in scanner.finish()) == 9
 
 
+@pytest.mark.parametrize(
+    "then",
+    [
+        "[   14.384000] sysrq: Changing Loglevel",
+        "[  314.000000] CPU: 1 UID: 0 PID: 75 Comm: sh Not tainted 7.2.12",
+    ],
+)
+def test_a_report_that_says_no_word_of_its_end_has_one(then: str) -> None:
+    report = b"".join(
+        b"[   14.1953%02d] %s\n" % (number, line)
+        for number, line in enumerate(
+            [
+                b"================================================",
+                b"WARNING: lock held when returning to user space!",
+                b"7.2.12 #1 Not tainted",
+                b"------------------------------------------------",
+                b"leaks/71 is leaving the kernel with locks still held!",
+                b"1 lock held by leaks/71:",
+                b" #0: ffff888005451948 (vm_lock){++++}-{0:0}, at: lock_vma_under_rcu+0xf5/0x380",
+            ]
+        )
+    )
+    (found,) = scan(report + then.encode() + b"\n" + b"[  314.400000] RIP: 0010:safe_halt+0x17/0x20\n" * 3)
+    assert (found.function, found.last_line, found.corrupted) == ("lock_vma_under_rcu", 7, False)
+
+
 def test_a_report_ends_where_the_kernel_says_so() -> None:
     (warned,) = scan(read(DATA / "x86-warning-7.2.log")[1])
     assert warned.excerpt[-1] == "---[ end trace 0000000000000000 ]---"

@@ -18,6 +18,8 @@ MAX_LINES = 800
 EXCERPT_LINES = 120
 MAX_GAP = 40
 """So many lines of the same printer that look like none of a report end it."""
+MAX_PAUSE_S = 60.0
+"""So does silence of that length; what is told of a stall may have to be waited for."""
 
 _NUMBER = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
 _ACCESS = re.compile(
@@ -46,6 +48,8 @@ _BODY = re.compile(
 )
 #: Who speaks, in a console that does not print callers.
 _PID = re.compile(r"CPU: \d+ (?:UID: \d+ )?PID: (?P<pid>\d+) |\b(?:held by|by task) \S+/(?P<by>\d+)\b")
+#: What was asked for, and is nobody's report; "Trigger a crash" begins one.
+_ASKED_FOR = re.compile(r"sysrq: (?!Trigger)")
 #: What may follow a trace, but not its first line.
 _NO_TRACE = re.compile(r"Code: |Kernel panic|Kernel Offset|Rebooting|---\[ end |Modules linked in")
 _DROPPED = re.compile(r"\*\* \d+ printk messages dropped \*\*")
@@ -108,6 +112,7 @@ class Report:
     head: str = ""
     splat: Splat | None = None
     _last: int = 0
+    _stamp: str = ""
     _length: int = 0
     _gap: int = 0
     _torn: bool = False
@@ -123,6 +128,7 @@ class Report:
         self.fatal = self.rule.fatal and not self.record.user
         self.caller = self.record.caller
         self._last = self.number
+        self._stamp = self.record.stamp
 
     @property
     def line(self) -> str:
@@ -146,6 +152,13 @@ class Report:
         if self.record.stamp and not record.stamp:
             return _DROPPED.match(record.text) is not None
         return not self.caller or self.caller == record.caller or (self._asked and record.caller[:1] == "C")
+
+    def breaks_off(self, record: Record) -> bool:
+        """Whether a record of the same printer shows that the report ended before it, without a word."""
+        if _ASKED_FOR.match(record.text):
+            return True
+        before, self._stamp = self._stamp, record.stamp or self._stamp
+        return bool(before and record.stamp) and float(record.stamp) - float(before) > MAX_PAUSE_S
 
     def take(self, text: str, number: int, *, torn: bool) -> None:
         """The next line; ``torn``: there are several records on it."""

@@ -204,7 +204,11 @@ class Scanner:
             for report in [begun] if begun and "line" in begun.rule.flags else list(self._open):
                 if report.muted:
                     self._skip(report)
-                elif report.takes(record):
+                elif not report.takes(record):
+                    continue
+                elif report.breaks_off(record):
+                    self._close(report)
+                else:
                     text = mended(record.text, report.lines, self._ends)
                     report.take(text, self._number, torn=torn)
                     if report.ended:
