@@ -295,6 +295,29 @@ def test_a_killed_unpacking_is_redone(tmp_path: Path) -> None:
     assert _leftovers(tmp_path / "cache") == [DIGEST]
 
 
+def test_what_was_left_is_still_written_to(tmp_path: Path) -> None:
+    """As by the tar of a process that was killed: it knows its folder, not the path to it."""
+    packed = make_tarball(tmp_path / "x.tar", make_tree(tmp_path / "t"))
+    left = tmp_path / "cache/sources" / f"{DIGEST}.tmp/x"
+    left.mkdir(parents=True)
+    script = "n=0; while [ $n -lt 8000 ] && : >$n; do n=$((n + 1)); done"
+    with subprocess.Popen(["sh", "-c", script], cwd=left, stderr=subprocess.DEVNULL) as writer:
+        while sum(1 for _ in left.iterdir()) < 1000:
+            assert writer.poll() is None
+        unpack_file(packed, DIGEST, cache=tmp_path / "cache")
+    assert _leftovers(tmp_path / "cache") == [DIGEST]
+
+
+def test_what_was_left_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "_CLEAR_S", 0.2)
+    packed = make_tarball(tmp_path / "x.tar", make_tree(tmp_path / "t"))
+    left = tmp_path / "cache/sources" / f"{DIGEST}.tmp"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    with pytest.raises(InfraError, match="cannot be removed"):
+        unpack_file(packed, DIGEST, cache=tmp_path / "cache")
+
+
 def _unpack_in_child(packed: Path, cache: Path, said: multiprocessing.Queue[str]) -> None:
     unpack_file(packed, DIGEST, cache=cache, say=said.put)
     said.put("done")

@@ -784,6 +784,27 @@ def test_only_the_arches_asked_for(quick: None, tmp_path: Path) -> None:
     assert "KVM" not in names, "a foreign guest is always emulated"
 
 
+def test_no_check_imports_what_another_may_import(tmp_path: Path) -> None:
+    """Two threads that import modules which import each other wait for one another."""
+    code = """
+        import sys, threading
+        from pathlib import Path
+        from orchestrator import arch, doctor
+        from orchestrator.vm.probe import Trial
+        before, start = set(), threading.Thread.start
+        def first(thread):
+            before.update(() if before else sys.modules)
+            start(thread)
+        threading.Thread.start = first
+        arches = [arch.load(name) for name in arch.names()]
+        doctor.check(arches, Path(sys.argv[1]), try_kvm=lambda *_: Trial(False, "no"))
+        print(sorted(name for name in set(sys.modules) - before if name.startswith("orchestrator")))
+    """
+    argv = [sys.executable, "-c", textwrap.dedent(code), tmp_path]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize(
     "environment",
     [

@@ -7,6 +7,7 @@ All checks run at once, each in a thread of its own, and none can keep the answe
 from __future__ import annotations
 
 import functools
+import importlib
 import shutil
 import threading
 import time
@@ -124,6 +125,10 @@ def _all_at_once(asked: dict[str, Callable[[], Iterable[Check]]], limit_s: float
             )
             arrived[name] = (Check(name, "missing", f"cannot be found out: {one_line(what, limit=160)}"),)
 
+    # what the checks import: threads that import modules which need each other wait for one another
+    importlib.import_module("orchestrator.kernel.compile_only")
+    importlib.import_module("orchestrator.source.apt")
+    importlib.import_module("orchestrator.vm.accel")
     threads = {
         name: threading.Thread(target=carry_out, args=(name, function), daemon=True)
         for name, function in asked.items()

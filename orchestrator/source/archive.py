@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import time
 import urllib.error
 import urllib.request
 import zlib
@@ -36,6 +37,8 @@ MAX_DOWNLOAD_BYTES = 2 << 30
 
 _CHUNK = 1 << 20
 _DOWNLOAD_STALL_S = 60
+#: For what a killed process has started to notice that, and between two looks.
+_CLEAR_S, _PAUSE_S = 10.0, 0.05
 _MAGIC = ((b"\xfd7zXZ\0", "xz"), (b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\x28\xb5\x2f\xfd", "zstd"))
 _BROKEN = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, tarfile.TarError)
 #: How programs say that the host is to blame, not the input.
@@ -155,7 +158,7 @@ def keep(make: Callable[[Path], None], digest: str, *, cache: Path, what: str, s
             return entry / "tree"
         tmp = entry.with_name(f"{digest}.tmp")
         for left in (tmp, entry):
-            shutil.rmtree(left, ignore_errors=True)
+            _clear(left)
         tmp.mkdir()
         try:
             make(tmp)
@@ -165,6 +168,24 @@ def keep(make: Callable[[Path], None], digest: str, *, cache: Path, what: str, s
             shutil.rmtree(tmp, ignore_errors=True)
             raise
     return entry / "tree"
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a killed process left; its tar, which may outlive it for a moment, still writes there.
+
+    :raises InfraError: it cannot be removed.
+    """
+    until = time.monotonic() + _CLEAR_S
+    while folder.exists():
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            if time.monotonic() > until:
+                raise InfraError(
+                    f"{folder}, which an earlier run has left, cannot be removed: {error.strerror}",
+                    remedy="Remove it by hand.",
+                ) from None
+            time.sleep(_PAUSE_S)
 
 
 def is_unpacked(cache: Path, digest: str) -> bool:
