@@ -37,7 +37,13 @@ def test_kernels_made_for_diagnosis_stay_silent(
     words = [word for name in flavors for word in ("--flavor", name)]
     code, result = run(tmp_path, "--arch", at, "--variant", "per-vma-lock", "--suite", suite, *words)
     (cell,) = result.cells
-    loud = [c for c in cell.all_cases() if c.verdict is not Verdict.PASS and not known(cell, c)]
+    # arm64 has no mapping outside all address spaces to ask for
+    away = {"procmap-query/procmap-query/answers/gate"} if at == "arm64" else set()
+    loud = [
+        c
+        for c in cell.all_cases()
+        if c.verdict is not (Verdict.SKIP if c.id in away else Verdict.PASS) and not known(cell, c)
+    ]
     assert not loud
     assert code == 0
     assert set(cell.properties["flavor"].split("+")) == set(flavors)
