@@ -6,7 +6,10 @@ Each functional program gets a guest of its own, so that a crash costs only the 
 
 from __future__ import annotations
 
+import contextlib
+import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from orchestrator.cell_boot import boot, console_log
 from orchestrator.cell_state import Cell
@@ -18,7 +21,32 @@ from orchestrator.vm.machine import Guest
 from orchestrator.vm.qemu import GuestSpec
 from orchestrator.vm.ssh import Lost
 
+#: Property: seconds from asking for a restored guest to its first answer; some of it passed before.
+WAIT = "wait for a restored guest (s)"
 _HOW = "further guests"
+
+
+class _Coming:
+    """A guest that is being restored, by a thread of its own. It is taken or discarded."""
+
+    def __init__(self, cell: Cell, kernel: Kernel, saved: snapshot.Saved) -> None:
+        self.watch = cell.watch_for(kernel)
+        self._log = console_log(cell)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="restore")
+        self._made = self._pool.submit(snapshot.restore, saved, log=self._log, sink=self.watch.feed)
+
+    def take(self) -> Guest:
+        """The guest, once it is there; errors as of ``snapshot.restore``."""
+        try:
+            return self._made.result()
+        finally:
+            self._pool.shutdown()
+
+    def discard(self) -> None:
+        """End it, unused."""
+        with contextlib.suppress(OrchestrateError):
+            self.take().close()
+        self._log.unlink(missing_ok=True)
 
 
 class Guests:
@@ -28,6 +56,8 @@ class Guests:
         self.one_each = one_each
         self._cell, self._kernel, self._spec = cell, kernel, spec
         self._saved: snapshot.Saved | None = None
+        self._coming: _Coming | None = None
+        self._waited_s: list[float] = []
         self._restore = one_each
 
     def next(self, left: int) -> Guest | None:
@@ -47,20 +77,38 @@ class Guests:
                 raise
         return guest
 
+    def ahead(self, left: int) -> None:
+        """Begin to restore the guest of the next program: the one before is over, its guest may go down.
+
+        :param left: as of ``next``.
+        """
+        if left and self._saved is not None and not self._cell.context.cancelled():
+            self._begin(self._saved)
+
     def close(self) -> None:
-        """Forget the saved guest."""
+        """Forget the saved guest, and the one that was to come."""
+        if self._coming is not None:
+            self._coming.discard()
+            self._coming = None
         if self._saved is not None:
             self._saved.close()
             self._saved = None
 
+    def _begin(self, saved: snapshot.Saved) -> _Coming:
+        if self._coming is None:
+            self._cell.say("restore", "restoring the guest that came up")
+            self._coming = _Coming(self._cell, self._kernel, saved)
+        return self._coming
+
     def _restored(self, saved: snapshot.Saved) -> Guest | None:
         if self._cell.context.cancelled():
             raise Interrupted("interrupted")
-        self._cell.say("restore", "restoring the guest that came up")
         since = time.monotonic()
-        watch = self._cell.watch_anew(self._kernel)
+        coming = self._begin(saved)
+        self._coming = None
+        self._cell.watch = coming.watch
         try:
-            guest = snapshot.restore(saved, log=console_log(self._cell), sink=watch.feed)
+            guest = coming.take()
         except (InfraError, KernelError) as error:
             if isinstance(error, KernelError):
                 # it had come up before: whatever it burned now is the kernel's
@@ -68,12 +116,13 @@ class Guests:
                 self._cell.put(crash) if crash else self._cell.case("boot", error, since=since)
             self._give_up(error)
             return None
-        took = time.monotonic() - since
+        self._waited_s.append(time.monotonic() - since)
         self._cell.state = self._cell.proven_state
-        self._cell.properties["restored guests"] = str(
-            int(self._cell.properties.get("restored guests", "0")) + 1
-        )
-        self._cell.properties["last restore (s)"] = f"{took:.2f}"
+        self._cell.properties |= {
+            "restored guests": str(len(self._waited_s)),
+            "last restore (s)": f"{guest.phases_s['fresh']:.2f}",
+            WAIT: f"{statistics.median(self._waited_s):.2f}",
+        }
         return guest
 
     def _keep(self, guest: Guest) -> Guest | None:

@@ -128,11 +128,15 @@ class Cell:
         self.ends = debug.Ends(None)
         self.watch = ConsoleWatch()
 
-    def watch_anew(self, kernel: Kernel) -> ConsoleWatch:
-        """The watcher of the console of the cell's next guest."""
+    def watch_for(self, kernel: Kernel) -> ConsoleWatch:
+        """A watcher for the console of a guest that is to come."""
         if self.ends.vmlinux != kernel.vmlinux:
             self.ends = debug.Ends(kernel.vmlinux)
-        self.watch = ConsoleWatch(self.ends)
+        return ConsoleWatch(self.ends)
+
+    def watch_anew(self, kernel: Kernel) -> ConsoleWatch:
+        """The watcher of the console of the cell's next guest, from now on the cell's."""
+        self.watch = self.watch_for(kernel)
         return self.watch
 
     def put(self, case: Case) -> None:

@@ -256,6 +256,7 @@ class _Pass:
                 # its guest was taken away: the last program's verdict is the interrupt's, not its own
                 raise Interrupted("interrupted")
             self._burned_before(done.before)
+            guests.ahead(len(self._queue))
             since = time.monotonic()
             lost: Lost | None = None
             if not done.lost:

@@ -26,6 +26,7 @@ import msgspec
 from orchestrator import arch as arches
 from orchestrator import source
 from orchestrator.arch import Arch
+from orchestrator.cell_guests import WAIT
 from orchestrator.evidence import host
 from orchestrator.evidence.splat import Scanner
 from orchestrator.kernel import build as kernels
@@ -173,11 +174,13 @@ def _warm_run(spec: str) -> None:
             wall = _process(words)
             cells = [
                 msgspec.json.decode(path.read_bytes(), type=CellResult)
-                for path in Path(out).glob("*/cells/*/result.json")
+                for path in sorted(Path(out).glob("*/cells/*/result.json"))
             ]
     beside = [cell.duration_s - sum(suite.duration_s for suite in cell.suites) for cell in cells]
     each = ", ".join(f"{cell.arch} {cell.variant} {s:.1f}" for cell, s in zip(cells, beside, strict=True))
     print(f"warm run of maps, {len(cells)} cells, {wall:.0f} s; of a cell beside its programs: {each} s")
+    waits = ", ".join(f"{cell.arch} {cell.variant} {cell.properties[WAIT]}" for cell in cells)
+    print(f"a program's wait for its restored guest, the one before being gone: {waits} s")
 
 
 def _table(title: str, columns: Sequence[str], times: dict[str, Times]) -> None:

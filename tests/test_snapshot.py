@@ -347,7 +347,7 @@ def test_restored_guests_are_fresh_and_alone(origin: Origin) -> None:
         assert guest.factor == origin.guest.factor
         assert list(guest.phases_s) == ["qemu", "restore", "ssh", "fresh"]
         # the listening server and that of this connection: nobody is left from before
-        assert shell(guest, "ps | grep -c '[/]usr/sbin/dropbear'") == "2"
+        assert shell(guest, "ps | grep -c '[d]ropbear -F'") == "2"
         facts = guest.run(["/bin/sh", "-c", "kill -SEGV $$"], limit_s=60, options=("--nice", "3")).facts
         assert (facts.signal, facts.nice) == (signal.SIGSEGV, 3)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import math
@@ -64,7 +65,11 @@ class Emulator:
         self._events: list[str] = []
         self._ending = ""
         self._process: Supervised | None = None
+        # it takes the thread's, and threads that make guests come and go: this one goes with the guest
+        self._loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self._loop)
         self._qmp = QEMUMonitorProtocol(str(self.folder / "qmp"), server=True)
+        asyncio.set_event_loop(None)
         self._output = output
         self._output.unlink(missing_ok=True)
 
@@ -212,6 +217,8 @@ class Emulator:
         return self.death().startswith("the guest ")
 
     def _collect_events(self, wait_s: float) -> None:
+        if self._loop.is_closed():
+            return
         with contextlib.suppress(*_QMP_TROUBLE):
             # each call gives what is queued, or waits; silence ends it as a TimeoutError
             while True:
@@ -235,8 +242,12 @@ class Emulator:
         """End QEMU and everything that belongs to it."""
         if self._process is not None:
             self._process.kill()
-        with contextlib.suppress(*_QMP_TROUBLE):
-            self._qmp.close()
+        if not self._loop.is_closed():
+            with contextlib.suppress(*_QMP_TROUBLE):
+                self._qmp.close()
+            # what is closed may still be asked why it ended
+            self._collect_events(_ASKING_S)
+            self._loop.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             if not self._output.stat().st_size:
