@@ -54,13 +54,15 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check orchestrator tests
 	$(BIN)/mypy -p orchestrator
 
-# what some tests need besides: a debugger for both architectures, and ssh as the script of a cell calls it
-check: PACKAGES += gdb-multiarch openssh-client
+# what some tests need besides: a debugger for both architectures, ssh as the script of a cell calls it, and
+# what others read of ours with
+check: PACKAGES += gdb-multiarch openssh-client cpio fish zsh
 
-check: deps $(STAMP) lint ## fast tests, five minutes on two cores
-	$(BIN)/pytest -q -n auto -m 'not guest and not long'
+check: deps $(STAMP) lint ## fast tests, a good minute on two cores
+	$(BIN)/pytest -q -n auto -m 'not slow and not guest and not long'
 
 test: check ## all that lands a change: real kernels and guests
+	$(BIN)/pytest -q -n auto -m 'slow and not guest and not long'
 	$(BIN)/pytest -v -m 'guest and not long' --durations=15 -o faulthandler_timeout=3000
 
 test-long: $(if $(TARGET),check,test) ## repeats, broken kernels, trees of other ages: hours; TARGET=broken for these only

@@ -21,6 +21,8 @@ from fakes.linux import make_linux
 
 from orchestrator.plan import PLAN_VERSION
 
+pytestmark = pytest.mark.slow
+
 Call = Callable[..., Said]
 
 

@@ -28,6 +28,8 @@ from orchestrator.bisect.setup import Conclusion
 from orchestrator.cli import main
 from orchestrator.results.model import CellResult, Verdict
 
+pytestmark = pytest.mark.slow
+
 needs_make = pytest.mark.skipif(
     not all(map(shutil.which, ("make", "gcc", "python3", "bc", "bison", "flex"))),
     reason="make, gcc or what kernels need is not installed",

@@ -24,9 +24,12 @@ from orchestrator.source.classify import TreeClass
 from orchestrator.source.model import Tree
 from orchestrator.store import Store
 
-pytestmark = pytest.mark.skipif(
-    not all(map(shutil.which, ("make", "gcc", "python3"))), reason="make and gcc are not installed"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not all(map(shutil.which, ("make", "gcc", "python3"))), reason="make and gcc are not installed"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

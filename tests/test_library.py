@@ -17,6 +17,8 @@ from orchestrator.results.model import Verdict
 from orchestrator.store import Store
 from orchestrator.suites import build, catalog, ktap
 
+pytestmark = pytest.mark.slow
+
 STRICT = ["-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pthread", "-static"]
 OWN = [name for name in catalog.names() if catalog.load(name).origin == "own"]
 

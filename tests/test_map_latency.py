@@ -20,6 +20,8 @@ from orchestrator import data
 from orchestrator.results.model import Blame, Verdict
 from orchestrator.suites.metrics import Sample, judge, parse_map_latency
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parent.parent / "selftests" / "map-latency"
 SUITE = tomllib.loads((FOLDER / "suite.toml").read_text())
 CPUS = sorted(os.sched_getaffinity(0))

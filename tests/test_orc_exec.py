@@ -23,7 +23,7 @@ from orchestrator import data
 
 NONCE = "0123abcd"
 
-pytestmark = pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")]
 
 
 class Answer(NamedTuple):

@@ -17,6 +17,8 @@ from orchestrator.errors import InfraError, UserError
 from orchestrator.source import Tree, clone, mails, patches, resolve
 from orchestrator.source.identity import content_digest
 
+pytestmark = pytest.mark.slow
+
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="mounts read-only: needs root")
 KINDS = ["git directory", "revision", "tarball", "directory"]
 LONG = "".join(f"int line{n};\n" for n in range(1, 61))

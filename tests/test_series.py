@@ -30,9 +30,12 @@ from orchestrator.series import matrix, session
 from orchestrator.series.model import Series
 from orchestrator.store import Store
 
-pytestmark = pytest.mark.skipif(
-    not all(map(shutil.which, ("make", "gcc", "python3"))), reason="make and gcc are not installed"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not all(map(shutil.which, ("make", "gcc", "python3"))), reason="make and gcc are not installed"
+    ),
+]
 
 HOST = arch.host().name
 OPTIONS: dict[str, Any] = {

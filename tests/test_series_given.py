@@ -17,6 +17,8 @@ from orchestrator.series import given
 from orchestrator.series.model import Patch
 from orchestrator.source import workshop
 
+pytestmark = pytest.mark.slow
+
 Commits = Callable[..., tuple[Patch, ...]]
 
 

@@ -33,6 +33,8 @@ from orchestrator.errors import Inconclusive, InfraError, UserError
 from orchestrator.plan import Choices
 from orchestrator.results.model import CellResult, Verdict
 
+pytestmark = pytest.mark.slow
+
 GOOD = "good"
 READS = CaseFails(pattern=CASE)
 CHOICES = Choices(arches=("x86_64",), variants=("per-vma-lock",), suites=("maps",))

@@ -21,6 +21,8 @@ from orchestrator.source import patches, workshop
 from orchestrator.source.workshop import DoesNotApply, Fix
 from orchestrator.store import Store, file_digest
 
+pytestmark = pytest.mark.slow
+
 needs_make = pytest.mark.skipif(
     not all(map(shutil.which, ("make", "gcc", "python3"))), reason="make and gcc are not installed"
 )
