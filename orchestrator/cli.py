@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator import completion, config
-from orchestrator.errors import Inconclusive, OrchestrateError, UserError
+from orchestrator import chosen, completion, config
+from orchestrator.cli_exit import carry_out, for_bisect, interrupts, unjudged
 from orchestrator.options import (
     BISECT,
     BUILT,
@@ -26,10 +24,10 @@ from orchestrator.options import (
     SUITES,
     TESTED,
     TESTS,
+    alone,
     options,
     resume,
 )
-from orchestrator.options import choices as choices_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,10 +35,6 @@ if TYPE_CHECKING:
 _EXIT_CODES = """\b
 Exit codes: 0 all good · 1 the kernel or a test is at fault · 2 wrong usage ·
 3 infrastructure · 4 inconclusive, or nothing passed · 130 interrupted"""
-
-
-#: Whether exit codes are for ``git bisect run``, once that is known.
-_bisecting: list[bool] = []
 
 
 @click.group(
@@ -76,7 +70,7 @@ def run(context: click.Context, /, **given: Any) -> None:
     from orchestrator.results import junit
     from orchestrator.store import open_store
 
-    _bisecting.append(given["bisect_exit"])
+    for_bisect(given["bisect_exit"])
     junit_path = Path(given["junit"]) if given["junit"] else None
     console = report.console()
     store = open_store()
@@ -84,16 +78,16 @@ def run(context: click.Context, /, **given: Any) -> None:
     say = _saying(console, context)
     resuming = given["resume"] is not None
     if resuming:
-        _alone(context, "--resume", "resume", "out", "junit", "bisect_exit")
+        alone(context, "--resume", "resume", "out", "junit", "bisect_exit")
         directory = runs.RunDirectory.existing(Path(given["out"]), given["resume"])
         choices = directory.plan().choices
     else:
         directory = runs.RunDirectory.fresh(Path(given["out"]))
-        choices = choices_of(given, tests=True)
+        choices = chosen.choices(given, tests=True)
     if junit_path is not None:
         junit.try_path(junit_path)
     directory.try_folder()
-    with _unjudged(given["bisect_exit"] and any(source.patches for source in choices.sources)):
+    with unjudged(given["bisect_exit"] and any(source.patches for source in choices.sources)):
         # a series that does not apply to this commit says nothing of it
         found = prepare.targets(choices, store, say)
     suites = prepare.suites(choices)
@@ -113,7 +107,7 @@ def run(context: click.Context, /, **given: Any) -> None:
     directory.create()
     with directory.held():
         done = directory.done(the_plan) if resuming else {}
-        with Events(console, directory.path / "events.ndjson") as events, _interrupts(engine.cancel):
+        with Events(console, directory.path / "events.ndjson") as events, interrupts(engine.cancel):
             kept = f", {len(done)} of them done" if done else ""
             count = f"{len(the_plan.cells)} cell" + ("s" if len(the_plan.cells) > 1 else "")
             what = "; ".join(
@@ -122,7 +116,7 @@ def run(context: click.Context, /, **given: Any) -> None:
             )
             events.emit("", "", f"{what}: {count}{kept}, results in {directory.path}")
             # what was asked for and cannot be had of this commit is no fault of the next one
-            with _unjudged(given["bisect_exit"]):
+            with unjudged(given["bisect_exit"]):
                 result = runs.carry_out(
                     the_plan, shared, directory, engine, events, junit_path=junit_path, done=done
                 )
@@ -145,7 +139,7 @@ def build(context: click.Context, /, **given: Any) -> None:
 
     store = open_store()
     say = _saying(report.console(stderr=True), context)
-    choices = choices_of(given)
+    choices = chosen.choices(given)
     shared = prepare.context(choices, prepare.targets(choices, store, say), (), store, Path())
     codes = set()
     for line, error in runs.build_all(shared, say=say, configure_only=given["configure_only"]):
@@ -179,7 +173,7 @@ def bisect(context: click.Context, /, **given: Any) -> None:
     say = _saying(console, context)
     out = Path(given["out"])
     if given["resume"] is not None:
-        _alone(context, "--resume", "resume", "out", why="the bisect goes on as it was begun")
+        alone(context, "--resume", "resume", "out", why="the bisect goes on as it was begun")
         folder = runs.RunDirectory.existing(out, given["resume"], setup.KIND).path
         wanted = setup.load(folder)
         history = History.read(Path(wanted.repository), wanted.good, wanted.bad)
@@ -190,7 +184,7 @@ def bisect(context: click.Context, /, **given: Any) -> None:
         for line in verb.estimate(wanted, history, store, out):
             click.echo(line)
         return
-    with _interrupts(engine.cancel):
+    with interrupts(engine.cancel):
         found = verb.carry_out(folder, wanted, history, store, engine, console, say)
     sys.exit(found.exit_code)
 
@@ -216,13 +210,13 @@ def series(context: click.Context, /, patches: str | None, **given: Any) -> None
     store, engine, say = open_store(), LocalEngine(), _saying(console, context)
     out = Path(given["out"])
     if given["resume"] is not None:
-        _alone(context, "--resume", "resume", "out", why="the series goes on as it was begun")
+        alone(context, "--resume", "resume", "out", why="the series goes on as it was begun")
         place = RunDirectory.existing(out, given["resume"], session.KIND)
         wanted: session.Reader | Series = session.load(place)
     else:
         place = RunDirectory.fresh(out, session.KIND)
         wanted = session.asked(patches or "", given, say)
-    with _interrupts(engine.cancel):
+    with interrupts(engine.cancel):
         code = session.carry_out(place, wanted, store=store, engine=engine, console=console, say=say)
     sys.exit(code)
 
@@ -245,10 +239,10 @@ def shell(context: click.Context, /, cell: str | None, **given: Any) -> None:
     if cell is not None:
         from orchestrator import again
 
-        _alone(context, cell, "cell", "out", "accel", why="its guest is booted as it was")
+        alone(context, cell, "cell", "out", "accel", why="its guest is booted as it was")
         found = again.find(Path(given["out"]), cell)
         sys.exit(shells.open_again(found, open_store(), say, asked=given["accel"]))
-    sys.exit(shells.open_shell(choices_of(given), open_store(), say, named=bool(given["variants"])))
+    sys.exit(shells.open_shell(chosen.choices(given), open_store(), say, named=bool(given["variants"])))
 
 
 @cli.command(cls=config.Verb, epilog=_EXIT_CODES)
@@ -392,17 +386,6 @@ def completion_(shell: str | None) -> None:
     click.echo(completion.script(shell or completion.users_shell(), cli), nl=False)
 
 
-@contextlib.contextmanager
-def _unjudged(bisecting: bool) -> Iterator[None]:
-    """While bisecting, what cannot be as asked for is something that cannot be judged."""
-    try:
-        yield
-    except UserError as error:
-        if not bisecting:
-            raise
-        raise Inconclusive(error.message, remedy=error.remedy) from None
-
-
 def _saying(console: Console, context: click.Context) -> Callable[[str], None]:
     """What prints a line of progress; the first one tells which file has given options."""
 
@@ -414,103 +397,9 @@ def _saying(console: Console, context: click.Context) -> Callable[[str], None]:
     return say
 
 
-@contextlib.contextmanager
-def _interrupts(cancel: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) cancels and lets results be written; a second one is not waited for."""
-
-    def cancelled(*_: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        cancel()
-
-    signal.signal(signal.SIGINT, cancelled)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _alone(
-    context: click.Context, with_: str, *these: str, why: str = "the run goes on as it was planned"
-) -> None:
-    """Demand that no other parameters are given than these.
-
-    :param with_: what forbids the others, for the message.
-
-    :raises UserError: another one was given on the command line.
-    """
-    from click.core import ParameterSource
-
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if given and name not in these:
-            raise UserError(
-                f"{parameter.opts[0]} cannot be changed with {with_}: {why}",
-                remedy=f"Leave {parameter.opts[0]} out, or begin a new run.",
-            )
-
-
 def main() -> None:
     """Run a verb; what goes wrong is a line or two and an exit code, never a traceback."""
-    # a batch system's way of saying Ctrl-C; guests and builds go down and results are kept likewise
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
-        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGINT))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        cli(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(_code(2))
-    except OrchestrateError as error:
-        click.echo(f"orchestrate: {error}", err=True)
-        sys.exit(_code(error.exit_code))
-    except (click.Abort, KeyboardInterrupt):
-        from orchestrator import process
-
-        process.end_all()
-        click.echo("orchestrate: interrupted", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)
-    except OSError as error:
-        from orchestrator import process
-
-        process.end_all()
-        click.echo(f"orchestrate: {error.filename or 'input or output'}: {error.strerror or error}", err=True)
-        sys.exit(_code(3))
-    except Exception as error:
-        from orchestrator import process
-
-        process.end_all()
-        _bug(error)
-        sys.exit(_code(3))
-
-
-def _code(code: int) -> int:
-    """The exit code for something that went wrong outside a run's cells.
-
-    To ``git bisect run`` 1 to 127 but 125 mean "bad", which a wrong option is not.
-    """
-    # said in an orchestrate.toml, or on a command line that could not be parsed
-    if not any(_bisecting) and "--bisect-exit" not in sys.argv[1:]:
-        return code
-    from orchestrator.results.model import CANNOT_JUDGE, STOP_BISECT
-
-    return STOP_BISECT if code == UserError.exit_code else CANNOT_JUDGE
-
-
-def _bug(error: Exception) -> None:
-    """A fault of our own: keep the traceback for the report, show the user one line."""
-    import tempfile
-    import traceback
-
-    with tempfile.NamedTemporaryFile("w", prefix="orchestrate-", suffix=".traceback", delete=False) as kept:
-        traceback.print_exception(error, file=kept)
-    click.echo(f"orchestrate: a fault of its own: {type(error).__name__}: {error}", err=True)
-    click.echo(f"  Please report it with {kept.name}.", err=True)
+    carry_out(cli)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import arch as arches
-from orchestrator import data, options, prepare
+from orchestrator import chosen, data, prepare
 from orchestrator.errors import UserError
 from orchestrator.kernel import flavor, kconfig
 from orchestrator.kernel.toolchain import Toolchain
@@ -68,7 +68,7 @@ def test_suites_that_race_are_of_no_use_on_a_slow_kernel() -> None:
     given = dict.fromkeys(("sources", "patches", "digests", "kconfig", "variants", "arches"), ())
     given |= {"toolchain": "gcc", "config": "", "jobs": 0, "flavors": ("maple",), "suites": ("progress",)}
     with pytest.raises(UserError, match=r"'progress' needs .* full speed; flavor 'maple': its checks"):
-        options.choices(given, tests=True)
+        chosen.choices(given, tests=True)
 
 
 def test_default_suites_are_those_that_can_show_something() -> None:

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator import config
+from orchestrator.chosen import choices
 from orchestrator.cli import cli as whole
 from orchestrator.errors import UserError
-from orchestrator.options import GUEST, choices, options
+from orchestrator.options import GUEST, options
 
 
 @click.group()

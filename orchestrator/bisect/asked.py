@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from orchestrator import options, prepare
+from orchestrator import chosen, prepare
 from orchestrator.bisect import gitlog
 from orchestrator.bisect.graph import History
 from orchestrator.bisect.predicate import BootFails, BuildFails, Predicate, parse, suites_of
@@ -134,18 +134,18 @@ def _choices(given: Mapping[str, Any], predicate: Predicate, repository: Path, b
         "patches": (),
         "digests": (),
     }
-    choices = options.choices(asked, tests=not isinstance(predicate, BuildFails))
+    choices = chosen.choices(asked, tests=not isinstance(predicate, BuildFails))
     for name, values in (("--arch", choices.arches), ("--variant", choices.variants)):
         if len(values) > 1:
             raise UserError(
                 f"{name} {' '.join(values)}: one kernel a commit is bisected", remedy="Name one of them."
             )
-    chosen = suites_in(choices)
-    if missing := [name for name in suites_of(predicate) if name not in {suite.name for suite in chosen}]:
+    suites = suites_in(choices)
+    if missing := [name for name in suites_of(predicate) if name not in {suite.name for suite in suites}]:
         raise UserError(
             f"the suite {missing[0]!r} is not among those chosen", remedy=f"Add --suite {missing[0]}."
         )
-    if any(suite.origin == "tree" for suite in chosen) and not choices.selftests_from:
+    if any(suite.origin == "tree" for suite in suites) and not choices.selftests_from:
         # the same tests for every commit
         choices = msgspec.structs.replace(choices, selftests_from=f"{repository}@{bad}")
     if choices.config:

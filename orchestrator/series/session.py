@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from orchestrator import options, prepare
+from orchestrator import chosen, prepare
 from orchestrator.engine import Engine
 from orchestrator.errors import Interrupted, OrchestrateError, UserError
 from orchestrator.events import Events, now
@@ -82,9 +82,9 @@ def asked(word: str, words: dict[str, Any], say: Say) -> Reader:
     """
     if not word:
         raise UserError("which series?", remedy=f"Give {given.FORMS}.")
-    source = words["source"] or options.here()
+    source = words["source"] or chosen.here()
     blank = {"sources": (source,) if source else (), "patches": (), "digests": ()}
-    choices = options.choices({**words, **blank}, tests=True)
+    choices = chosen.choices({**words, **blank}, tests=True)
     each, benchmarks, why = split_suites(choices, measure=not words["no_bench"])
     also = compile_only.check_names(tuple(words["also"]))
     if why:
