@@ -84,7 +84,7 @@ def main() -> None:
         took = [_process(words) for _ in range(options.boots)]
         print(f"orchestrate {words[0]:<9} median {statistics.median(took):.2f} s, max {max(took):.2f} s")
     _consoles()
-    _warm_run(options.source)
+    _warm_run(options.source, {name: _median(boots[name], "command") for name in arches.names()})
 
 
 def _cold(spec: str) -> None:
@@ -154,8 +154,11 @@ def _process(words: Sequence[str]) -> float:
     return time.monotonic() - since
 
 
-def _warm_run(spec: str) -> None:
-    """What a cell of a warm run takes beside the guest programs themselves; twice, the first to warm up."""
+def _warm_run(spec: str, boot_s: Mapping[str, float]) -> None:
+    """What a cell of a warm run takes beside the guest programs themselves; twice, the first to warm up.
+
+    :param boot_s: by architecture, what a boot to the first command takes.
+    """
     for _ in range(2):
         with tempfile.TemporaryDirectory() as out:
             words = [
@@ -179,8 +182,12 @@ def _warm_run(spec: str) -> None:
     beside = [cell.duration_s - sum(suite.duration_s for suite in cell.suites) for cell in cells]
     each = ", ".join(f"{cell.arch} {cell.variant} {s:.1f}" for cell, s in zip(cells, beside, strict=True))
     print(f"warm run of maps, {len(cells)} cells, {wall:.0f} s; of a cell beside its programs: {each} s")
-    waits = ", ".join(f"{cell.arch} {cell.variant} {cell.properties[WAIT]}" for cell in cells)
-    print(f"a program's wait for its restored guest, the one before being gone: {waits} s")
+    for cell in cells:
+        wait_s = float(cell.properties[WAIT])
+        print(
+            f"{cell.arch:<10}{cell.variant:<14}wait for a restored guest, the one before being gone: "
+            f"{wait_s:.2f} s, {wait_s / boot_s[cell.arch]:.2f} of a boot"
+        )
 
 
 def _table(title: str, columns: Sequence[str], times: dict[str, Times]) -> None:
