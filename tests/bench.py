@@ -15,13 +15,13 @@ import os
 import resource
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+from under_test import ORCHESTRATE, SOURCE
 
 from orchestrator import arch as arches
 from orchestrator import source
@@ -50,7 +50,7 @@ Times = list[dict[str, float]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--boots", type=int, default=7)
-    parser.add_argument("--source", default="debian:trixie-backports/linux-source-7.2")
+    parser.add_argument("--source", default=SOURCE)
     parser.add_argument("--cold", action="store_true", help="a cold build beside two plain makes, only")
     options = parser.parse_args()
     if options.cold:
@@ -105,7 +105,7 @@ def _cold(spec: str) -> None:
             makes.append(_costs(argv, os.environ))
             if not number:
                 words = ["build", "--source", str(tree.path), "--arch", here.name]
-                argv = [sys.executable, "-m", "orchestrator.cli", *words]
+                argv = [*ORCHESTRATE, *words]
                 ours.append(_costs(argv, os.environ | {"ORCHESTRATE_CACHE": str(cache)}))
     for number, what in enumerate(("wall", "CPU")):
         plain, cold = (sum(cost[number] for cost in costs) for costs in (makes, ours))
@@ -150,7 +150,7 @@ def _consoles() -> None:
 def _process(words: Sequence[str]) -> float:
     """Seconds of a process of the command."""
     since = time.monotonic()
-    subprocess.run([sys.executable, "-m", "orchestrator.cli", *words], stdout=subprocess.PIPE, check=True)
+    subprocess.run([*ORCHESTRATE, *words], stdout=subprocess.PIPE, check=True)
     return time.monotonic() - since
 
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from under_test import LINUX_7_2
+
 from orchestrator import arch as arches
 from orchestrator.evidence.kinds import Class
 from orchestrator.results.model import Verdict
 
 DATA = Path(__file__).parent / "data/crashes"
-SOURCE = "debian:trixie-backports/linux-source-7.2"
 ARCHES = tuple(sorted(arches.names(), reverse=True))
 
 #: Files in the guest by whose writing a kernel is broken, and where the code behind them is.
@@ -219,7 +220,7 @@ class Kernel:
         return folder
 
 
-_PATCHED = ("--source", SOURCE, "--patch", DATA / "provoke.patch", "--variant", "per-vma-lock")
+_PATCHED = ("--source", LINUX_7_2, "--patch", DATA / "provoke.patch", "--variant", "per-vma-lock")
 _BREAKABLE = (*_PATCHED, "--kconfig", DATA / "kernel.config")
 KERNELS = (
     Kernel(

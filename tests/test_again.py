@@ -4,19 +4,16 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
 import pytest
+from under_test import ORCHESTRATE, SOURCE
 
 from orchestrator import again, guest_record
 from orchestrator.errors import UserError
 from orchestrator.plan import CellPlan, Choices, Plan
 from orchestrator.results.model import Blame, Case, CellResult, Verdict
-
-SOURCE = "debian:trixie-backports/linux-source-7.2"
-ORCHESTRATE = [sys.executable, "-m", "orchestrator.cli"]
 
 
 def _run(runs: Path, name: str, *cells: str, failed: str = "") -> Path:

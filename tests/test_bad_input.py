@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 from fakes.command import Command, Said
 from fakes.linux import make_linux
+from under_test import ORCHESTRATE
 
 from orchestrator.plan import PLAN_VERSION
 
@@ -32,7 +32,7 @@ def process(tmp_path: Path) -> Call:
 
     def run(*words: str | Path, env: dict[str, str] | None = None) -> Said:
         done = subprocess.run(
-            [sys.executable, "-m", "orchestrator.cli", *words],
+            [*ORCHESTRATE, *words],
             capture_output=True,
             text=True,
             encoding="utf-8",
@@ -193,7 +193,7 @@ def test_read_only_results(linux: Path, tmp_path: Path, call: Call) -> None:
     place = tmp_path / "ro"
     place.mkdir()
     script = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
-    tool = [sys.executable, "-m", "orchestrator.cli", "run", "--source", linux, "--out", place]
+    tool = [*ORCHESTRATE, "run", "--source", linux, "--out", place]
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-ec", script, "sh", place, *tool],
         capture_output=True,

@@ -21,6 +21,7 @@ from fakes.bisected import CASE, result
 from fakes.linux import commit_file, make_linux_repository
 from fakes.processes import alive, until
 from fakes.trees import git
+from under_test import ORCHESTRATE
 
 from orchestrator import run as runs
 from orchestrator.bisect import setup, verb
@@ -298,7 +299,7 @@ def test_a_full_disk_stops_it_and_it_goes_on(
 def test_ctrl_c_and_on(yard: Yard, monkeypatch: pytest.MonkeyPatch, marker: str) -> None:
     good = yard.add("fs/a.c", "int a;\n")
     culprit = yard.add("fs/a.c", "int a = nothing;\n")
-    argv = [sys.executable, "-m", "orchestrator.cli", "bisect", "--source", str(yard.repository)]
+    argv = [*ORCHESTRATE, "bisect", "--source", str(yard.repository)]
     argv += ["--out", str(yard.out), "--good", good, "--build"]
     slow = {**os.environ, "FAKE_LINUX": "slow", "FAKE_LINUX_NAME": marker}
     with subprocess.Popen(

@@ -23,8 +23,9 @@ import msgspec
 import pytest
 from fakes.trees import git
 from test_broken import BASE
-from test_long import LINUX_7_2, ORCHESTRATE, _orchestrate, _results
+from test_long import _orchestrate, _results
 from test_resume import _kill
+from under_test import LINUX_7_2, ORCHESTRATE
 
 from orchestrator import source
 from orchestrator.bisect.journal import Booted, Built, Step

@@ -19,7 +19,8 @@ from functools import cached_property
 from pathlib import Path
 
 import pytest
-from test_long import LINUX_7_2, _orchestrate, _results
+from test_long import _orchestrate, _results
+from under_test import LINUX_7_2
 
 from orchestrator import source
 from orchestrator.outcome import RunResult

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from fakes.command import Command
 from fakes.linux import make_linux
+from under_test import ORCHESTRATE
 
 from orchestrator import cli, data, errors
 from orchestrator import run as runs
@@ -176,7 +177,7 @@ def test_the_table_of_exit_codes(
 
 def test_the_installed_command() -> None:
     """As a process: no traceback on a closed pipe, and the exit code is the process's."""
-    argv = [sys.executable, "-m", "orchestrator.cli"]
+    argv = [*ORCHESTRATE]
     done = subprocess.run([*argv, "run", "--arch", "vax"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "orchestrate: unknown architecture 'vax'\n  Known are: arm64, x86_64.\n"

@@ -11,7 +11,6 @@ import datetime
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +18,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from provoked import ARCHES, CRASHES, KERNELS, PLACES, PROVOKE, SOURCE, SYSRQ, Crash, Kernel
+from provoked import ARCHES, CRASHES, KERNELS, PLACES, PROVOKE, SYSRQ, Crash, Kernel
+from under_test import LINUX_7_2, ORCHESTRATE
 
 from orchestrator.evidence import decode
 from orchestrator.evidence.splat import Scanner, Splat
@@ -29,7 +29,6 @@ from orchestrator.results.model import Blame, Case, CellResult, Verdict
 from orchestrator.suites import catalog
 
 RUNS = Path(os.environ.get("ORCHESTRATE_RUNS") or Path(__file__).parents[1] / "runs")
-ORCHESTRATE = [sys.executable, "-m", "orchestrator.cli"]
 WATCHFUL, STRICT, LEAKING = KERNELS
 
 
@@ -224,7 +223,7 @@ def test_a_shell_in_a_cell_of_arm64(provoked: Provoked) -> None:
 def test_decode_makes_the_debug_build(tmp_path: Path) -> None:
     """The kernel as it is by default has no line numbers."""
     done = _orchestrate(
-        "run", "--source", SOURCE, "--arch", "x86_64", "--variant", "per-vma-lock", "--accel", "tcg",
+        "run", "--source", LINUX_7_2, "--arch", "x86_64", "--variant", "per-vma-lock", "--accel", "tcg",
         "--cmd", f"echo c >{SYSRQ}", "--decode", "--out", tmp_path,
     )  # fmt: skip
     assert done.returncode == 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
@@ -13,6 +12,7 @@ from typing import Any, NoReturn, cast
 import msgspec
 import pytest
 from test_reproduce import record
+from under_test import ORCHESTRATE, SOURCE
 
 from orchestrator import again, arch, data, decoding
 from orchestrator.errors import Inconclusive, UserError
@@ -31,7 +31,6 @@ __attribute__((noinline)) int leaf(int x) { return x * MORE; }
 int start_kernel(int x) { return leaf(x) + 1; }
 int main(void) { return start_kernel(2); }
 """
-SOURCE = "debian:trixie-backports/linux-source-7.2"
 
 
 class Crashed:
@@ -250,7 +249,7 @@ def test_real_crash_gets_lines_of_a_debug_build(tmp_path: Path, name: str) -> No
     words = ["--source", SOURCE, "--arch", name, "--variant", "per-vma-lock", "--decode"]
     words += ["--cmd", "echo c >/proc/sysrq-trigger"]
     done = subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", "run", *words],
+        [*ORCHESTRATE, "run", *words],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -3,10 +3,10 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from under_test import ORCHESTRATE, SOURCE
 
 from orchestrator import arch as arches
 from orchestrator import chosen, data, prepare
@@ -102,10 +102,9 @@ def test_a_compiler_may_be_too_old() -> None:
 @pytest.mark.parametrize("name", flavor.names())
 def test_what_a_flavor_asks_for_survives(name: str, arch: str) -> None:
     """On the newest kernel that the tests know, every request, for both variants."""
-    argv = [sys.executable, "-m", "orchestrator.cli", "build", "--configure-only", "--flavor", name]
-    source = "debian:trixie-backports/linux-source-7.2"
+    argv = [*ORCHESTRATE, "build", "--configure-only", "--flavor", name]
     done = subprocess.run(
-        [*argv, "--arch", arch, "--source", source], capture_output=True, text=True, stdin=subprocess.DEVNULL
+        [*argv, "--arch", arch, "--source", SOURCE], capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
     assert done.returncode == 0, done.stderr
     configs = [kconfig.parse_config(Path(line.split()[-1]).read_text()) for line in done.stdout.splitlines()]

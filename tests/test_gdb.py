@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -16,15 +15,13 @@ import psutil
 import pytest
 from fakes.processes import alive
 from test_reproduce import record
+from under_test import ORCHESTRATE, SOURCE
 
 from orchestrator import arch, gdb
 from orchestrator.again import Found
 from orchestrator.errors import InfraError, UserError
 from orchestrator.guest_record import FILE
 from orchestrator.kernel import debug
-
-SOURCE = "debian:trixie-backports/linux-source-7.2"
-ORCHESTRATE = [sys.executable, "-m", "orchestrator.cli"]
 
 
 def test_command(tmp_path: Path) -> None:

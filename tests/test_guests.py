@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from under_test import ORCHESTRATE, SOURCE
 
 from orchestrator import arch, cell, prepare, source
 from orchestrator.cell_state import Cell, Context, Target, kernel_spec
@@ -37,8 +37,6 @@ from orchestrator.vm.machine import Deadlines, Guest
 
 pytestmark = pytest.mark.guest
 
-SOURCE = "debian:trixie-backports/linux-source-7.2"
-ORCHESTRATE = [sys.executable, "-m", "orchestrator.cli"]
 VARIANTS = ("per-vma-lock", "mmap-lock")
 DATA = Path(__file__).parent / "data"
 

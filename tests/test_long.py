@@ -6,12 +6,12 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
+from under_test import LINUX_6_1, LINUX_6_12, LINUX_7_2, ORCHESTRATE
 
 from orchestrator import source
 from orchestrator.outcome import RunResult
@@ -20,11 +20,6 @@ from orchestrator.source.model import Tree
 from orchestrator.store import default_cache
 
 pytestmark = pytest.mark.long
-
-LINUX_7_2 = "debian:trixie-backports/linux-source-7.2"
-LINUX_6_12 = "debian:bookworm-backports/linux-source-6.12"
-LINUX_6_1 = "debian:bookworm/linux-source-6.1"
-ORCHESTRATE = [sys.executable, "-m", "orchestrator.cli"]
 
 
 def _orchestrate(*words: str | Path) -> subprocess.CompletedProcess[str]:

@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from under_test import ORCHESTRATE
 
 from orchestrator.errors import UserError
 from orchestrator.evidence import offline
 from orchestrator.evidence.kinds import Class
 
 LOGS = Path(__file__).parent / "data" / "splat"
-COMMAND = [sys.executable, "-m", "orchestrator.cli", "console"]
+COMMAND = [*ORCHESTRATE, "console"]
 KEYS = [
     *("class", "title", "function", "access", "fingerprint"),
     *("corrupted", "fatal", "first_line", "last_line"),

@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
 import pytest
+from under_test import ORCHESTRATE, SOURCE
 
 from orchestrator import arch
 from orchestrator.outcome import RunResult
 from orchestrator.results.model import Case, CellResult, Verdict
 
-SOURCE = "debian:trixie-backports/linux-source-7.2"
 FUNCTIONAL = ("maps-coherency", "procmap-query", "locking", "progress")
 BENCHMARKS = ("fault-scaling", "query-throughput", "reader-latency", "app-start")
 #: What is known of this kernel, and only with per-VMA locks: see docs/findings and locking's README.
@@ -23,18 +22,7 @@ KNOWN = r"maps-coherency/maps-coherency\S*/gaps/.*|locking/locking-killed/.*"
 
 
 def run(out: Path, *words: str) -> tuple[int, RunResult]:
-    argv = [
-        sys.executable,
-        "-m",
-        "orchestrator.cli",
-        "run",
-        "--source",
-        SOURCE,
-        "--accel",
-        "tcg",
-        "--out",
-        out,
-    ]
+    argv = [*ORCHESTRATE, "run", "--source", SOURCE, "--accel", "tcg", "--out", out]
     done = subprocess.run([*argv, *words], stdin=subprocess.DEVNULL, check=False, timeout=3600)
     (folder,) = (path for path in out.iterdir() if path.is_dir())
     return done.returncode, msgspec.json.decode((folder / "results.json").read_bytes(), type=RunResult)

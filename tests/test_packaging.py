@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from under_test import ORCHESTRATE
 
 from orchestrator import __file__ as package_file
 
@@ -128,7 +129,7 @@ def test_the_installed_package_uses_its_own_data(installed: Path, tmp_path: Path
 
 
 def test_the_installed_tool_lists_the_same(installed: Path, tmp_path: Path) -> None:
-    argv = [sys.executable, "-m", "orchestrator.cli", "list"]
+    argv = [*ORCHESTRATE, "list"]
     assert _call(argv, tmp_path, PYTHONPATH=str(installed)) == _call(argv, ROOT, PYTHONPATH=str(ROOT))
 
 

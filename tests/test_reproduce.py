@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from test_cpio import parse
+from under_test import ORCHESTRATE, SOURCE
 
 from orchestrator import arch, cli, reproduce
 from orchestrator.errors import OrchestrateError
@@ -24,8 +24,6 @@ from orchestrator.guest_record import GuestRecord, ProgramRecord
 from orchestrator.plan import CellPlan, Choices, Source
 from orchestrator.suites import catalog
 from orchestrator.vm import overlay, qemu
-
-SOURCE = "debian:trixie-backports/linux-source-7.2"
 
 
 def program(name: str, **changes: object) -> ProgramRecord:
@@ -280,9 +278,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["--source", SOURCE, "--arch", "x86_64", "--variant", "per-vma-lock", "--out", top / "runs"]
     words += ["--cmd", "uname -r; exit 0", "--cmd", "echo bad >&2; exit 3"]
     words += ["--cmd", "echo c >/proc/sysrq-trigger"]
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", "run", *words], capture_output=True, text=True
-    )
+    done = subprocess.run([*ORCHESTRATE, "run", *words], capture_output=True, text=True)
     assert done.returncode == 1, done.stdout + done.stderr
     (run,) = (top / "runs").iterdir()
     shutil.copytree(run, top / "a copy")

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
+from under_test import ORCHESTRATE, SOURCE
 
 from orchestrator.outcome import RunResult
 from orchestrator.results.model import Verdict
@@ -22,8 +22,6 @@ from orchestrator.store import default_cache
 
 pytestmark = pytest.mark.guest
 
-SOURCE = "debian:trixie-backports/linux-source-7.2"
-ORCHESTRATE = [sys.executable, "-m", "orchestrator.cli"]
 RUN = ["run", "--source", SOURCE, "--arch", "x86_64", "--cmd", "true", "--cmd", "uname -r", "--accel", "tcg"]
 
 #: What the second cell says when it is killed: each phase of a cell's way.

@@ -11,7 +11,8 @@ from xml.etree import ElementTree as ET
 import msgspec
 import pytest
 from fakes.trees import git
-from test_long import LINUX_7_2, _orchestrate
+from test_long import _orchestrate
+from under_test import LINUX_7_2
 
 from orchestrator import arch, source
 from orchestrator.results.model import Verdict

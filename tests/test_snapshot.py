@@ -16,6 +16,7 @@ import msgspec
 import psutil
 import pytest
 from fakes.processes import until
+from under_test import SOURCE
 
 from orchestrator import arch as arches
 from orchestrator import source
@@ -31,7 +32,6 @@ from orchestrator.vm.qemu import GuestSpec
 from orchestrator.vm.snapshot import Saved
 from orchestrator.vm.ssh import RUNNER, Lost, Ran, Trailer
 
-SOURCE = "debian:trixie-backports/linux-source-7.2"
 KEYS = overlay.make_keys()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from test_runner import FakeGuest
+from under_test import SOURCE
 
 from orchestrator import arch, source
 from orchestrator.errors import InfraError, KernelError, UserError
@@ -31,7 +32,6 @@ from orchestrator.vm.ssh import RUNNER
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "docs/example-suite"
 MANY = Path(__file__).parent / "data/suites/many"
-SOURCE = "debian:trixie-backports/linux-source-7.2"
 HOST = arch.host()
 
 needs_gcc = pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")

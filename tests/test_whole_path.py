@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
 import pytest
+from under_test import ORCHESTRATE, SOURCE
 
 from orchestrator import arch
 from orchestrator.outcome import RunResult
@@ -17,8 +17,6 @@ from orchestrator.results.model import Blame, Case, Verdict
 pytestmark = pytest.mark.guest
 
 ROOT = Path(__file__).parents[1]
-SOURCE = "debian:trixie-backports/linux-source-7.2"
-ORCHESTRATE = [sys.executable, "-m", "orchestrator.cli"]
 
 
 def _orchestrate(*words: str | Path, given: str = "") -> subprocess.CompletedProcess[str]:
