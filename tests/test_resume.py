@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
+from fakes.processes import alive, until
 from under_test import ORCHESTRATE, SOURCE
 
 from orchestrator.outcome import RunResult
@@ -35,7 +36,8 @@ PHASES = (
     pytest.param("run: cmd/cmd-1", marks=pytest.mark.long),
     "restoring the guest",
     pytest.param("run: cmd/cmd-2", marks=pytest.mark.long),
-    pytest.param("a last look", marks=pytest.mark.long),
+    # the next one is being restored meanwhile
+    pytest.param("telling the guest to go down", marks=pytest.mark.long),
 )
 
 
@@ -56,13 +58,15 @@ def _begin(words: list[str], out: Path, mark: str, **more: Any) -> subprocess.Po
     raise AssertionError(f"it ended without saying {mark!r}")
 
 
-def _kill(running: subprocess.Popen[str]) -> None:
+def _kill(running: subprocess.Popen[str], out: Path) -> None:
     """kill -9; nothing that it had started outlives it by more than 10 s (design rule 5)."""
     children = psutil.Process(running.pid).children(recursive=True)
     running.kill()
     running.wait(10)
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert not alive
+    _, left = psutil.wait_procs(children, timeout=10)
+    assert not left
+    # nor what it started after we had looked: supervisors have the run's folder among their words
+    assert until(lambda: not alive(str(out)), 10)
 
 
 def _resume(out: Path, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -83,7 +87,7 @@ def _result(out: Path) -> RunResult:
 
 @pytest.mark.parametrize("mark", PHASES)
 def test_killed_in_any_phase_and_resumed(tmp_path: Path, mark: str) -> None:
-    _kill(_begin(RUN, tmp_path, f"mmap-lock: .*{mark}"))
+    _kill(_begin(RUN, tmp_path, f"mmap-lock: .*{mark}"), tmp_path)
     (folder,) = tmp_path.iterdir()
     (first,) = folder.glob("cells/*per-vma-lock/result.json")
     before = first.stat()
@@ -106,13 +110,15 @@ def test_killed_in_any_phase_and_resumed(tmp_path: Path, mark: str) -> None:
     assert "starting QEMU" not in again.stdout
 
 
-def test_interrupted_with_ctrl_c_and_resumed(tmp_path: Path) -> None:
-    running = _begin(RUN, tmp_path, "run: cmd/cmd-1")
+@pytest.mark.parametrize("mark", ["run: cmd/cmd-1", "restoring the guest"])
+def test_interrupted_with_ctrl_c_and_resumed(tmp_path: Path, mark: str) -> None:
+    running = _begin(RUN, tmp_path, mark)
     running.send_signal(signal.SIGINT)
     assert running.stdout is not None
     rest = running.stdout.read()
     assert running.wait(30) == 130
     assert "orchestrate run --resume" in rest
+    assert until(lambda: not alive(str(tmp_path)), 10)
     done = _resume(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -140,7 +146,7 @@ def test_killed_while_it_builds_and_resumed(tmp_path: Path) -> None:
     running = _begin([*RUN, "--variant", "mmap-lock"], out, "building", env=environment)
     time.sleep(3)
     assert any(child.name() == "make" for child in psutil.Process(running.pid).children(recursive=True))
-    _kill(running)
+    _kill(running, out)
     assert not list((cache / "kernels").glob("[!.]*"))
     done = _resume(out, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
