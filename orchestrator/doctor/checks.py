@@ -204,7 +204,7 @@ def only_compiled() -> Iterable[Check]:
             yield Check("for series", "ok", f"{program}: {names}")
         else:
             yield _absent(
-                "for series", f"{program} is not installed: {names} is left out", package, status="note"
+                "for series", f"{program} is not installed, without it: no {names}", package, status="note"
             )
 
 
