@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from fakes.command import Command, Said
 from fakes.linux import make_linux
+from fakes.mounts import READ_ONLY, mounted
 from under_test import ORCHESTRATE
 
 from orchestrator.plan import PLAN_VERSION
@@ -188,18 +189,14 @@ def test_missing_programs(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
 def test_read_only_results(linux: Path, tmp_path: Path, call: Call) -> None:
     place = tmp_path / "ro"
     place.mkdir()
-    script = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
-    tool = [*ORCHESTRATE, "run", "--source", linux, "--out", place]
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-ec", script, "sh", place, *tool],
-        capture_output=True,
-        text=True,
+    done = mounted(
+        READ_ONLY,
+        place,
+        [*ORCHESTRATE, "run", "--source", linux, "--out", place],
         env={**os.environ, "ORCHESTRATE_CACHE": str(tmp_path / "cache")},
-        check=False,
     )
     said = Said(done.returncode, done.stdout, done.stderr)
     refused(said, 2, f"cannot write results to {place}: Read-only file system", "--out")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes.mounts import READ_ONLY, SMALL, mounted
 from fakes.processes import alive, until
 from fakes.trees import git, make_git_tree, make_tree, snapshot
 
@@ -212,13 +213,8 @@ def test_a_read_only_mount_that_belongs_to_somebody_else(repo: Path, tmp_path: P
         "except OSError: pass\n"
         "print(resolve(f'{path}@v7.1', cache=Path(sys.argv[2])).path)\n"
     )
-    mount = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit 77; shift; exec "$@"'
-    python = [sys.executable, "-c", script, str(repo), str(tmp_path / "cache")]
-    argv = ["unshare", "-m", "sh", "-c", mount, "sh", str(repo), *python]
     before = snapshot(repo)
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if done.returncode == 77:
-        pytest.skip(f"cannot mount here: {done.stderr.strip()}")
+    done = mounted(READ_ONLY, repo, [sys.executable, "-c", script, repo, tmp_path / "cache"])
     assert done.returncode == 0, done.stderr
     assert (Path(done.stdout.strip()) / "mm/memory.c").read_text() == "int memory;\n"
     assert snapshot(repo) == before
@@ -353,13 +349,8 @@ def test_no_space(repo: Path, tmp_path: Path) -> None:
         "try: resolve(f'{sys.argv[1]}@HEAD', cache=Path(sys.argv[2]))\n"
         "except InfraError as error: print(error, [*Path(sys.argv[2]).glob('*/*.tmp')]); sys.exit(33)\n"
     )
-    mount = 'mount -t tmpfs -o size=1m none "$1" || exit 77; shift; exec "$@"'
-    cache = str(tmp_path / "cache")
-    python = [sys.executable, "-c", script, str(repo), cache]
-    argv = ["unshare", "-m", "sh", "-c", mount, "sh", cache, *python]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if done.returncode == 77:
-        pytest.skip(f"cannot mount here: {done.stderr.strip()}")
+    cache = tmp_path / "cache"
+    done = mounted(SMALL.format("1m"), cache, [sys.executable, "-c", script, repo, cache])
     assert done.returncode == 33, done.stderr
     assert "No space left on device" in done.stdout
     assert done.stdout.strip().endswith("[]")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from fakes.mounts import mounted
 from rich.console import Console
 
 from orchestrator import arch, doctor
@@ -542,11 +543,7 @@ def test_the_banner_counts(qemu_that: Callable[[str], None], parts: list[bytes],
 def in_a_namespace(script: str, *code: str) -> str:
     """What Python code prints after a shell script has mounted things that only it sees."""
     program = "\n".join(("from pathlib import Path", "from orchestrator.doctor import checks as d", *code))
-    argv = ["unshare", "--mount", "sh", "-ec", f'{script}\nexec "$0" -c "$1"', sys.executable, program]
-    trial = subprocess.run(["unshare", "--mount", "true"], capture_output=True)
-    if trial.returncode:
-        pytest.skip("needs root and mount namespaces")
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    done = mounted(script, Path("/"), [sys.executable, "-c", program])
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 import gzip
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes.mounts import READ_ONLY, SMALL, mounted
 from fakes.trees import git, make_git_tree, make_tarball, make_tree, snapshot
 
 from orchestrator.errors import InfraError, UserError
@@ -575,16 +575,12 @@ def test_a_read_only_mount_that_belongs_to_somebody_else(tmp_path: Path, repo: P
         "except OSError: pass\n"
         "print(patches.apply(resolve(str(path), cache=cache), [Path(sys.argv[2])], cache=cache).path)\n"
     )
-    mount = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit 77; shift; exec "$@"'
     for path in (repo, plain):
         for entry in [path, *path.rglob("*")]:
             os.chown(entry, 12345, 12345, follow_symlinks=False)
         before = snapshot(path)
-        python = [sys.executable, "-c", script, str(path), str(series), str(tmp_path / "cache")]
-        argv = ["unshare", "-m", "sh", "-c", mount, "sh", str(path), *python]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-        if done.returncode == 77:
-            pytest.skip(f"cannot mount here: {done.stderr.strip()}")
+        python = [sys.executable, "-c", script, path, series, tmp_path / "cache"]
+        done = mounted(READ_ONLY, path, python)
         assert done.returncode == 0, done.stderr
         assert "/* one */" in (Path(done.stdout.strip()) / "mm/memory.c").read_text()
         assert snapshot(path) == before
@@ -638,12 +634,7 @@ def test_no_space(tmp_path: Path, repo: Path, series: Path, kind: str) -> None:
     )
     small = tmp_path / "small"
     small.mkdir()
-    mount = 'mount -t tmpfs -o size=1m none "$1" || exit 77; shift; exec "$@"'
-    python = [sys.executable, "-c", script, str(base.path), str(small), str(series)]
-    argv = ["unshare", "-m", "sh", "-c", mount, "sh", str(small), *python]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if done.returncode == 77:
-        pytest.skip(f"cannot mount here: {done.stderr.strip()}")
+    done = mounted(SMALL.format("1m"), small, [sys.executable, "-c", script, base.path, small, series])
     assert done.returncode == 33, done.stderr
     assert "No space left on device" in done.stdout
     assert done.stdout.strip().endswith("[]")

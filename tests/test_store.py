@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes.mounts import SMALL, mounted
 from fakes.processes import until
 from hypothesis import given
 from hypothesis import strategies as st
@@ -169,15 +170,9 @@ print([path.name for path in (store.root / "things").iterdir()])
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk: needs root")
 @pytest.mark.parametrize("what", ["content", "manifest"])
 def test_a_full_disk(tmp_path: Path, what: str) -> None:
-    mount = 'mount -t tmpfs -o size=1m none "$0" || exit 77; exec "$@"'
-    argv = ["unshare", "-m", "sh", "-c", mount, str(tmp_path)]
-    argv += [sys.executable, "-c", FULL, str(tmp_path), what]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if done.returncode == 77:
-        pytest.skip(f"cannot mount here: {done.stderr.strip()}")
+    done = mounted(SMALL.format("1m"), tmp_path, [sys.executable, "-c", FULL, tmp_path, what])
     assert done.returncode == 0, done.stderr
     assert "No space left on device" in done.stdout
     assert "ORCHESTRATE_CACHE" in done.stdout

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from fakes.mounts import SMALL, mounted
 from under_test import ORCHESTRATE, SOURCE
 
 from orchestrator import arch
@@ -139,12 +140,8 @@ def test_each_program_has_its_own_guest_and_a_panic_costs_only_itself(tmp_path: 
 def test_a_full_disk_for_results_is_said_in_a_line(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    script = 'mount -t tmpfs -o size=200k none "$1" && shift && exec "$@"'
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-ec", script, "sh", small, *ORCHESTRATE, "run", "--source", SOURCE,
-         "--arch", "x86_64", "--variant", "mmap-lock", "--cmd", "true", "--out", small / "runs"],
-        capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
-    )  # fmt: skip
+    words = ["run", "--source", SOURCE, "--arch", "x86_64", "--variant", "mmap-lock", "--cmd", "true"]
+    done = mounted(SMALL.format("200k"), small, [*ORCHESTRATE, *words, "--out", small / "runs"])
     said = done.stdout + done.stderr
     assert done.returncode == 3, said
     assert "No space left on device" in said
