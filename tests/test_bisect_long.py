@@ -329,7 +329,7 @@ def test_killed_ten_times_and_resumed(base: Path, tmp_path: Path) -> None:
             time.sleep(0.2)
         time.sleep(dice.uniform(0, 15))
         assert running.poll() is None, f"it was over before it was killed {number + 1} times"
-        _kill(running)
+        _kill(running, folder)
         print(number, (tmp_path / f"{number}.log").read_text().splitlines()[-1])
         assert _unchanged(kept)
         before, journal = journal, (folder / "journal.ndjson").read_bytes()
