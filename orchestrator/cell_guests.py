@@ -21,7 +21,7 @@ from orchestrator.vm.machine import Guest
 from orchestrator.vm.qemu import GuestSpec
 from orchestrator.vm.ssh import Lost
 
-#: Property: seconds from asking for a restored guest to its first answer; some of it passed before.
+#: Property: seconds that a program waits for its restored guest, the one before being gone; the median.
 WAIT = "wait for a restored guest (s)"
 _HOW = "further guests"
 

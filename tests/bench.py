@@ -182,7 +182,7 @@ def _warm_run(spec: str, boot_s: Mapping[str, float]) -> None:
     beside = [cell.duration_s - sum(suite.duration_s for suite in cell.suites) for cell in cells]
     each = ", ".join(f"{cell.arch} {cell.variant} {s:.1f}" for cell, s in zip(cells, beside, strict=True))
     print(f"warm run of maps, {len(cells)} cells, {wall:.0f} s; of a cell beside its programs: {each} s")
-    for cell in cells:
+    for cell in (cell for cell in cells if WAIT in cell.properties):
         wait_s = float(cell.properties[WAIT])
         print(
             f"{cell.arch:<10}{cell.variant:<14}wait for a restored guest, the one before being gone: "

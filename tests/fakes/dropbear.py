@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -36,12 +35,6 @@ class Dropbear:
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
-
-    @staticmethod
-    def usable(folder: Path) -> bool:
-        """Whether this host lets us give it a home."""
-        argv = ["unshare", "-m", "sh", "-c", _MOUNT, str(folder), "true"]
-        return os.geteuid() == 0 and subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError):

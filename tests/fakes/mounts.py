@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 #: For ``mounted``: the place becomes read-only; or a disk of that size, empty.
-READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1"'
+READ_ONLY = 'mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"'
 SMALL = 'mount -t tmpfs -o size={} none "$1"'
 
 
 @functools.cache
 def possible() -> bool:
     """Whether this host lets us mount: not for everybody, nor where the root is no mount (a chroot)."""
-    trial = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
+    trial = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/tmp"]
     return os.geteuid() == 0 and subprocess.run(trial, capture_output=True, check=False).returncode == 0
 
 
