@@ -14,7 +14,7 @@ FOLDERS = ("kconfigs", "guest", "selftests")
 
 
 class BuildWithData(build_py):
-    """Puts the folders beside the package into it, where `orchestrator/data.py` looks first."""
+    """Puts the folders beside the package into it, where `orchestrator/core/data.py` looks first."""
 
     def run(self) -> None:
         super().run()

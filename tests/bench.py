@@ -23,22 +23,24 @@ from pathlib import Path
 import msgspec
 from under_test import ORCHESTRATE, SOURCE
 
-from orchestrator import arch as arches
 from orchestrator import source
-from orchestrator.arch import Arch
-from orchestrator.cell_guests import WAIT
+from orchestrator.cell.guests import WAIT
+from orchestrator.core import arch as arches
+from orchestrator.core import toolchain
+from orchestrator.core.arch import Arch
+from orchestrator.core.store import Store, default_cache
 from orchestrator.evidence import host
-from orchestrator.evidence.splat import Scanner
 from orchestrator.kernel import build as kernels
-from orchestrator.kernel import kconfig, toolchain
-from orchestrator.kernel.model import KernelSpec
+from orchestrator.kernel import kconfig
+from orchestrator.kernel.spec import KernelSpec
 from orchestrator.results.model import CellResult
 from orchestrator.source.classify import classify
 from orchestrator.source.model import Tree
-from orchestrator.store import Store, default_cache
-from orchestrator.vm import image, overlay, snapshot
+from orchestrator.splat.scanner import Scanner
+from orchestrator.vm import snapshot
 from orchestrator.vm.machine import Guest
 from orchestrator.vm.qemu import GuestSpec
+from orchestrator.vm.rootfs import image, overlay
 from orchestrator.vm.ssh import RUNNER
 
 BOOT = ("qemu", "banner", "init", "ssh", "command")

@@ -16,12 +16,12 @@ from fakes.command import Command
 from fakes.processes import alive
 from fakes.trees import git
 
-from orchestrator import arch, data
-from orchestrator.arch import Arch
-from orchestrator.errors import InfraError
+from orchestrator.core import arch, data
+from orchestrator.core.arch import Arch
+from orchestrator.core.errors import InfraError
+from orchestrator.core.store import Store
 from orchestrator.kernel import build
-from orchestrator.source import workshop
-from orchestrator.store import Store
+from orchestrator.source import checkout
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def linux_configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     place = tmp_path_factory.mktemp("configs")
     repository = make_linux_repository(place / "linux")
-    with workshop.opened(repository, cache=place / "cache") as shop:
+    with checkout.opened(repository, cache=place / "cache") as shop:
         tree = shop.check_out(git(repository, "rev-parse", "HEAD").strip())
         build.pair_difference(spec_of(tree), Store(place / "cache"))
     return place / "cache/configs"

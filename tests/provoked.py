@@ -9,9 +9,9 @@ from pathlib import Path
 
 from under_test import LINUX_7_2
 
-from orchestrator import arch as arches
-from orchestrator.evidence.kinds import Class
+from orchestrator.core import arch as arches
 from orchestrator.results.model import Verdict
+from orchestrator.splat.kinds import Class
 
 DATA = Path(__file__).parent / "data/crashes"
 ARCHES = tuple(sorted(arches.names(), reverse=True))

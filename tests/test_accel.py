@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import arch
-from orchestrator.errors import InfraError, UserError
+from orchestrator.core import arch
+from orchestrator.core.errors import InfraError, UserError
 from orchestrator.vm import accel, qemu
 from orchestrator.vm.accel import Accelerator
 from orchestrator.vm.machine import BootFailure, Deadlines, Guest

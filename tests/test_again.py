@@ -10,9 +10,10 @@ import msgspec
 import pytest
 from under_test import ORCHESTRATE, SOURCE
 
-from orchestrator import again, guest_record
-from orchestrator.errors import UserError
-from orchestrator.plan import CellPlan, Choices, Plan
+from orchestrator.cell import record as guest_record
+from orchestrator.core.errors import UserError
+from orchestrator.debug import reopen
+from orchestrator.plan.plan import CellPlan, Choices, Plan
 from orchestrator.results.model import Blame, Case, CellResult, Verdict
 
 
@@ -55,7 +56,7 @@ def runs(tmp_path: Path) -> Path:
     ],
 )
 def test_what_a_cell_is_called(runs: Path, word: str, run: str, cell: str) -> None:
-    found = again.find(runs, word.format(runs=runs))
+    found = reopen.find(runs, word.format(runs=runs))
     assert (found.root.name, found.cell) == (run, cell)
     assert found.folder == runs / run / "cells" / cell
 
@@ -70,7 +71,7 @@ def test_what_a_cell_is_called(runs: Path, word: str, run: str, cell: str) -> No
 )
 def test_cells_there_are_are_named_the_failed_ones_first(runs: Path, word: str, said: str) -> None:
     with pytest.raises(UserError, match=said) as error:
-        again.find(runs, word)
+        reopen.find(runs, word)
     if "aaaa" in word:
         assert "aaaa/CELL: b-arm64 (failed), a-x86_64." in error.value.remedy
 
@@ -78,12 +79,12 @@ def test_cells_there_are_are_named_the_failed_ones_first(runs: Path, word: str, 
 @pytest.mark.parametrize("word", ["nowhere", "nowhere/a", "", "/", "a/b/c"])
 def test_runs_there_are_are_named(runs: Path, word: str) -> None:
     with pytest.raises(UserError, match="there is no run") as error:
-        again.find(runs, word)
+        reopen.find(runs, word)
     assert "20260102-000000-bbbb" in error.value.remedy
 
 
 def test_cell_without_a_guest(runs: Path) -> None:
-    found = again.find(runs, "last")
+    found = reopen.find(runs, "last")
     with pytest.raises(UserError, match="booted no guest"):
         found.record()
     path = found.folder / guest_record.FILE
@@ -98,13 +99,13 @@ def test_cell_without_a_guest(runs: Path) -> None:
 def test_record_of_a_newer_version_and_lost_artifacts(runs: Path) -> None:
     from test_reproduce import record
 
-    found = again.find(runs, "last")
+    found = reopen.find(runs, "last")
     path = found.folder / guest_record.FILE
     path.write_bytes(msgspec.json.encode(record(version=99)))
     with pytest.raises(UserError, match="is of version 99"):
         found.record()
     path.write_bytes(msgspec.json.encode(record()))
-    with pytest.raises(UserError, match=r"bzImage is gone"), again.machine(found):
+    with pytest.raises(UserError, match=r"bzImage is gone"), reopen.machine(found):
         pass
 
 

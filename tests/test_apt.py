@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from fakes.trees import snapshot
 
-from orchestrator.errors import InfraError
-from orchestrator.source import apt
-from orchestrator.source.apt import (
+from orchestrator.core.errors import InfraError
+from orchestrator.debian import apt
+from orchestrator.debian.apt import (
     AptState,
     Mirror,
     NoSuite,
@@ -246,7 +246,7 @@ def test_real_mirror_without_root(tmp_path: Path) -> None:
             parent.chmod(0o711)
     script = (
         "import os, sys; from pathlib import Path\n"
-        "from orchestrator.source.apt import AptState, host_codename\n"
+        "from orchestrator.debian.apt import AptState, host_codename\n"
         # After the imports: the interpreter itself may be out of the other user's reach.
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); os.environ['HOME'] = sys.argv[1]\n"
         "state = AptState(Path(sys.argv[1]) / 'apt', [host_codename()], 'arm64'); state.update()\n"

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
-from orchestrator import arch, data
-from orchestrator.errors import UserError
+from orchestrator.core import arch, data
+from orchestrator.core.errors import UserError
 
 
 class Uname(NamedTuple):

@@ -18,7 +18,7 @@ import pytest
 from fakes.mounts import SMALL, mounted
 from fakes.trees import make_tarball, make_tree, snapshot
 
-from orchestrator.errors import InfraError, UserError
+from orchestrator.core.errors import InfraError, UserError
 from orchestrator.source import archive
 from orchestrator.source.archive import BrokenDownload, check_sha256, fetch, sha256_of, unpack_file
 from orchestrator.source.identity import content_digest
@@ -201,7 +201,7 @@ def test_no_space_is_not_the_archives_fault(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
         "from orchestrator.source.archive import unpack_file\n"
-        "from orchestrator.errors import InfraError\n"
+        "from orchestrator.core.errors import InfraError\n"
         "try: unpack_file(Path(sys.argv[1]), 'ab' * 32, cache=Path(sys.argv[2]))\n"
         "except InfraError as error: print(error); sys.exit(33)\n"
     )
@@ -264,7 +264,7 @@ def test_a_killed_unpacking_is_redone(tmp_path: Path) -> None:
     # The stream stops half way and stays open, so that the kill surely comes in the middle.
     script = (
         "import sys, time; from contextlib import contextmanager; from pathlib import Path\n"
-        "from orchestrator.errors import UserError; from orchestrator.source.archive import unpack\n"
+        "from orchestrator.core.errors import UserError; from orchestrator.source.archive import unpack\n"
         "class Half:\n"
         "    done = False\n"
         "    def read(self, size=-1, /):\n"

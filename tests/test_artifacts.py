@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import artifacts
-from orchestrator.errors import InfraError
-from orchestrator.kernel.model import Kernel
-from orchestrator.store import Store
+from orchestrator.cell import artifacts
+from orchestrator.core.errors import InfraError
+from orchestrator.core.store import Store
+from orchestrator.kernel.spec import Kernel
 
 
 def _entry(store: Store) -> Path:

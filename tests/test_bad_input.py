@@ -20,7 +20,7 @@ from fakes.linux import make_linux
 from fakes.mounts import READ_ONLY, mounted
 from under_test import ORCHESTRATE
 
-from orchestrator.plan import PLAN_VERSION
+from orchestrator.plan.plan import PLAN_VERSION
 
 pytestmark = pytest.mark.slow
 

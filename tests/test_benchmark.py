@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import Inconclusive
+from orchestrator.core.errors import Inconclusive
 from orchestrator.results.model import Blame, Verdict
-from orchestrator.suites import benchmark
-from orchestrator.suites.metrics import MAX_STDOUT
+from orchestrator.verdict import benchmark
+from orchestrator.verdict.metrics import MAX_STDOUT
 
 GOOD: dict[str, Any] = {
     "schema_version": 2,

@@ -23,11 +23,11 @@ from fakes.processes import alive, until
 from fakes.trees import git
 from under_test import ORCHESTRATE
 
-from orchestrator import run as runs
-from orchestrator.bisect import setup, verb
+from orchestrator.bisect import command, setup
 from orchestrator.bisect.setup import Conclusion
-from orchestrator.cli import main
+from orchestrator.cli.main import main
 from orchestrator.results.model import CellResult, Verdict
+from orchestrator.run import execute as runs
 
 pytestmark = pytest.mark.slow
 
@@ -97,8 +97,8 @@ def guests(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
         )
 
     monkeypatch.setattr(runs.cells, "carry_out", carry_out)
-    monkeypatch.setattr(verb.prepare.qemu, "program", lambda arch: "qemu")
-    monkeypatch.setattr(verb.prepare.accel, "choose", lambda *_: None)
+    monkeypatch.setattr(command.prepare.qemu, "program", lambda arch: "qemu")
+    monkeypatch.setattr(command.prepare.accel, "choose", lambda *_: None)
     return {"booted": booted}
 
 

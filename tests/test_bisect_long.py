@@ -30,7 +30,7 @@ from under_test import LINUX_7_2, ORCHESTRATE
 from orchestrator import source
 from orchestrator.bisect.journal import Booted, Built, Step
 from orchestrator.bisect.setup import CONCLUSION, Conclusion
-from orchestrator.store import default_cache
+from orchestrator.core.store import default_cache
 
 pytestmark = pytest.mark.long
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-from orchestrator.report.bisect import Account, Likely, Step, html, markdown, terminal
+from orchestrator.bisect.report import Account, Likely, Step, html, markdown, terminal
 
 FOUND = Account(
     id="bisect-1",

@@ -23,9 +23,9 @@ from test_long import _orchestrate, _results
 from under_test import LINUX_7_2
 
 from orchestrator import source
-from orchestrator.outcome import RunResult
+from orchestrator.core.store import default_cache
 from orchestrator.results.model import AT_FAULT, Case, Verdict
-from orchestrator.store import default_cache
+from orchestrator.run.summary import RunResult
 
 FOLDER = Path(__file__).parent / "broken"
 RUNS = Path(__file__).parents[1] / "runs"

@@ -14,15 +14,15 @@ from fakes.linux import make_linux
 from fakes.processes import alive
 from fakes.trees import snapshot
 
-from orchestrator import arch, data, elf
-from orchestrator.errors import Inconclusive, InfraError, KernelError, OrchestrateError, UserError
+from orchestrator.core import arch, data, elf, toolchain
+from orchestrator.core.errors import Inconclusive, InfraError, KernelError, OrchestrateError, UserError
+from orchestrator.core.store import Store
 from orchestrator.kernel import build as kernels
-from orchestrator.kernel import debug, toolchain
+from orchestrator.kernel import debug_build
 from orchestrator.kernel.kconfig import Fragment
-from orchestrator.kernel.model import Kernel, KernelSpec
+from orchestrator.kernel.spec import Kernel, KernelSpec
 from orchestrator.source.classify import TreeClass
 from orchestrator.source.model import Tree
-from orchestrator.store import Store
 
 pytestmark = [
     pytest.mark.slow,
@@ -60,12 +60,12 @@ def build(spec: KernelSpec, store: Store, log: Path | None = None) -> Kernel:
 
 
 def test_a_debug_build_that_is_not_there_is_not_configured(linux: Tree, store: Store) -> None:
-    assert debug.find(spec_of(linux), store) is None
+    assert debug_build.find(spec_of(linux), store) is None
     assert not list(store.root.glob("configs/*/config"))
-    configured = kernels.configure(debug.spec_of(spec_of(linux)), store)
-    assert kernels.is_configured(debug.spec_of(spec_of(linux)), store)
+    configured = kernels.configure(debug_build.spec_of(spec_of(linux)), store)
+    assert kernels.is_configured(debug_build.spec_of(spec_of(linux)), store)
     assert "CONFIG_DEBUG_INFO=y" in configured.path.read_text()
-    assert debug.find(spec_of(linux), store) is None
+    assert debug_build.find(spec_of(linux), store) is None
 
 
 def test_a_pair_is_built_once(linux: Tree, warm: Store) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import arch, data
-from orchestrator.errors import UserError
+from orchestrator.core import arch, data
+from orchestrator.core.errors import UserError
 from orchestrator.source.model import version_numbers
 from orchestrator.suites import catalog
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.cell_state import Cell, meaning, not_applicable
-from orchestrator.errors import Inconclusive, InfraError, KernelError, OrchestrateError
+from orchestrator.cell.state import Cell, meaning, not_applicable
+from orchestrator.core.errors import Inconclusive, InfraError, KernelError, OrchestrateError
 from orchestrator.results.model import Blame, Case, Verdict
 from orchestrator.source.classify import TreeClass
 

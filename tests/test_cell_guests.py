@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator import cell_guests
-from orchestrator.cell_guests import Guests
-from orchestrator.errors import InfraError, Interrupted
+from orchestrator.cell import guests
+from orchestrator.cell.guests import Guests
+from orchestrator.core.errors import InfraError, Interrupted
 from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.results.model import Case, Verdict
 from orchestrator.vm.machine import BootFailure, Guest
@@ -62,18 +62,16 @@ class Scene:
             context=SimpleNamespace(cancelled=lambda: self.stop, store=None),
         )
         saved = SimpleNamespace(close=lambda: self.events.append("forgotten"))
-        monkeypatch.setattr(cell_guests, "boot", lambda *_: self._make("booted"))
-        monkeypatch.setattr(cell_guests.snapshot, "key", lambda *_, **__: "key")
-        monkeypatch.setattr(
-            cell_guests.snapshot, "trusted", lambda *_: cell_guests.snapshot.Trust(True, "seen before")
-        )
-        monkeypatch.setattr(cell_guests.snapshot, "save", lambda guest: saved)
-        monkeypatch.setattr(cell_guests.snapshot, "restore", self._restored)
+        monkeypatch.setattr(guests, "boot", lambda *_: self._make("booted"))
+        monkeypatch.setattr(guests.snapshot, "key", lambda *_, **__: "key")
+        monkeypatch.setattr(guests.snapshot, "trusted", lambda *_: guests.snapshot.Trust(True, "seen before"))
+        monkeypatch.setattr(guests.snapshot, "save", lambda guest: saved)
+        monkeypatch.setattr(guests.snapshot, "restore", self._restored)
         kernel: Any = SimpleNamespace(key="kernel")
         self.guests = Guests(self.cell, kernel, cast(Any, None), one_each=True)
 
     def _make(self, name: str) -> FakeGuest:
-        cell_guests.console_log(self.cell)
+        guests.console_log(self.cell)
         self.made.append(FakeGuest(name))
         return self.made[-1]
 
@@ -117,7 +115,7 @@ def test_it_comes_while_the_one_before_goes_down(scene: Scene) -> None:
     assert scene.events == ["save", "restore", "shutdown"]
     assert scene.log.name == "console-2.log"
     assert scene.cell.properties["restored guests"] == "1"
-    assert cell_guests.WAIT in scene.cell.properties
+    assert guests.WAIT in scene.cell.properties
 
 
 def test_without_the_head_start_it_is_restored_when_asked_for(scene: Scene) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator import cell_health
+from orchestrator.cell import health
+from orchestrator.cell.program import ProgramResult, Told
 from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.results.model import Blame, Case, Verdict
-from orchestrator.suites.runner import ProgramResult, Told
 from orchestrator.vm.ssh import Lost, Mark
 
 WARNING = (Path(__file__).parent / "data/splat/x86-warning-7.2.log").read_bytes()
@@ -44,22 +44,22 @@ class FakeGuest:
 
 class Look:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(cell_health, "PASSING_S", 0.05)
-        monkeypatch.setattr(cell_health, "_AGAIN_S", 0.01)
+        monkeypatch.setattr(health, "PASSING_S", 0.05)
+        monkeypatch.setattr(health, "_AGAIN_S", 0.01)
         self.watch = ConsoleWatch()
         self.hangs = 0
         choices = SimpleNamespace(flavors=())
         self.cell: Any = SimpleNamespace(watch=self.watch, context=SimpleNamespace(choices=choices))
 
     def __call__(self, guest: FakeGuest, cases: Sequence[Case], before: str = WELL) -> dict[str, Case]:
-        self.cell.state = cell_health.health.parse_state(before)
+        self.cell.state = health.health.parse_state(before)
 
         def hang() -> Told:
             self.hangs += 1
             return Told("bad/91 waits for readers of a VMA lock", "evidence: p.hang.txt")
 
         done = ProgramResult(cases=tuple(cases))
-        return {c.id: c for c in cell_health.look(self.cell, guest, done, "s/p", hang).cases}  # type: ignore[arg-type]
+        return {c.id: c for c in health.look(self.cell, guest, done, "s/p", hang).cases}  # type: ignore[arg-type]
 
 
 @pytest.fixture

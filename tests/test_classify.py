@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from fakes.trees import LOOKUP, SYMBOL, make_tree
 
-from orchestrator.errors import UserError
+from orchestrator.core.errors import UserError
 from orchestrator.source.classify import TreeClass, classify, maps_uses_vma_locks
 
 

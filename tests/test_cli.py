@@ -14,10 +14,11 @@ from fakes.command import Command
 from fakes.linux import make_linux
 from under_test import ORCHESTRATE
 
-from orchestrator import cli, data, errors
-from orchestrator import run as runs
-from orchestrator.outcome import RunResult
+from orchestrator.cli import main
+from orchestrator.core import data, errors
 from orchestrator.results.model import SCHEMA_VERSION, Case, CellResult, SuiteResult, Verdict
+from orchestrator.run import execute as runs
+from orchestrator.run.summary import RunResult
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def linux(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["-h"], ["--version"], ["list"], *([v, "-h"] for v in cli.cli.commands)]
+    "argv", [["--help"], ["-h"], ["--version"], ["list"], *([v, "-h"] for v in main.cli.commands)]
 )
 def test_what_only_tells(call: Command, argv: list[str]) -> None:
     said = call(*argv)
@@ -181,7 +182,7 @@ def test_the_installed_command() -> None:
     done = subprocess.run([*argv, "run", "--arch", "vax"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "orchestrate: unknown architecture 'vax'\n  Known are: arm64, x86_64.\n"
-    piped = f"{sys.executable} -m orchestrator.cli list | true"
+    piped = f"{sys.executable} -m orchestrator.cli.main list | true"
     assert (
         "Traceback"
         not in subprocess.run(piped, shell=True, capture_output=True, text=True, check=True).stderr

@@ -13,7 +13,7 @@ from fakes.mounts import READ_ONLY, SMALL, mounted
 from fakes.processes import alive, until
 from fakes.trees import git, make_git_tree, make_tree, snapshot
 
-from orchestrator.errors import InfraError, UserError
+from orchestrator.core.errors import InfraError, UserError
 from orchestrator.source import Tree, archive, clone, resolve
 from orchestrator.source.identity import content_digest
 
@@ -345,7 +345,7 @@ def test_no_space(repo: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     script = (
         "import sys; from pathlib import Path\n"
-        "from orchestrator.source import resolve; from orchestrator.errors import InfraError\n"
+        "from orchestrator.source import resolve; from orchestrator.core.errors import InfraError\n"
         "try: resolve(f'{sys.argv[1]}@HEAD', cache=Path(sys.argv[2]))\n"
         "except InfraError as error: print(error, [*Path(sys.argv[2]).glob('*/*.tmp')]); sys.exit(33)\n"
     )

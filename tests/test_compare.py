@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.analysis.compare import Comparison, MetricRatio, Outcome
 from orchestrator.analysis.compare import compare_pair as compare
-from orchestrator.suites.metrics import BETTER
+from orchestrator.verdict.metrics import BETTER
 
 Boots = Sequence[Mapping[str, float]]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import data
-from orchestrator.errors import Inconclusive, InfraError, KernelError, UserError
-from orchestrator.kernel import compile_only, warnings
+from orchestrator.core import data
+from orchestrator.core.errors import Inconclusive, InfraError, KernelError, UserError
+from orchestrator.kernel import build_warnings, compile_only
 from orchestrator.kernel.compile_only import Config
 from orchestrator.source.model import Tree
 
@@ -96,7 +96,7 @@ def test_no_compiler(tree: Tree, tmp_path: Path) -> None:
 def test_only_what_changed_is_compiled_and_all_warnings_are_known(tree: Tree, tmp_path: Path) -> None:
     config, objects, log = config_of(), tmp_path / "o", tmp_path / "logs/log"
 
-    def once() -> warnings.Ledger:
+    def once() -> build_warnings.Ledger:
         return compile_only.compile_(config, tree, objects, log, jobs=1)
 
     first = once()
@@ -105,7 +105,7 @@ def test_only_what_changed_is_compiled_and_all_warnings_are_known(tree: Tree, tm
     again = once()
     assert "CC      mm/a.o" not in log.read_text()
     assert again["mm/a"] == first["mm/a"]
-    assert warnings.new(first, again) == ["mm/b.c:2:2: warning: #warning more [-Wcpp]"]
+    assert build_warnings.new(first, again) == ["mm/b.c:2:2: warning: #warning more [-Wcpp]"]
 
 
 @needs_make

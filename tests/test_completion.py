@@ -16,16 +16,16 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from orchestrator import arch, completion, data
-from orchestrator import cli as tool
-from orchestrator.errors import InfraError, UserError
-from orchestrator.kernel import toolchain
-from orchestrator.run import LAST, RunDirectory
+from orchestrator.cli import completion
+from orchestrator.cli import main as tool
+from orchestrator.core import arch, data, toolchain
+from orchestrator.core.errors import InfraError, UserError
+from orchestrator.run.execute import LAST, RunDirectory
 
 #: A tool with one option of each sort, called as ours is.
 PROGRAM = """\
     import click
-    from orchestrator import completion
+    from orchestrator.cli import completion
 
     @click.group()
     def cli(): ...

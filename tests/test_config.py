@@ -13,9 +13,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from orchestrator import cli as tool
-from orchestrator import config
-from orchestrator.errors import UserError
+from orchestrator.cli import config
+from orchestrator.cli import main as tool
+from orchestrator.core.errors import UserError
 
 Got = dict[str, Any]
 Write = Callable[..., Path]
@@ -371,7 +371,7 @@ def test_a_mistake_in_the_tools_own_file(write: Write, place: Path) -> None:
 
 def test_the_import_is_light() -> None:
     code = (
-        "import sys, orchestrator.config;"
+        "import sys, orchestrator.cli.config;"
         "print([m for m in ('msgspec', 'rich', 'tomllib', 'difflib') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.vm import cpio
+from orchestrator.vm.rootfs import cpio
 
 SOME = [
     cpio.regular("usr/bin/tool", b"#!/bin/sh\n", 0o755),

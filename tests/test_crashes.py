@@ -21,11 +21,11 @@ import pytest
 from provoked import ARCHES, CRASHES, KERNELS, PLACES, PROVOKE, SYSRQ, Crash, Kernel
 from under_test import LINUX_7_2, ORCHESTRATE
 
-from orchestrator.evidence import decode
-from orchestrator.evidence.splat import Scanner, Splat
-from orchestrator.kernel.debug import Ends
-from orchestrator.outcome import RunResult
+from orchestrator.kernel.debug_build import Ends
 from orchestrator.results.model import Blame, Case, CellResult, Verdict
+from orchestrator.run.summary import RunResult
+from orchestrator.splat import symbolize
+from orchestrator.splat.scanner import Scanner, Splat
 from orchestrator.suites import catalog
 
 RUNS = Path(os.environ.get("ORCHESTRATE_RUNS") or Path(__file__).parents[1] / "runs")
@@ -77,7 +77,7 @@ class Found:
     def decoded(self, case: Case, where: str) -> str:
         """The first line of a case's trace that was found in a file of the source."""
         lines = [
-            line for line in case.detail.splitlines() if decode.DECODED.search(line) or "[inlined]" in line
+            line for line in case.detail.splitlines() if symbolize.DECODED.search(line) or "[inlined]" in line
         ]
         return next((line for line in lines if re.search(where, line)), "")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import data
-from orchestrator.errors import InfraError, UserError
+from orchestrator.core import data
+from orchestrator.core.errors import InfraError, UserError
 
 
 def test_in_a_checkout() -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from fakes.trees import make_tarball, make_tree
 
-from orchestrator.errors import InfraError, UserError
-from orchestrator.source import debian
-from orchestrator.source.apt import NoSuite, Package, sha256_file
-from orchestrator.source.debian import newest_selectable, resolve_debian
+from orchestrator.core.errors import InfraError, UserError
+from orchestrator.debian.apt import NoSuite, Package, sha256_file
+from orchestrator.source import debian_tree
+from orchestrator.source.debian_tree import newest_selectable, resolve_debian
 from orchestrator.source.identity import content_digest
 
 needs_dpkg = pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="dpkg-deb is not installed")
@@ -59,7 +59,7 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Suite]], None]
                 raise NoSuite(f"no {suite} here", remedy="name another")
             return suites[suite]
 
-        monkeypatch.setattr(debian, "_state", state)
+        monkeypatch.setattr(debian_tree, "_state", state)
 
     return install
 
@@ -196,11 +196,11 @@ class _Offline:
 def test_lists_of_an_earlier_day_serve_without_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(debian, "AptState", _Offline)
-    monkeypatch.setattr(debian, "host_arch", lambda: "amd64")
+    monkeypatch.setattr(debian_tree, "AptState", _Offline)
+    monkeypatch.setattr(debian_tree, "host_arch", lambda: "amd64")
     said: list[str] = []
-    debian._state("sid", tmp_path, said.append)
+    debian_tree._state("sid", tmp_path, said.append)
     assert "package lists fetched before" in said[0]
     monkeypatch.setattr(_Offline, "lists", False)
     with pytest.raises(InfraError, match="no network"):
-        debian._state("sid", tmp_path, said.append)
+        debian_tree._state("sid", tmp_path, said.append)

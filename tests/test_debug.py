@@ -10,9 +10,9 @@ from typing import NoReturn
 
 import pytest
 
-from orchestrator.errors import Inconclusive, UserError
-from orchestrator.kernel import debug
-from orchestrator.kernel.model import Kernel
+from orchestrator.core.errors import Inconclusive, UserError
+from orchestrator.kernel import debug_build
+from orchestrator.kernel.spec import Kernel
 
 pytestmark = pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
 
@@ -38,12 +38,12 @@ def plain(tmp_path: Path) -> Path:
 
 
 def test_line_numbers_are_seen(plain: Path, tmp_path: Path) -> None:
-    assert not debug.has_lines(plain)
-    assert debug.has_lines(_vmlinux(tmp_path, "lines", "-g"))
+    assert not debug_build.has_lines(plain)
+    assert debug_build.has_lines(_vmlinux(tmp_path, "lines", "-g"))
 
 
 def test_symbols_are_functions_with_their_sizes(plain: Path) -> None:
-    symbols = {symbol.name: symbol for symbol in debug.text_symbols(plain)}
+    symbols = {symbol.name: symbol for symbol in debug_build.text_symbols(plain)}
     assert {"helper", "first", "main"} <= set(symbols)
     assert "_edata" not in symbols
     said = subprocess.run(["nm", plain], capture_output=True, text=True, check=True).stdout
@@ -53,8 +53,8 @@ def test_symbols_are_functions_with_their_sizes(plain: Path) -> None:
 
 def test_line_numbers_move_nothing(plain: Path, tmp_path: Path) -> None:
     lines = _vmlinux(tmp_path, "lines", "-g")
-    assert debug.mismatch(plain, lines) == ""
-    debug.demand_match(plain, lines)
+    assert debug_build.mismatch(plain, lines) == ""
+    debug_build.demand_match(plain, lines)
 
 
 @pytest.mark.parametrize(
@@ -69,11 +69,11 @@ def test_other_code_is_refused_in_one_line(
     plain: Path, tmp_path: Path, flags: tuple[str, ...], code: str
 ) -> None:
     other = _vmlinux(tmp_path, "other", "-g", *flags, code=code)
-    why = debug.mismatch(plain, other)
+    why = debug_build.mismatch(plain, other)
     assert "\n" not in why
     assert "text symbols differ" in why
     with pytest.raises(UserError, match="other does not match the kernel of this cell"):
-        debug.demand_match(plain, other)
+        debug_build.demand_match(plain, other)
 
 
 def test_what_is_no_vmlinux(plain: Path, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_what_is_no_vmlinux(plain: Path, tmp_path: Path) -> None:
     torn.write_bytes(plain.read_bytes()[:4000])
     for path in (text, stripped, torn, tmp_path / "absent"):
         with pytest.raises(UserError, match=path.name):
-            debug.demand_match(plain, path)
+            debug_build.demand_match(plain, path)
 
 
 def _kernel(vmlinux: Path) -> Kernel:
@@ -101,28 +101,28 @@ def _not_asked() -> NoReturn:
 
 
 def test_what_explains_a_kernel(plain: Path, tmp_path: Path) -> None:
-    assert debug.explaining(plain, lambda: None) is None
+    assert debug_build.explaining(plain, lambda: None) is None
     store = tmp_path / "store"
     store.mkdir()
     made = _kernel(_vmlinux(store, "vmlinux", "-g"))
-    assert debug.explaining(plain, lambda: made) == made.vmlinux
+    assert debug_build.explaining(plain, lambda: made) == made.vmlinux
     other = _kernel(_vmlinux(store, "other", "-g", "-DMORE=1000001"))
     with pytest.raises(Inconclusive, match="other code than the kernel that crashed"):
-        debug.explaining(plain, lambda: other)
-    kept = _vmlinux(tmp_path, debug.KEPT, "-g", "-DMORE=1000001")
-    assert debug.explaining(plain, lambda: made) == made.vmlinux
-    _vmlinux(tmp_path, debug.KEPT, "-g")
-    assert debug.explaining(plain, _not_asked) == kept
+        debug_build.explaining(plain, lambda: other)
+    kept = _vmlinux(tmp_path, debug_build.KEPT, "-g", "-DMORE=1000001")
+    assert debug_build.explaining(plain, lambda: made) == made.vmlinux
+    _vmlinux(tmp_path, debug_build.KEPT, "-g")
+    assert debug_build.explaining(plain, _not_asked) == kept
     _vmlinux(tmp_path, "vmlinux", "-g")
-    assert debug.explaining(plain, _not_asked) == plain
+    assert debug_build.explaining(plain, _not_asked) == plain
 
 
 def test_ends_of_functions(plain: Path, tmp_path: Path) -> None:
-    ends = debug.Ends(plain)
-    symbols = {symbol.name: symbol for symbol in debug.text_symbols(plain)}
+    ends = debug_build.Ends(plain)
+    symbols = {symbol.name: symbol for symbol in debug_build.text_symbols(plain)}
     size = symbols["helper"].size
     assert symbols["helper"].address + size == symbols["first"].address
     assert ends("first") == f"helper+{size:#x}/{size:#x}"
     assert ends("no such function") == ""
-    assert debug.Ends(None)("first") == ""
-    assert debug.Ends(tmp_path / "nothing")("first") == ""
+    assert debug_build.Ends(None)("first") == ""
+    assert debug_build.Ends(tmp_path / "nothing")("first") == ""

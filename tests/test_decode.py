@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import arch as arches
-from orchestrator.arch import Arch
-from orchestrator.errors import InfraError
-from orchestrator.evidence import decode
-from orchestrator.evidence.decode import Frame
-from orchestrator.kernel import debug
+from orchestrator.core import arch as arches
+from orchestrator.core.arch import Arch
+from orchestrator.core.errors import InfraError
+from orchestrator.kernel import debug_build
+from orchestrator.splat import symbolize
+from orchestrator.splat.symbolize import Frame
 
 CODE = """\
 static volatile int seen;
@@ -51,7 +51,7 @@ class Program:
 
     def __init__(self, path: Path, arch: Arch) -> None:
         self.path, self.arch = path, arch
-        self.symbols = {symbol.name: symbol for symbol in debug.text_symbols(path)}
+        self.symbols = {symbol.name: symbol for symbol in debug_build.text_symbols(path)}
 
     def offsets(self, name: str, line: int) -> list[int]:
         """Offsets in a function whose instructions come of that line."""
@@ -93,7 +93,7 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_frame_of_a_trace_with_what_was_inlined(program: Program) -> None:
     after = max(program.offsets("leaf", 4)) + 1
     lines = ["[    1.000000] Call trace:", f"[    1.000001]  {program.frame('leaf', after)}"]
-    said = decode.text("\n".join(lines), program.path, program.arch).split("\n")
+    said = symbolize.text("\n".join(lines), program.path, program.arch).split("\n")
     assert said == [
         lines[0],
         "[    1.000001]  deepest mm/code.c:4 [inlined]",
@@ -107,17 +107,17 @@ def test_return_address_is_that_of_the_call(program: Program) -> None:
     second = min(at for at in program.offsets("caller", 21) if at > min(program.offsets("caller", 20)))
     frame = program.frame("caller", second)
     called, exact, doubtful = (
-        decode.text(line, program.path, program.arch)
+        symbolize.text(line, program.path, program.arch)
         for line in (f" {frame}", f"RIP: 0010:{frame}", f" ? {frame}")
     )
     assert called.endswith("code.c:20")
     assert "code.c:21)" in exact
     assert doubtful.endswith("code.c:20")
-    assert decode.text(f"pc : {frame}", program.path, program.arch).endswith("code.c:21)")
-    assert decode.text(f"lr : {frame}", program.path, program.arch).endswith("code.c:20)")
+    assert symbolize.text(f"pc : {frame}", program.path, program.arch).endswith("code.c:21)")
+    assert symbolize.text(f"lr : {frame}", program.path, program.arch).endswith("code.c:20)")
     kasan = f"BUG: KASAN: slab-use-after-free in {frame}"
-    assert decode.text(kasan, program.path, program.arch).endswith("code.c:21)")
-    assert "code.c:21" in decode.text(f" {frame} (P)", program.path, program.arch)
+    assert symbolize.text(kasan, program.path, program.arch).endswith("code.c:21)")
+    assert "code.c:21" in symbolize.text(f" {frame} (P)", program.path, program.arch)
 
 
 def test_call_that_does_not_return_is_told(program: Program) -> None:
@@ -125,7 +125,7 @@ def test_call_that_does_not_return_is_told(program: Program) -> None:
     gone = program.symbols["gone"]
     after = next(s for s in program.symbols.values() if s.address == gone.address + gone.size)
     line = f" {program.frame(after.name, 0)}"
-    said = decode.text(line, program.path, program.arch)
+    said = symbolize.text(line, program.path, program.arch)
     if gone.size % 16 and "code.c:16" not in said:
         pytest.skip("this compiler pads between the two")
     assert said.endswith("code.c:16 (in gone)")
@@ -140,23 +140,23 @@ def test_what_cannot_be_told_stays_as_it_is(program: Program) -> None:
         "\x00\ufffd leaf+0xzz/0x1",
         "",
     ):
-        assert decode.text(line, program.path, program.arch) == line
+        assert symbolize.text(line, program.path, program.arch) == line
 
 
 def test_two_of_one_name_are_told_by_their_size(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     leaf = program.symbols["leaf"]
-    other = debug.Symbol("leaf", program.symbols["caller"].address, leaf.size + 64)
-    monkeypatch.setattr(debug, "text_symbols", lambda path: (leaf, other))
+    other = debug_build.Symbol("leaf", program.symbols["caller"].address, leaf.size + 64)
+    monkeypatch.setattr(debug_build, "text_symbols", lambda path: (leaf, other))
     (at,) = [Frame("leaf", leaf.size, leaf.size, exact=False)]
-    (places,) = decode.look_up([at], program.path, program.arch).values()
+    (places,) = symbolize.look_up([at], program.path, program.arch).values()
     assert places[-1].function == "leaf"
     # a size that neither has: not guessed at
-    assert not decode.look_up([Frame("leaf", 1, 1, exact=False)], program.path, program.arch)
+    assert not symbolize.look_up([Frame("leaf", 1, 1, exact=False)], program.path, program.arch)
 
 
 def test_a_flood_is_bounded() -> None:
-    lines = [f" f{n}+0x1/0x2" for n in range(decode.MAX_FRAMES * 2)]
-    assert len(decode.frames(lines * 2)) == decode.MAX_FRAMES
+    lines = [f" f{n}+0x1/0x2" for n in range(symbolize.MAX_FRAMES * 2)]
+    assert len(symbolize.frames(lines * 2)) == symbolize.MAX_FRAMES
 
 
 @pytest.mark.parametrize(
@@ -174,10 +174,10 @@ def test_a_flood_is_bounded() -> None:
     ids=lambda noise: noise[:12],
 )
 def test_hostile_lines_cost_linear_time(noise: str) -> None:
-    places = {Frame("f", 1, 2, exact=False): (decode.Place("f", "a.c:1"),)}
+    places = {Frame("f", 1, 2, exact=False): (symbolize.Place("f", "a.c:1"),)}
     since = time.monotonic()
-    decode.frames(noise.split("\n"))
-    decode.annotate(noise.split("\n"), places)
+    symbolize.frames(noise.split("\n"))
+    symbolize.annotate(noise.split("\n"), places)
     assert time.monotonic() - since < 5
 
 
@@ -186,5 +186,5 @@ def test_missing_addr2line_is_named(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InfraError, match="addr2line is not installed") as error:
-        decode.text(program.frame("leaf", 2), program.path, program.arch)
+        symbolize.text(program.frame("leaf", 2), program.path, program.arch)
     assert "apt-get install binutils" in error.value.remedy

@@ -14,15 +14,17 @@ import pytest
 from test_reproduce import record
 from under_test import ORCHESTRATE, SOURCE
 
-from orchestrator import again, arch, data, decoding
-from orchestrator.errors import Inconclusive, UserError
-from orchestrator.guest_record import FILE
-from orchestrator.kernel import debug
-from orchestrator.kernel.model import Kernel, KernelSpec
-from orchestrator.outcome import RunResult
-from orchestrator.plan import CellPlan, Choices, Plan
+from orchestrator.cell import stack_traces
+from orchestrator.cell.record import FILE
+from orchestrator.core import arch, data
+from orchestrator.core.errors import Inconclusive, UserError
+from orchestrator.core.store import Store
+from orchestrator.debug import reopen
+from orchestrator.kernel import debug_build
+from orchestrator.kernel.spec import Kernel, KernelSpec
+from orchestrator.plan.plan import CellPlan, Choices, Plan
 from orchestrator.results.model import Blame, Case, CellResult, SuiteResult, Verdict
-from orchestrator.store import Store
+from orchestrator.run.summary import RunResult
 
 pytestmark = pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
 
@@ -43,7 +45,7 @@ class Crashed:
         self.kernel = self.root / "artifacts/k"
         self.kernel.mkdir(parents=True)
         self.vmlinux = self.compile(self.kernel / "vmlinux")
-        size = next(s.size for s in debug.text_symbols(self.vmlinux) if s.name == "leaf")
+        size = next(s.size for s in debug_build.text_symbols(self.vmlinux) if s.name == "leaf")
         self.frame = f"leaf+0x4/{size:#x}"
         self.record = record(arch.host().name, vmlinux="artifacts/k/vmlinux")
         (self.cell / FILE).write_bytes(msgspec.json.encode(self.record))
@@ -76,7 +78,7 @@ class Crashed:
         return path
 
     def kept(self) -> Path:
-        return self.kernel / debug.KEPT
+        return self.kernel / debug_build.KEPT
 
 
 @pytest.fixture
@@ -90,24 +92,24 @@ def _no_spec() -> NoReturn:
 
 def _explaining(crashed: Crashed, store: Store, *, build: bool = False, ask: bool = False) -> Path:
     spec = (lambda: object()) if ask else _no_spec
-    return decoding.explaining(crashed.root, crashed.record, spec, store, print, build=build)  # type: ignore[arg-type]
+    return stack_traces.explaining(crashed.root, crashed.record, spec, store, print, build=build)  # type: ignore[arg-type]
 
 
 def test_only_what_is_bad_and_has_a_trace_is_decoded(crashed: Crashed) -> None:
-    assert decoding.wanted(crashed.result)
-    assert not decoding.wanted(msgspec.structs.replace(crashed.result, suites=()))
+    assert stack_traces.wanted(crashed.result)
+    assert not stack_traces.wanted(msgspec.structs.replace(crashed.result, suites=()))
 
 
 def test_consoles_and_details_get_lines(crashed: Crashed) -> None:
     lines = crashed.compile(crashed.kept(), "-g")
-    told, files = decoding.write(crashed.root, crashed.record, lines, crashed.result)
+    told, files = stack_traces.write(crashed.root, crashed.record, lines, crashed.result)
     assert [path.name for path in files] == ["console.decoded.log"]
     assert files[0].read_text().splitlines()[1].endswith(f" {crashed.frame} {crashed.kernel}/main.c:2")
     (case,) = told.suites[0].cases
     assert "main.c:2" in case.detail
     assert told.cases == crashed.result.cases
     assert told.properties["stack traces"] == "with lines: cells/c/console.decoded.log"
-    again_, _ = decoding.write(crashed.root, crashed.record, lines, told)
+    again_, _ = stack_traces.write(crashed.root, crashed.record, lines, told)
     assert again_ == told
 
 
@@ -122,7 +124,7 @@ def test_kept_debug_build_is_taken_unless_it_is_other_code(
     crashed.compile(crashed.kept(), "-g")
     assert _explaining(crashed, store) == crashed.kept()
     crashed.compile(crashed.kept(), "-g", more="1000001")
-    monkeypatch.setattr(debug, "find", lambda spec, store: None)
+    monkeypatch.setattr(debug_build, "find", lambda spec, store: None)
     with pytest.raises(UserError, match=r"orchestrate decode 20260101-000000-aaaa/c"):
         _explaining(crashed, store, ask=True)
 
@@ -134,8 +136,8 @@ def _builds(monkeypatch: pytest.MonkeyPatch, vmlinux: Path) -> None:
             build_id="", toolchain="gcc", cpu_s=0, cached=False,
         )  # fmt: skip
 
-    monkeypatch.setattr(debug, "find", lambda spec, store: None)
-    monkeypatch.setattr(debug, "build", build)
+    monkeypatch.setattr(debug_build, "find", lambda spec, store: None)
+    monkeypatch.setattr(debug_build, "build", build)
 
 
 def test_debug_build_is_made_where_it_may_and_kept(
@@ -143,7 +145,7 @@ def test_debug_build_is_made_where_it_may_and_kept(
 ) -> None:
     _builds(monkeypatch, crashed.compile(tmp_path / "vmlinux", "-g"))
     assert _explaining(crashed, store, build=True, ask=True) == crashed.kept()
-    assert debug.has_lines(crashed.kept())
+    assert debug_build.has_lines(crashed.kept())
 
 
 def test_debug_build_of_other_code_is_refused(
@@ -158,31 +160,31 @@ def test_debug_build_of_other_code_is_refused(
 def test_image_alone_explains_nothing(crashed: Crashed, store: Store) -> None:
     alone = msgspec.structs.replace(crashed.record, vmlinux="")
     with pytest.raises(UserError, match="only an image"):
-        decoding.explaining(crashed.root, alone, _no_spec, store, print, build=True)
+        stack_traces.explaining(crashed.root, alone, _no_spec, store, print, build=True)
 
 
 def test_image_alone_is_compared_by_its_build_id(crashed: Crashed, store: Store) -> None:
-    found = again.Found(crashed.root, "c")
+    found = reopen.Found(crashed.root, "c")
     crashed.vmlinux.unlink()
     own = crashed.compile(crashed.root.parent / "own", "-g", "-Wl,--build-id=0x1234567890abcdef")
     with pytest.raises(UserError, match="own cannot be compared"):
-        again.decode(found, store, print, vmlinux=own)
+        reopen.decode(found, store, print, vmlinux=own)
     for build_id, fits in (("1234567890abcdef", True), ("12345678ffffffff", False)):
         told = msgspec.structs.replace(crashed.result, properties={"proof: build-id": build_id})
         (crashed.cell / "result.json").write_bytes(msgspec.json.encode(told))
         if fits:
-            assert "main.c:2" in again.decode(found, store, print, vmlinux=own).cases[0].detail
+            assert "main.c:2" in reopen.decode(found, store, print, vmlinux=own).cases[0].detail
         else:
             with pytest.raises(
                 UserError, match="its build-id is 1234567890abcdef, the cell's 12345678ffffffff"
             ):
-                again.decode(found, store, print, vmlinux=own)
+                reopen.decode(found, store, print, vmlinux=own)
 
 
 def test_verb_writes_the_results_anew(crashed: Crashed, store: Store) -> None:
     lines = crashed.compile(crashed.root.parent / "own", "-g")
-    found = again.Found(crashed.root, "c")
-    decoded = again.decode(found, store, print, vmlinux=lines)
+    found = reopen.Found(crashed.root, "c")
+    decoded = reopen.decode(found, store, print, vmlinux=lines)
     assert [path.name for path in decoded.files] == ["console.decoded.log"]
     assert "main.c:2" in decoded.cases[0].detail
     for name in ("results.json", "cells/c/result.json", "junit.xml"):
@@ -190,14 +192,14 @@ def test_verb_writes_the_results_anew(crashed: Crashed, store: Store) -> None:
 
 
 def test_vmlinux_that_does_not_match_is_refused_in_one_line(crashed: Crashed, store: Store) -> None:
-    found = again.Found(crashed.root, "c")
+    found = reopen.Found(crashed.root, "c")
     other = crashed.compile(crashed.root.parent / "other", "-g", more="1000001")
     with pytest.raises(UserError, match="other does not match the kernel of this cell") as error:
-        again.decode(found, store, print, vmlinux=other)
+        reopen.decode(found, store, print, vmlinux=other)
     assert "\n" not in error.value.message
     plain = crashed.compile(crashed.root.parent / "plain")
     with pytest.raises(UserError, match="plain has no line numbers"):
-        again.decode(found, store, print, vmlinux=plain)
+        reopen.decode(found, store, print, vmlinux=plain)
     assert not list(crashed.cell.glob("*.decoded.log"))
 
 
@@ -205,14 +207,14 @@ def _in_run(crashed: Crashed, *, decode: bool = False, result: CellResult | None
     plan = CellPlan(id="c", label="x", arch="x86_64", variant="mmap-lock", suites=(), smp=2, mem_mib=512)
     choices = Choices(arches=("x86_64",), variants=("mmap-lock",), decode=decode)
     shared = SimpleNamespace(root=crashed.root, choices=choices, store=None, cancelled=lambda: False)
-    return decoding.in_run(cast("Any", shared), plan, result or crashed.result, lambda phase, text: None)
+    return stack_traces.in_run(cast("Any", shared), plan, result or crashed.result, lambda phase, text: None)
 
 
 def test_run_decodes_what_costs_nothing_and_more_when_told(
     crashed: Crashed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "kernel_spec", lambda *_: object())
-    monkeypatch.setattr(debug, "find", lambda spec, store: None)
+    monkeypatch.setattr(stack_traces, "kernel_spec", lambda *_: object())
+    monkeypatch.setattr(debug_build, "find", lambda spec, store: None)
     _builds(monkeypatch, crashed.compile(tmp_path / "vmlinux", "-g"))
     told = _in_run(crashed)
     assert told.suites == crashed.result.suites
@@ -234,7 +236,7 @@ def test_run_loses_no_result_for_want_of_lines(crashed: Crashed, monkeypatch: py
 
 
 def test_debug_fragment_asks_for_what_moves_no_code() -> None:
-    text = (data.kconfigs() / debug.FRAGMENT).read_text()
+    text = (data.kconfigs() / debug_build.FRAGMENT).read_text()
     asked = {line for line in text.splitlines() if line.startswith(("CONFIG_", "# CONFIG_"))}
     assert all("DEBUG_INFO" in line for line in asked)
 

@@ -16,9 +16,9 @@ import click
 import msgspec
 import pytest
 
-from orchestrator import arch, data, errors
-from orchestrator.arch import Arch
-from orchestrator.cli import cli
+from orchestrator.cli.main import cli
+from orchestrator.core import arch, data, errors
+from orchestrator.core.arch import Arch
 from orchestrator.results import junit
 from orchestrator.results.model import CELL_CASES, Blame, Case, CellResult, Verdict, exit_code
 from orchestrator.source.classify import TreeClass
@@ -350,10 +350,10 @@ def test_licence_line(page: Path) -> None:
 
 
 def test_what_is_told_of_a_splat_is_documented() -> None:
-    from orchestrator.evidence import noise
-    from orchestrator.evidence.kinds import Class
-    from orchestrator.evidence.splat import Scanner
     from orchestrator.report import splats
+    from orchestrator.splat import noise
+    from orchestrator.splat.kinds import Class
+    from orchestrator.splat.scanner import Scanner
 
     scanner = Scanner()
     scanner.feed(b"BUG: Bad rss-counter state mm:1\n")

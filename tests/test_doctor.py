@@ -20,12 +20,13 @@ import pytest
 from fakes.mounts import mounted
 from rich.console import Console
 
-from orchestrator import arch, doctor
-from orchestrator.arch import Arch
+from orchestrator import doctor
+from orchestrator.core import arch
+from orchestrator.core.arch import Arch
+from orchestrator.core.errors import InfraError
 from orchestrator.doctor import Check
 from orchestrator.doctor import checks as doctor_checks
 from orchestrator.doctor import host as doctor_host
-from orchestrator.errors import InfraError
 from orchestrator.vm import accel, probe, qemu
 from orchestrator.vm.probe import Started, Trial
 
@@ -786,7 +787,8 @@ def test_no_check_imports_what_another_may_import(tmp_path: Path) -> None:
     code = """
         import sys, threading
         from pathlib import Path
-        from orchestrator import arch, doctor
+        from orchestrator import doctor
+        from orchestrator.core import arch
         from orchestrator.vm.probe import Trial
         before, start = set(), threading.Thread.start
         def first(thread):
@@ -816,8 +818,9 @@ def test_no_traceback_anywhere(environment: dict[str, str], tmp_path: Path) -> N
         from pathlib import Path
         import sys
         from rich.console import Console
-        from orchestrator import arch, doctor
-        from orchestrator.store import default_cache
+        from orchestrator import doctor
+        from orchestrator.core import arch
+        from orchestrator.core.store import default_cache
         checks = doctor.check([arch.load(n) for n in arch.names()], default_cache())
         doctor.render(checks, Console(highlight=False, markup=False, emoji=False))
         sys.exit(doctor.exit_code(checks))

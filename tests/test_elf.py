@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import elf
-from orchestrator.errors import Inconclusive, InfraError
+from orchestrator.core import elf
+from orchestrator.core.errors import Inconclusive, InfraError
 
 ID = bytes(range(1, 21))
 

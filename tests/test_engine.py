@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from fakes.processes import until
 
+from orchestrator.core.process import Supervised
 from orchestrator.engine.local import LocalEngine
-from orchestrator.plan import CellPlan
-from orchestrator.process import Supervised
+from orchestrator.plan.plan import CellPlan
 from orchestrator.results.model import CellResult
 
 

@@ -10,13 +10,14 @@ import msgspec
 import pytest
 from fakes.linux import make_linux
 
-from orchestrator import estimate, prepare
-from orchestrator.analysis.pair import WITH, WITHOUT
+from orchestrator.analysis.pairs import WITH, WITHOUT
+from orchestrator.core.store import Store
 from orchestrator.kernel import build
-from orchestrator.plan import Choices, Plan, Source
+from orchestrator.plan import prepare
+from orchestrator.plan.plan import Choices, Plan, Source
 from orchestrator.report import terminal
 from orchestrator.results.model import Case, CellResult, SuiteResult, Verdict
-from orchestrator.store import Store
+from orchestrator.run import estimate
 
 
 class Scene:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from orchestrator.events import Event, Events, now
+from orchestrator.core.events import Event, Events, now
 
 HOSTILE = "[red]markup[/red] [/nothing] :smile: \\x1b"
 

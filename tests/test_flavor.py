@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from under_test import ORCHESTRATE, SOURCE
 
-from orchestrator import arch as arches
-from orchestrator import chosen, data, prepare
-from orchestrator.errors import UserError
+from orchestrator.cli import choices_from_options
+from orchestrator.core import arch as arches
+from orchestrator.core import data
+from orchestrator.core.errors import UserError
+from orchestrator.core.toolchain import Toolchain
 from orchestrator.kernel import flavor, kconfig
-from orchestrator.kernel.toolchain import Toolchain
+from orchestrator.plan import prepare
 from orchestrator.suites import catalog
 
 
@@ -68,7 +70,7 @@ def test_suites_that_race_are_of_no_use_on_a_slow_kernel() -> None:
     given = dict.fromkeys(("sources", "patches", "digests", "kconfig", "variants", "arches"), ())
     given |= {"toolchain": "gcc", "config": "", "jobs": 0, "flavors": ("maple",), "suites": ("progress",)}
     with pytest.raises(UserError, match=r"'progress' needs .* full speed; flavor 'maple': its checks"):
-        chosen.choices(given, tests=True)
+        choices_from_options.choices(given, tests=True)
 
 
 def test_default_suites_are_those_that_can_show_something() -> None:

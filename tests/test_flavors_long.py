@@ -15,7 +15,7 @@ import pytest
 from test_long import _orchestrate
 from test_own_suites import known, run
 
-from orchestrator import arch, data
+from orchestrator.core import arch, data
 from orchestrator.results.model import Verdict
 
 #: Flavors of one kernel, and what keeps it busy.

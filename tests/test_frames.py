@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.evidence import frames
-from orchestrator.evidence.splat import Scanner
+from orchestrator.splat import frames
+from orchestrator.splat.scanner import Scanner
 
 
 def blamed(*lines: str) -> str:

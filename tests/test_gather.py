@@ -16,23 +16,23 @@ import pytest
 from fakes.leaky import leak_vma_locks
 from test_snapshot import Origin
 
-from orchestrator import arch as arches
-from orchestrator.evidence import gather
+from orchestrator.cell.program import Told
+from orchestrator.core import arch as arches
+from orchestrator.core.compile import compile_static
+from orchestrator.core.store import Store, default_cache
+from orchestrator.evidence import collect
 from orchestrator.evidence.watch import ConsoleWatch
-from orchestrator.kernel.programs import compile_static
-from orchestrator.store import Store, default_cache
-from orchestrator.suites.runner import Told
-from orchestrator.vm import overlay
 from orchestrator.vm.machine import Guest
+from orchestrator.vm.rootfs import overlay
 
 LOOK, LEAK = str(overlay.LOOKER), str(overlay.PAYLOAD / "leak")
 HOSTILE = Path(__file__).parent / "data/hostile"
 
 
 def test_the_box_grows_with_the_guest_up_to_a_bound() -> None:
-    assert gather.limit_s(0.5) == gather.BOX_S
-    assert gather.limit_s(2.0) == 2 * gather.BOX_S
-    assert gather.limit_s(100.0) == gather.BOX_MOST_S
+    assert collect.limit_s(0.5) == collect.BOX_S
+    assert collect.limit_s(2.0) == 2 * collect.BOX_S
+    assert collect.limit_s(100.0) == collect.BOX_MOST_S
 
 
 @pytest.fixture(scope="module", params=arches.names())
@@ -58,7 +58,7 @@ def guest(booted: Origin) -> Iterator[Guest]:
 
 
 def kept(guest: Guest, folder: Path, *, dump: bool = True) -> Told:
-    return gather.look(guest, "p", folder=folder, root=folder, watch=ConsoleWatch(), dump=dump)
+    return collect.look(guest, "p", folder=folder, root=folder, watch=ConsoleWatch(), dump=dump)
 
 
 @pytest.mark.guest
@@ -99,11 +99,11 @@ def test_a_guest_whose_server_is_mute(guest: Guest, tmp_path: Path) -> None:
 def test_qemu_is_killed_or_stopped_meanwhile(
     guest: Guest, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gather, "BOX_S", 6.0)
+    monkeypatch.setattr(collect, "BOX_S", 6.0)
     threading.Timer(0.5, os.kill, [guest.pid, number]).start()
     since = time.monotonic()
     told = kept(guest, tmp_path)
-    assert time.monotonic() - since < 4 * gather.limit_s(guest.factor)
+    assert time.monotonic() - since < 4 * collect.limit_s(guest.factor)
     # what came until then is kept
     assert (tmp_path / "p.hang.txt").stat().st_size
     assert told.detail.startswith("evidence: p.hang.txt")
@@ -161,7 +161,7 @@ def test_the_disk_fills_up_during_the_dump(
     guest: Guest, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = shutil.disk_usage(Path("/"))
-    monkeypatch.setattr(gather.shutil, "disk_usage", lambda path: free._replace(free=1 << 40))
+    monkeypatch.setattr(collect.shutil, "disk_usage", lambda path: free._replace(free=1 << 40))
     told = kept(guest, small)
     assert "memory dump: QEMU could not write it: is the disk full?" in told.detail
     assert (small / "p.hang.txt").stat().st_size

@@ -17,11 +17,12 @@ from fakes.processes import alive
 from test_reproduce import record
 from under_test import ORCHESTRATE, SOURCE
 
-from orchestrator import arch, gdb
-from orchestrator.again import Found
-from orchestrator.errors import InfraError, UserError
-from orchestrator.guest_record import FILE
-from orchestrator.kernel import debug
+from orchestrator.cell.record import FILE
+from orchestrator.core import arch
+from orchestrator.core.errors import InfraError, UserError
+from orchestrator.debug import gdb
+from orchestrator.debug.reopen import Found
+from orchestrator.kernel import debug_build
 
 
 def test_command(tmp_path: Path) -> None:
@@ -62,7 +63,7 @@ def test_symbols_are_the_best_there_are(tmp_path: Path) -> None:
     assert gdb.symbols(found, None) is None
     kernel = tmp_path / "artifacts/k"
     kernel.mkdir(parents=True)
-    own, kept = kernel / "vmlinux", kernel / debug.KEPT
+    own, kept = kernel / "vmlinux", kernel / debug_build.KEPT
     compiled(own)
     assert gdb.symbols(found, None) == own
     compiled(kept, "-g", "-DOTHER")

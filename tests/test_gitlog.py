@@ -10,7 +10,7 @@ from fakes.linux import commit_file
 from fakes.trees import git, make_git_tree
 
 from orchestrator.bisect import gitlog
-from orchestrator.errors import UserError
+from orchestrator.core.errors import UserError
 
 
 def test_git_takes_what_we_write_and_we_what_git_writes(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from fakes.trees import git
 from simulate_bisect import SHAPES, commit_all
 
 from orchestrator.bisect.graph import History
-from orchestrator.errors import UserError
+from orchestrator.core.errors import UserError
 
 
 @pytest.fixture

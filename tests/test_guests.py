@@ -20,16 +20,19 @@ import psutil
 import pytest
 from under_test import ORCHESTRATE, SOURCE
 
-from orchestrator import arch, cell, prepare, source
-from orchestrator.cell_state import Cell, Context, Target, kernel_spec
-from orchestrator.cell_suites import guest_spec
+from orchestrator import source
+from orchestrator.cell import lifecycle
+from orchestrator.cell.state import Cell, Context, Target, kernel_spec
+from orchestrator.cell.suites import guest_spec
+from orchestrator.core import arch
+from orchestrator.core.store import Store, default_cache
 from orchestrator.kernel import build as kernels
-from orchestrator.outcome import RunResult
-from orchestrator.plan import CellPlan, Choices, Source
+from orchestrator.plan import prepare
+from orchestrator.plan.plan import CellPlan, Choices, Source
 from orchestrator.results.model import Blame, Case, CellResult, Verdict
+from orchestrator.run.summary import RunResult
 from orchestrator.source.classify import classify
 from orchestrator.source.model import Tree
-from orchestrator.store import Store, default_cache
 from orchestrator.suites import catalog
 from orchestrator.suites.catalog import Suite
 from orchestrator.vm import accel
@@ -221,7 +224,7 @@ class Bench:
             self.said.append(f"{phase}: {text}")
             heard(phase, text)
 
-        return cell.carry_out(self.context(suite, **changes), plan, say)
+        return lifecycle.carry_out(self.context(suite, **changes), plan, say)
 
 
 def _context(tree: Tree, store: Store, root: Path, *suites: Suite) -> Context:

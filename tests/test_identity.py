@@ -12,7 +12,7 @@ from fakes.trees import git, make_git_tree, make_tree, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.errors import UserError
+from orchestrator.core.errors import UserError
 from orchestrator.source import identity
 from orchestrator.source.identity import (
     check_clean,

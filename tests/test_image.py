@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from test_cpio import parse
 
-from orchestrator import arch, data
-from orchestrator.arch import Arch
-from orchestrator.errors import InfraError, UserError
-from orchestrator.source import apt
-from orchestrator.store import file_digest
-from orchestrator.vm import image
-from orchestrator.vm.image import Member
+from orchestrator.core import arch, data
+from orchestrator.core.arch import Arch
+from orchestrator.core.errors import InfraError, UserError
+from orchestrator.core.store import file_digest
+from orchestrator.debian import apt
+from orchestrator.vm.rootfs import image
+from orchestrator.vm.rootfs.image import Member
 
 HOST = arch.host()
 APPLETS = ("[", "[[", "ash", "busybox", "init", "ls", "mount", "sh")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
-from orchestrator.errors import InfraError
+from orchestrator.core.errors import InfraError
 from orchestrator.results import junit
 from orchestrator.results.model import Blame, Case, CellResult, SuiteResult, Verdict
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import arch, data
-from orchestrator.errors import UserError
+from orchestrator.core import arch, data
+from orchestrator.core.errors import UserError
 from orchestrator.kernel import kconfig
 from orchestrator.kernel.kconfig import Fragment, Lost, Request
 

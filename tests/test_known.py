@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from orchestrator import data
-from orchestrator.analysis.pair import rates
-from orchestrator.errors import UserError
+from orchestrator.analysis.pairs import rates
+from orchestrator.core import data
+from orchestrator.core.errors import UserError
 from orchestrator.results.model import Blame, Case, CellResult, SuiteResult, Verdict, exit_code
-from orchestrator.suites import known
+from orchestrator.verdict import known
 
 TODAY = datetime.date(2026, 11, 20)
 ENTRY = known.Entry(

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.core.text import clean
 from orchestrator.results.model import Blame, Verdict, exit_code
-from orchestrator.suites.ktap import parse, to_cases
 from orchestrator.suites.ktap_parser import MAX_DEPTH, MAX_PROBLEMS
-from orchestrator.text import clean
+from orchestrator.verdict.ktap import parse, to_cases
 
 LOGS = Path(__file__).parent / "data" / "ktap"
 SIX = [f"{v}.test_maps_tearing_from_{t}" for v in ("maps", "smaps") for t in ("split", "resize", "remap")]

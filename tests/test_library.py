@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import arch, data
+from orchestrator.core import arch, data
+from orchestrator.core.store import Store
 from orchestrator.results.model import Verdict
-from orchestrator.store import Store
-from orchestrator.suites import build, catalog, ktap
+from orchestrator.suites import build, catalog
+from orchestrator.verdict import ktap
 
 pytestmark = pytest.mark.slow
 

@@ -14,10 +14,10 @@ import pytest
 from under_test import LINUX_6_1, LINUX_6_12, LINUX_7_2, ORCHESTRATE
 
 from orchestrator import source
-from orchestrator.outcome import RunResult
+from orchestrator.core.store import default_cache
 from orchestrator.results.model import Blame, Case, Verdict
+from orchestrator.run.summary import RunResult
 from orchestrator.source.model import Tree
-from orchestrator.store import default_cache
 
 pytestmark = pytest.mark.long
 

@@ -12,10 +12,11 @@ import pytest
 from fakes import qemu as fake
 from fakes.processes import until
 
-from orchestrator import arch
-from orchestrator.vm import emulator, machine, overlay
+from orchestrator.core import arch
+from orchestrator.vm import emulator, machine
 from orchestrator.vm.machine import Guest
 from orchestrator.vm.qemu import GuestSpec
+from orchestrator.vm.rootfs import overlay
 
 HANGS_S = 60.0
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import InfraError, KernelError, OrchestrateError
-from orchestrator.kernel import makelog
-from orchestrator.process import Outcome
+from orchestrator.core.errors import InfraError, KernelError, OrchestrateError
+from orchestrator.core.process import Outcome
+from orchestrator.kernel import build_log
 
 ENDED = Outcome(2, None, "ended")
 
@@ -64,7 +64,7 @@ def test_the_word_of_a_log(
 ) -> None:
     (tmp_path / "log").write_text(text)
     with pytest.raises(OrchestrateError) as caught:
-        makelog.raise_for("here", Path("/tree"), outcome, tmp_path / "log", kept=tmp_path / "kept")
+        build_log.raise_for("here", Path("/tree"), outcome, tmp_path / "log", kept=tmp_path / "kept")
     assert type(caught.value) is error
     assert message in caught.value.message
     assert str(tmp_path / "kept") in caught.value.remedy
@@ -83,11 +83,11 @@ def test_what_ended_of_a_compile_error_alone(
     tmp_path: Path, text: str, outcome: Outcome, whole: bool
 ) -> None:
     (tmp_path / "log").write_text(text)
-    assert makelog.is_compile_error(outcome, tmp_path / "log") is whole
+    assert build_log.is_compile_error(outcome, tmp_path / "log") is whole
 
 
 def test_how_far_a_build_is(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    assert makelog.objects(log) == 0
+    assert build_log.objects(log) == 0
     log.write_text("  CC      mm/a.o\n  LD      mm/built-in.a\n  AS      mm/b.o\n  CC")
-    assert makelog.objects(log) == 2
+    assert build_log.objects(log) == 2

@@ -16,9 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator import data
+from orchestrator.core import data
 from orchestrator.results.model import Blame, Verdict
-from orchestrator.suites.metrics import Sample, judge, parse_map_latency
+from orchestrator.verdict.metrics import Sample, judge, parse_map_latency
 
 pytestmark = pytest.mark.slow
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.errors import Inconclusive
+from orchestrator.core.errors import Inconclusive
 from orchestrator.results.model import Blame, Verdict
-from orchestrator.suites import metrics
-from orchestrator.suites.metrics import judge, parse_map_latency, pool, quantile_us
+from orchestrator.verdict import metrics
+from orchestrator.verdict.metrics import judge, parse_map_latency, pool, quantile_us
 
 Document = dict[str, Any]
 

@@ -5,7 +5,7 @@ from itertools import chain, combinations, permutations
 
 import pytest
 
-from orchestrator import errors
+from orchestrator.core import errors
 from orchestrator.results.model import (
     GRAVITY,
     Blame,

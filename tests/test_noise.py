@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import UserError
-from orchestrator.evidence import noise
-from orchestrator.evidence.noise import Entry
-from orchestrator.evidence.splat import Scanner, Splat
+from orchestrator.core.errors import UserError
 from orchestrator.evidence.watch import ConsoleWatch
+from orchestrator.splat import noise
+from orchestrator.splat.noise import Entry
+from orchestrator.splat.scanner import Scanner, Splat
 
 DAY = datetime.date(2027, 6, 1)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from under_test import ORCHESTRATE
 
-from orchestrator.errors import UserError
-from orchestrator.evidence import offline
-from orchestrator.evidence.kinds import Class
+from orchestrator.core.errors import UserError
+from orchestrator.splat import file
+from orchestrator.splat.kinds import Class
 
 LOGS = Path(__file__).parent / "data" / "splat"
 COMMAND = [*ORCHESTRATE, "console"]
@@ -56,7 +56,7 @@ def test_a_clean_console_is_an_empty_array() -> None:
 def test_the_text_fits_a_terminal(path: Path) -> None:
     from orchestrator.report import splats
 
-    text = splats.as_text(offline.read(str(path)))
+    text = splats.as_text(file.read(str(path)))
     assert max(map(len, text.splitlines())) <= 80
     assert text.isprintable() or "\n" in text
 
@@ -74,7 +74,7 @@ def test_what_cannot_be_read_is_wrong_usage(name: str, tmp_path: Path) -> None:
     if name == locked.name and os.access(locked, os.R_OK):
         pytest.skip("root reads anything")
     with pytest.raises(UserError) as caught:
-        offline.read(name if "\0" in name else str(tmp_path / name))
+        file.read(name if "\0" in name else str(tmp_path / name))
     assert caught.value.exit_code == 2
     assert caught.value.message.count("\n") == 0
 
@@ -111,7 +111,7 @@ def test_known_noise_is_hidden_and_told() -> None:
 
 MEASURE = """
 import resource, sys
-from orchestrator.evidence.splat import Scanner
+from orchestrator.splat.scanner import Scanner
 block, times = sys.stdin.buffer.read(), int(sys.argv[1])
 scanner = Scanner()
 scanner.feed(block)

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import config
-from orchestrator.chosen import choices
-from orchestrator.cli import cli as whole
-from orchestrator.errors import UserError
-from orchestrator.options import GUEST, options
+from orchestrator.cli import config
+from orchestrator.cli.choices_from_options import choices
+from orchestrator.cli.main import cli as whole
+from orchestrator.cli.options import GUEST, options
+from orchestrator.core.errors import UserError
 
 
 @click.group()
@@ -68,7 +68,7 @@ def test_memory(word: str, mib: int) -> None:
     ],
 )
 def test_memory_by_default(words: list[str], mib: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.prepare.check", lambda *_: None)
+    monkeypatch.setattr("orchestrator.plan.prepare.check", lambda *_: None)
     context = whole.commands["run"].make_context("run", words, parent=click.Context(whole))
     assert choices(context.params).mem_mib == mib
 

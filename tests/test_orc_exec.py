@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
-from orchestrator import data
+from orchestrator.core import data
 
 NONCE = "0123abcd"
 

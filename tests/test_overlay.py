@@ -16,11 +16,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from test_cpio import parse
 
-from orchestrator import arch, elf
-from orchestrator.errors import UserError
-from orchestrator.source import apt
-from orchestrator.store import Store, default_cache
-from orchestrator.vm import image, overlay
+from orchestrator.core import arch, elf
+from orchestrator.core.errors import UserError
+from orchestrator.core.store import Store, default_cache
+from orchestrator.debian import apt
+from orchestrator.vm.rootfs import image, overlay
 
 KEYS = overlay.make_keys()
 

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from under_test import ORCHESTRATE, SOURCE
 
-from orchestrator import arch
-from orchestrator.outcome import RunResult
+from orchestrator.core import arch
 from orchestrator.results.model import Case, CellResult, Verdict
+from orchestrator.run.summary import RunResult
 
 FUNCTIONAL = ("maps-coherency", "procmap-query", "locking", "progress")
 BENCHMARKS = ("fault-scaling", "query-throughput", "reader-latency", "app-start")

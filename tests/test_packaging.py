@@ -122,7 +122,7 @@ def test_the_wheel_has_all_modules_and_their_data(wheel: Path) -> None:
 
 def test_the_installed_package_uses_its_own_data(installed: Path, tmp_path: Path) -> None:
     ask = (
-        "from orchestrator import data; print(data.kconfigs()); print(data.guest()); print(data.selftests())"
+        "from orchestrator.core import data as d; print(d.kconfigs()); print(d.guest()); print(d.selftests())"
     )
     said = _call([sys.executable, "-c", ask], tmp_path, PYTHONPATH=str(installed))
     assert said.split() == [str(installed / "orchestrator/_data" / name) for name in DATA]

@@ -13,8 +13,9 @@ import pytest
 from fakes.mounts import READ_ONLY, SMALL, mounted
 from fakes.trees import git, make_git_tree, make_tarball, make_tree, snapshot
 
-from orchestrator.errors import InfraError, UserError
-from orchestrator.source import Tree, clone, mails, patches, resolve
+from orchestrator.core.errors import InfraError, UserError
+from orchestrator.source import Tree, clone, patches, resolve
+from orchestrator.source import mbox as mails
 from orchestrator.source.identity import content_digest
 
 pytestmark = pytest.mark.slow
@@ -627,7 +628,7 @@ def test_no_space(tmp_path: Path, repo: Path, series: Path, kind: str) -> None:
         git(repo, "commit", "-q", "-m", "big")
     script = (
         "import sys; from pathlib import Path\n"
-        "from orchestrator.source import patches, resolve; from orchestrator.errors import InfraError\n"
+        "from orchestrator.source import patches, resolve; from orchestrator.core.errors import InfraError\n"
         "cache = Path(sys.argv[2]); tree = resolve(sys.argv[1], cache=cache)\n"
         "try: patches.apply(tree, [Path(sys.argv[3])], cache=cache)\n"
         "except InfraError as error: print(error, [*cache.glob('*/*.tmp')]); sys.exit(33)\n"

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import arch
-from orchestrator.errors import UserError
-from orchestrator.plan import Choices, Kernel, Plan, make
+from orchestrator.core import arch
+from orchestrator.core.errors import UserError
+from orchestrator.plan.plan import Choices, Kernel, Plan, make
 from orchestrator.suites import catalog
 
 BOTH = ("per-vma-lock", "mmap-lock")

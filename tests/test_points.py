@@ -11,11 +11,11 @@ import msgspec
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from orchestrator import arch, data
-from orchestrator.errors import Inconclusive
-from orchestrator.kernel import points
-from orchestrator.kernel.model import Kernel
-from orchestrator.suites import catalog, widening
+from orchestrator.core import arch, data
+from orchestrator.core.errors import Inconclusive
+from orchestrator.kernel import probe_points
+from orchestrator.kernel.spec import Kernel
+from orchestrator.suites import catalog, delays
 
 ONE = """
 int there(int);
@@ -46,8 +46,10 @@ def built(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[arch.Arch, Pa
     return each, tmp_path / "program"
 
 
-def point(at: str, function: str = "caller", file: str = "", inside: tuple[str, ...] = ()) -> points.Point:
-    return points.Point(
+def point(
+    at: str, function: str = "caller", file: str = "", inside: tuple[str, ...] = ()
+) -> probe_points.Point:
+    return probe_points.Point(
         name=at, function=function, at=at, why="", task=(), spins=1, permille=1, file=file, inside=inside
     )
 
@@ -63,7 +65,7 @@ def test_anchors(built: tuple[arch.Arch, Path]) -> None:
     each, program = built
     words = ["entry", "before call there", "after call there", "before call there #2", "after call there #2"]
     words += ["before call twin", "before call there #3", "after call nobody"]
-    found = points.locate([point(word) for word in words], program, each)
+    found = probe_points.locate([point(word) for word in words], program, each)
     (start, size), *rest = [(value, size) for name, value, size in symbols(program) if name == "caller"]
     assert not rest
     assert found["entry"] == start
@@ -78,21 +80,21 @@ def test_of_two_that_are_called_alike_the_file_tells(built: tuple[arch.Arch, Pat
     each, program = built
     twins = {value for name, value, _ in symbols(program) if name == "twin"}
     assert len(twins) == 2
-    one = points.locate([point("entry", "twin", "x/one.c")], program, each)["entry"]
-    other = points.locate([point("entry", "twin", "other.c")], program, each)["entry"]
+    one = probe_points.locate([point("entry", "twin", "x/one.c")], program, each)["entry"]
+    other = probe_points.locate([point("entry", "twin", "other.c")], program, each)["entry"]
     assert {one, other} == twins
-    assert points.locate([point("entry", "twin", "third.c")], program, each) == {}
+    assert probe_points.locate([point("entry", "twin", "third.c")], program, each) == {}
 
 
 def test_what_was_inlined_is_looked_for_where_it_went(built: tuple[arch.Arch, Path]) -> None:
     each, program = built
     gone = point("before call there", "inlined", inside=("nowhere", "caller"))
-    assert points.locate([gone], program, each)
-    assert points.locate([point("before call there", "inlined")], program, each) == {}
+    assert probe_points.locate([gone], program, each)
+    assert probe_points.locate([point("before call there", "inlined")], program, each) == {}
 
 
 def test_the_catalogue() -> None:
-    known = points.catalogue()
+    known = probe_points.catalogue()
     assert known
     for each in known.values():
         assert each.why
@@ -105,13 +107,13 @@ def test_the_catalogue() -> None:
 def test_what_is_no_anchor(at: str) -> None:
     raw = msgspec.to_builtins(point("entry")) | {"at": at}
     with pytest.raises(msgspec.ValidationError):
-        msgspec.convert(raw, points.Point)
+        msgspec.convert(raw, probe_points.Point)
 
 
 @pytest.mark.parametrize("name", catalog.names())
 def test_suites_ask_for_points_that_there_are(name: str) -> None:
     for program in catalog.load(name).program:
-        assert set(program.widen) <= set(points.catalogue())
+        assert set(program.widen) <= set(probe_points.catalogue())
         assert len(program.widen) <= 16
 
 
@@ -132,14 +134,14 @@ def kernel(vmlinux: Path | None) -> Kernel:
 
 def test_without_a_point_nothing_is_shown(built: tuple[arch.Arch, Path]) -> None:
     each, program = built
-    name = next(iter(points.catalogue()))
+    name = next(iter(probe_points.catalogue()))
     for vmlinux in (program, None):
         with pytest.raises(Inconclusive, match="this kernel has none of"):
-            widening.find([name], kernel(vmlinux), each)
+            delays.find([name], kernel(vmlinux), each)
     with pytest.raises(Inconclusive, match="there is no point 'nosuch'"):
-        widening.find(["nosuch"], kernel(program), each)
+        delays.find(["nosuch"], kernel(program), each)
     with pytest.raises(Inconclusive, match="17 points, 16 at most"):
-        widening.find(list(points.catalogue())[:17], kernel(program), each)
+        delays.find(list(probe_points.catalogue())[:17], kernel(program), each)
 
 
 def test_programs_that_need_delays_are_not_there_without() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import UserError
+from orchestrator.core.errors import UserError
 from orchestrator.kernel.prebuilt import inspect
 
 

@@ -21,7 +21,7 @@ from orchestrator.bisect.predicate import (
     parse,
     suites_of,
 )
-from orchestrator.errors import UserError
+from orchestrator.core.errors import UserError
 from orchestrator.results.model import Case, CellResult, SuiteResult, Verdict
 
 CRASHED = result(Verdict.CRASH, fingerprint="abcdef012345", reason="WARNING in f()")

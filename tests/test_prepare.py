@@ -10,14 +10,15 @@ import pytest
 from fakes.linux import make_linux
 from test_prebuilt import arm64_image, bzimage
 
-from orchestrator import chosen, prepare
-from orchestrator.analysis.pair import WITH, WITHOUT
-from orchestrator.cell_state import Context, Target, moot
-from orchestrator.errors import UserError
-from orchestrator.plan import Choices, Source
-from orchestrator.store import Store
+from orchestrator.analysis.pairs import WITH, WITHOUT
+from orchestrator.cell.state import Context, Target, moot
+from orchestrator.cli import choices_from_options
+from orchestrator.core.errors import UserError
+from orchestrator.core.store import Store
+from orchestrator.plan import prepare
+from orchestrator.plan.plan import Choices, Source
 from orchestrator.suites import catalog
-from orchestrator.vm.overlay import make_keys
+from orchestrator.vm.rootfs.overlay import make_keys
 
 BOTH = (WITH, WITHOUT)
 
@@ -62,7 +63,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_patch_is_for_the_first_source_or_for_the_one_that_is_named(tmp_path: Path) -> None:
-    found = chosen.sources(
+    found = choices_from_options.sources(
         given(sources=("a=x", "b=y"), patches=("1.mbox", "b=2.mbox", "b=3.mbox"), digests=("b=12",))
     )
     assert found == (
@@ -73,17 +74,17 @@ def test_a_patch_is_for_the_first_source_or_for_the_one_that_is_named(tmp_path: 
 
 def test_a_label_that_no_source_has() -> None:
     with pytest.raises(UserError, match="no --source called 'c'"):
-        chosen.sources(given(sources=("a=x",), patches=("c=1.mbox",)))
+        choices_from_options.sources(given(sources=("a=x",), patches=("c=1.mbox",)))
 
 
 def test_a_patch_without_a_source_is_for_the_default_one(tmp_path: Path) -> None:
-    (found,) = chosen.sources(given(patches=("1.mbox",)))
+    (found,) = choices_from_options.sources(given(patches=("1.mbox",)))
     assert (found.spec, found.patches) == ("", (f"{tmp_path}/1.mbox",))
 
 
 def test_a_patch_needs_a_source_and_not_an_image() -> None:
     with pytest.raises(UserError, match="no --source"):
-        chosen.sources(given(kernels=("bzImage",), patches=("1.mbox",)))
+        choices_from_options.sources(given(kernels=("bzImage",), patches=("1.mbox",)))
 
 
 class Place:
@@ -214,7 +215,7 @@ def test_an_image_of_another_arch_than_was_named(place: Place) -> None:
     words = dict.fromkeys(("variants", "kconfig", "put", "suites"), ())
     named = given(kernels=(place.image("Image", arm64_image()),), arches=("x86_64",), **words)
     with pytest.raises(UserError, match="is a kernel of arm64"):
-        chosen.choices({**named, "toolchain": "gcc", "config": "", "jobs": None})
+        choices_from_options.choices({**named, "toolchain": "gcc", "config": "", "jobs": None})
 
 
 def test_put_is_for_commands(place: Place) -> None:

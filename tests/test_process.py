@@ -14,9 +14,9 @@ import psutil
 import pytest
 from fakes.processes import alive, until
 
-from orchestrator import process
-from orchestrator.errors import InfraError
-from orchestrator.process import Outcome, Supervised, require, tool
+from orchestrator.core import process
+from orchestrator.core.errors import InfraError
+from orchestrator.core.process import Outcome, Supervised, require, tool
 
 #: A tree that is hard to end: deaf to SIGTERM, with a daemon in a session of its own.
 STUBBORN = """
@@ -192,7 +192,7 @@ def test_all_at_once(tmp_path: Path, marker: str) -> None:
 PARENT = """
 import sys, time
 from pathlib import Path
-from orchestrator.process import Supervised
+from orchestrator.core.process import Supervised
 folder = Path(sys.argv[1])
 argv = ["bash", "-c", sys.argv[2]]
 child = Supervised(argv, limit_s=300, output=folder / "out", cleanup=folder / "private")

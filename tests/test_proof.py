@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.evidence import proof
 from orchestrator.results.model import Blame, Verdict
 from orchestrator.source.classify import TreeClass
+from orchestrator.verdict import proof
 
 BUILD_ID = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {"SMP": "y", "PER_VMA_LOCK": "y", "PER_VMA_LOCK_STATS": "y", "NR_CPUS": "64"}

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
-from orchestrator import arch
-from orchestrator.errors import InfraError
-from orchestrator.process import Supervised
+from orchestrator.core import arch
+from orchestrator.core.errors import InfraError
+from orchestrator.core.process import Supervised
 from orchestrator.vm import qemu
 from orchestrator.vm.console import Console
 from orchestrator.vm.qemu import GuestSpec

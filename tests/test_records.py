@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.evidence.records import MAX_TEXT, Record, records
+from orchestrator.splat.records import MAX_TEXT, Record, records
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,15 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from test_cpio import parse
 from under_test import ORCHESTRATE, SOURCE
 
-from orchestrator import arch, cli, reproduce
-from orchestrator.errors import OrchestrateError
-from orchestrator.guest_record import GuestRecord, ProgramRecord
-from orchestrator.plan import CellPlan, Choices, Source
+from orchestrator.cell import reproduce
+from orchestrator.cell.record import GuestRecord, ProgramRecord
+from orchestrator.cli import main
+from orchestrator.core import arch
+from orchestrator.core.errors import OrchestrateError
+from orchestrator.plan.plan import CellPlan, Choices, Source
 from orchestrator.suites import catalog
-from orchestrator.vm import overlay, qemu
+from orchestrator.vm import qemu
+from orchestrator.vm.rootfs import overlay
 
 
 def program(name: str, **changes: object) -> ProgramRecord:
@@ -88,7 +91,7 @@ def test_call_is_one_that_the_tool_understands() -> None:
     assert "7.2=/no/a.mbox" in command
     assert "nokaslr" in command
     # every option exists: with a source that is not there the parser is passed and the source refused
-    done = CliRunner().invoke(cli.cli, command[4:-1])
+    done = CliRunner().invoke(main.cli, command[4:-1])
     assert "No such option" not in done.output
     assert isinstance(done.exception, OrchestrateError)
 

@@ -9,8 +9,8 @@ import pytest
 from fakes.mounts import READ_ONLY, mounted
 from fakes.trees import git, make_git_tree, make_tarball, make_tree, snapshot
 
-from orchestrator.errors import InfraError, UserError
-from orchestrator.source import Tree, archive, debian, default_source, resolve
+from orchestrator.core.errors import InfraError, UserError
+from orchestrator.source import Tree, archive, debian_tree, default_source, resolve
 from orchestrator.source.archive import sha256_of
 from orchestrator.source.resolve import FALLBACK_VERSION, FORMS
 
@@ -219,7 +219,7 @@ def test_a_broken_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_default_is_debians_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = Tree(path=tmp_path, spec="debian:x", kind="debian", digest="d", describe="7.2.1 (debian:x)")
-    monkeypatch.setattr(debian, "newest_selectable", lambda **_: found)
+    monkeypatch.setattr(debian_tree, "newest_selectable", lambda **_: found)
     said: list[str] = []
     assert default_source(cache=tmp_path, say=said.append) == found
     assert said == ["no tree was named: using 7.2.1 (debian:x)"]
@@ -239,7 +239,7 @@ def test_without_debian_the_default_is_a_release(
         asked.append(url)
         raise InfraError(f"{url}: no network", remedy="name a tree")
 
-    monkeypatch.setattr(debian, "newest_selectable", nothing)
+    monkeypatch.setattr(debian_tree, "newest_selectable", nothing)
     monkeypatch.setattr(archive, "fetch", fetch)
     said: list[str] = []
     with pytest.raises(InfraError, match="no network"):

@@ -17,9 +17,9 @@ import pytest
 from fakes.processes import alive, until
 from under_test import ORCHESTRATE, SOURCE
 
-from orchestrator.outcome import RunResult
+from orchestrator.core.store import default_cache
 from orchestrator.results.model import Verdict
-from orchestrator.store import default_cache
+from orchestrator.run.summary import RunResult
 
 pytestmark = pytest.mark.guest
 

@@ -15,19 +15,20 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from orchestrator import cell, outcome, run
-from orchestrator.cell_state import Target
+from orchestrator.cell import lifecycle
+from orchestrator.cell.state import Target
+from orchestrator.core.errors import UserError
+from orchestrator.core.events import Events
+from orchestrator.core.store import Store
 from orchestrator.engine.local import LocalEngine
-from orchestrator.errors import UserError
-from orchestrator.events import Events
-from orchestrator.outcome import RunResult
-from orchestrator.plan import PLAN_VERSION, CellPlan, Choices, Kernel, Plan, Source
+from orchestrator.plan.plan import PLAN_VERSION, CellPlan, Choices, Kernel, Plan, Source
 from orchestrator.results.model import Blame, Case, CellResult, SuiteResult, Verdict
+from orchestrator.run import execute, summary
+from orchestrator.run.summary import RunResult
 from orchestrator.source.classify import TreeClass
 from orchestrator.source.model import Tree
-from orchestrator.store import Store
 from orchestrator.suites import catalog
-from orchestrator.vm.overlay import make_keys
+from orchestrator.vm.rootfs.overlay import make_keys
 
 
 def _tree(top: Path) -> Tree:
@@ -66,7 +67,7 @@ class Scene:
         self.engine = LocalEngine()
         self.carried_out: list[str] = []
         self.tree = _tree(tmp_path / "tree")
-        self.directory = run.RunDirectory.fresh(tmp_path / "runs")
+        self.directory = execute.RunDirectory.fresh(tmp_path / "runs")
         self.directory.create()
 
     def target(self) -> Target:
@@ -98,7 +99,7 @@ class Scene:
         self, outcomes: Mapping[str, CellResult], junit: Path | None = None, **choices: object
     ) -> RunResult:
         the_plan = self.plan(outcomes, **choices)
-        context = cell.Context(
+        context = lifecycle.Context(
             targets={"7.2.1": self.target()},
             suites={"maps": catalog.load("maps")},
             choices=the_plan.choices,
@@ -113,12 +114,12 @@ class Scene:
             self.carried_out.append(plan.id)
             return outcomes[plan.id]
 
-        self.monkeypatch.setattr(cell, "carry_out", carry_out)
+        self.monkeypatch.setattr(lifecycle, "carry_out", carry_out)
         with (
             self.directory.held(),
             Events(Console(quiet=True), self.directory.path / "events.ndjson") as events,
         ):
-            return run.carry_out(
+            return execute.carry_out(
                 the_plan, context, self.directory, self.engine, events, junit_path=junit, done=done
             )
 
@@ -205,21 +206,21 @@ def test_benchmark_variants_are_compared() -> None:
         ]
 
     done = boots("per-vma-lock", 50, 51, 52) + boots("mmap-lock", 500, 510, 520)
-    (found,) = outcome.compare(done)
+    (found,) = summary.compare(done)
     ratio = next(r.ratio for r in found.comparison.ratios if r.metric == "mean_us_scanned")
     assert ratio.estimate == pytest.approx(10, rel=0.05)
     assert (found.comparison.boots_with, found.comparison.boots_without) == (3, 3)
     # a boot that was discarded has no numbers and is no boot of the comparison
     done[0] = msgspec.structs.replace(done[0], suites=(SuiteResult(suite="map-latency"),))
-    (found,) = outcome.compare(done)
+    (found,) = summary.compare(done)
     assert found.comparison.boots_with == 2
-    assert outcome.compare(boots("per-vma-lock", 50, 51, 52)) == ()
+    assert summary.compare(boots("per-vma-lock", 50, 51, 52)) == ()
 
 
 def test_unwritable_folder_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--out"):
-        run.RunDirectory.fresh(tmp_path / "file" / "runs").create()
+        execute.RunDirectory.fresh(tmp_path / "file" / "runs").create()
 
 
 def test_published_schema_is_that_of_the_results() -> None:
@@ -273,9 +274,9 @@ def test_the_plan_of_a_run_is_what_it_was_begun_with(scene: Scene) -> None:
     runs = scene.directory.path.parent
     assert scene.directory.plan() == scene.plan(cells)
     for name in (scene.directory.id, str(scene.directory.path), "last"):
-        assert run.RunDirectory.existing(runs, name).path == scene.directory.path
+        assert execute.RunDirectory.existing(runs, name).path == scene.directory.path
     with pytest.raises(UserError, match="no run 'nosuch'") as caught:
-        run.RunDirectory.existing(runs, "nosuch")
+        execute.RunDirectory.existing(runs, "nosuch")
     assert scene.directory.id in caught.value.remedy
 
 
@@ -295,23 +296,23 @@ def test_a_plan_of_a_newer_version_is_not_touched(scene: Scene) -> None:
 
 def test_a_source_that_has_changed_stops_a_resume(scene: Scene) -> None:
     the_plan = scene.plan({})
-    run.check_unchanged(the_plan, [scene.target()], {})
+    execute.check_unchanged(the_plan, [scene.target()], {})
     tree = msgspec.structs.replace(scene.tree, digest="other", describe="7.2.1 (dirty)")
     for found in ([], [msgspec.structs.replace(scene.target(), tree=tree)]):
         with pytest.raises(UserError, match="when the run began"):
-            run.check_unchanged(the_plan, found, {})
+            execute.check_unchanged(the_plan, found, {})
     for then, now in (
         ({"suite 'x'": "1"}, {}),
         ({}, {"suite 'x'": "1"}),
         ({"--config": "1"}, {"--config": "2"}),
     ):
         with pytest.raises(UserError, match="is not what it was when the run began"):
-            run.check_unchanged(msgspec.structs.replace(the_plan, inputs=then), [scene.target()], now)
+            execute.check_unchanged(msgspec.structs.replace(the_plan, inputs=then), [scene.target()], now)
 
 
 def test_two_processes_in_one_run(scene: Scene) -> None:
     script = (
-        "import pathlib, sys; from orchestrator.run import RunDirectory\n"
+        "import pathlib, sys; from orchestrator.run.execute import RunDirectory\n"
         "with RunDirectory(pathlib.Path(sys.argv[1])).held(): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -352,9 +353,9 @@ def test_repeats_give_a_rate_with_its_interval(scene: Scene) -> None:
     (rate,) = result.rates
     assert (rate.case, rate.failures, rate.boots) == ("maps/x", 2, 5)
     assert 0.1 < rate.low < 0.4 < rate.high < 0.8
-    assert outcome.rate_text(rate) == "2 of 5 boots failed: 40.0 %, 95 % interval 11.8 .. 76.9 %"
-    (told, *_) = outcome.told(result)
-    assert told.properties["rate: maps/x"] == outcome.rate_text(rate)
+    assert summary.rate_text(rate) == "2 of 5 boots failed: 40.0 %, 95 % interval 11.8 .. 76.9 %"
+    (told, *_) = summary.told(result)
+    assert told.properties["rate: maps/x"] == summary.rate_text(rate)
 
 
 @pytest.mark.parametrize(
@@ -398,14 +399,14 @@ def _program(variant: str, boot: int, *, crashed: bool) -> CellResult:
 
 def test_a_program_that_crashes_now_and_then_has_its_true_rate() -> None:
     cells = [_program("per-vma-lock", boot, crashed=boot in (7, 90)) for boot in range(1, 201)]
-    rates = {rate.case: (rate.failures, rate.boots) for rate in outcome.rates(cells)}
+    rates = {rate.case: (rate.failures, rate.boots) for rate in summary.rates(cells)}
     assert rates["maps/race"] == (2, 200)
     assert rates["maps/race/one"] == (0, 198)
 
 
 def test_a_program_that_crashes_on_one_leg_and_is_good_on_the_other() -> None:
     cells = [_program("per-vma-lock", 0, crashed=True), _program("mmap-lock", 0, crashed=False)]
-    assert [(p.case, p.legs) for p in outcome.pairs(cells)] == [("maps/race", "with")]
+    assert [(p.case, p.legs) for p in summary.pairs(cells)] == [("maps/race", "with")]
 
 
 def test_a_prebuilt_kernel_is_no_pair_with_itself() -> None:
@@ -417,7 +418,7 @@ def test_a_prebuilt_kernel_is_no_pair_with_itself() -> None:
         )
         for v in ("per-vma-lock", "mmap-lock")
     ]
-    assert outcome.pairs(cells) == ()
+    assert summary.pairs(cells) == ()
 
 
 def test_until_fail_leaves_other_boots_alone(scene: Scene) -> None:
@@ -426,13 +427,13 @@ def test_until_fail_leaves_other_boots_alone(scene: Scene) -> None:
     the_plan = scene.plan(cells, until_fail=True)
     other = msgspec.structs.replace(the_plan.cells[1], vsyscall="xonly")
     the_plan = msgspec.structs.replace(the_plan, cells=(the_plan.cells[0], other))
-    context = cell.Context(
+    context = lifecycle.Context(
         targets={}, suites={"maps": catalog.load("maps")}, choices=the_plan.choices,
         store=Store(scene.tmp_path), keys=make_keys(), root=scene.tmp_path,
     )  # fmt: skip
     found = {the_plan.cells[0].id: cells[the_plan.cells[0].id]}
-    assert not run._has_failed(other, the_plan, context, found)
-    assert run._has_failed(the_plan.cells[0], the_plan, context, found)
+    assert not execute._has_failed(other, the_plan, context, found)
+    assert execute._has_failed(the_plan.cells[0], the_plan, context, found)
 
 
 def test_one_leg_alone_says_nothing_of_a_pair(scene: Scene) -> None:

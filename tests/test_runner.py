@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cell import program as runner
 from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.results.model import Blame, Case, Verdict
-from orchestrator.suites import catalog, runner
+from orchestrator.suites import catalog
 from orchestrator.suites.catalog import Expectation, Program, Suite
 from orchestrator.vm.ssh import Lost, Ran, Silent, Trailer
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.evidence import rust
+from orchestrator.splat import rust
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from simulate_bisect import SHAPES, commit_all
 
 from orchestrator.bisect.graph import History
 from orchestrator.bisect.search import Finish, Rates, Search
-from orchestrator.errors import Inconclusive
+from orchestrator.core.errors import Inconclusive
 
 ALWAYS = Rates(shown_bad=12, boots_bad=12, shown_good=0, boots_good=12)
 FLAKY = Rates(shown_bad=4, boots_bad=16, shown_good=0, boots_good=16)

@@ -16,19 +16,21 @@ from fakes.linux import commit_file, make_linux_repository
 from fakes.trees import git, snapshot
 from rich.console import Console
 
-from orchestrator import arch, cell, data, prepare
-from orchestrator.cell_state import Cell
+from orchestrator.cell import lifecycle
+from orchestrator.cell.state import Cell
+from orchestrator.core import arch, data
+from orchestrator.core.errors import UserError
+from orchestrator.core.store import Store
 from orchestrator.engine.local import LocalEngine
-from orchestrator.errors import UserError
 from orchestrator.kernel import build
-from orchestrator.kernel.model import Kernel, KernelSpec
-from orchestrator.plan import Choices
+from orchestrator.kernel.spec import Kernel, KernelSpec
+from orchestrator.plan import prepare
+from orchestrator.plan.plan import Choices
 from orchestrator.results import junit
 from orchestrator.results.model import Blame, Case, SuiteResult, Verdict
-from orchestrator.run import RunDirectory
+from orchestrator.run.execute import RunDirectory
 from orchestrator.series import matrix, session
 from orchestrator.series.model import Series
-from orchestrator.store import Store
 
 pytestmark = [
     pytest.mark.slow,
@@ -87,7 +89,7 @@ class Guests:
 @pytest.fixture
 def guests(monkeypatch: pytest.MonkeyPatch) -> Guests:
     made = Guests()
-    monkeypatch.setattr(cell, "run_suites", made.run_suites)
+    monkeypatch.setattr(lifecycle, "run_suites", made.run_suites)
     monkeypatch.setattr(prepare.qemu, "program", lambda arch: "qemu")
     monkeypatch.setattr(prepare.accel, "choose", lambda *_: None)
     return made

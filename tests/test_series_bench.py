@@ -8,7 +8,7 @@ import random
 import pytest
 
 from orchestrator.results.model import CellResult, SuiteResult, Verdict
-from orchestrator.series import bench
+from orchestrator.series import performance
 
 
 def boots(label: str, values: list[float], variant: str = "mmap-lock") -> list[CellResult]:
@@ -31,10 +31,10 @@ BASE = [2.0, 2.02, 1.98, 2.01, 1.99]
 
 
 def judged(tip: list[float], base: list[float] = BASE) -> tuple[str, Verdict]:
-    changes = bench.compare([*boots("base", base), *boots("tip", tip)], base="base", tip="tip")
+    changes = performance.compare([*boots("base", base), *boots("tip", tip)], base="base", tip="tip")
     (change,) = (change for change in changes if change.judged)
     assert change.metric == "interference"
-    (case, *_) = bench._cases([], changes, "tip")
+    (case, *_) = performance._cases([], changes, "tip")
     return change.says, case.verdict
 
 
@@ -63,7 +63,7 @@ def test_several_kernels_share_the_error() -> None:
         for variant in ("mmap-lock", "per-vma-lock", "a", "b")
         for cell in (*boots("base", BASE, variant), *boots("tip", BASE, variant))
     ]
-    changes = bench.compare(cells, base="base", tip="tip")
+    changes = performance.compare(cells, base="base", tip="tip")
     assert len(changes) == 8
     for change in changes:
         assert change.ratio.confidence_actual is not None
@@ -78,16 +78,18 @@ def test_equal_kernels_are_seldom_called_worse() -> None:
         cells = []
         for variant in "abcd":
             for label in ("base", "tip"):
-                cells += boots(label, [dice.lognormvariate(0, 0.3) for _ in range(bench.BOOTS)], variant)
-        changes = bench.compare(cells, base="base", tip="tip")
-        wrong += any(case.verdict is Verdict.FAIL for case in bench._cases([], changes, "tip"))
+                cells += boots(
+                    label, [dice.lognormvariate(0, 0.3) for _ in range(performance.BOOTS)], variant
+                )
+        changes = performance.compare(cells, base="base", tip="tip")
+        wrong += any(case.verdict is Verdict.FAIL for case in performance._cases([], changes, "tip"))
     assert wrong <= 300 * 0.08
 
 
 def test_the_metric_that_is_judged() -> None:
-    assert bench.judged_metric({"mean_us_alone": "lower", "interference": "lower"}) == "interference"
-    assert bench.judged_metric({"faults": "higher"}) == "faults"
-    assert bench.judged_metric({}) == ""
+    assert performance.judged_metric({"mean_us_alone": "lower", "interference": "lower"}) == "interference"
+    assert performance.judged_metric({"faults": "higher"}) == "faults"
+    assert performance.judged_metric({}) == ""
 
 
 def test_trouble_of_the_base_is_not_the_tips() -> None:
@@ -98,6 +100,6 @@ def test_trouble_of_the_base_is_not_the_tips() -> None:
             cell=f"{label}-1", label=label, cases=(Case(id="boot", verdict=Verdict.CRASH, reason="oops"),)
         )
 
-    assert [c.verdict for c in bench._cases([crashed("base")], [], "tip")] == [Verdict.INCONCLUSIVE]
-    assert [c.verdict for c in bench._cases([crashed("tip")], [], "tip")] == [Verdict.CRASH]
-    assert [c.verdict for c in bench._cases([], [], "tip")] == [Verdict.INCONCLUSIVE]
+    assert [c.verdict for c in performance._cases([crashed("base")], [], "tip")] == [Verdict.INCONCLUSIVE]
+    assert [c.verdict for c in performance._cases([crashed("tip")], [], "tip")] == [Verdict.CRASH]
+    assert [c.verdict for c in performance._cases([], [], "tip")] == [Verdict.INCONCLUSIVE]

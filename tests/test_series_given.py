@@ -12,10 +12,10 @@ import pytest
 from fakes.linux import commit_file
 from fakes.trees import git, make_git_tree, snapshot
 
-from orchestrator.errors import InfraError, UserError
-from orchestrator.series import given
+from orchestrator.core.errors import InfraError, UserError
+from orchestrator.series import input
 from orchestrator.series.model import Patch
-from orchestrator.source import workshop
+from orchestrator.source import checkout
 
 pytestmark = pytest.mark.slow
 
@@ -38,11 +38,11 @@ def commits(tmp_path: Path) -> Commits:
     """What a series comes to: read, and made commits of a workshop."""
 
     def make(source: str | Path, series: str | Path) -> tuple[Patch, ...]:
-        found = given.read(str(source), str(series), tmp_path / "fetched", lambda _: None)
-        with workshop.opened(found.folder, cache=tmp_path / "cache") as shop:
+        found = input.read(str(source), str(series), tmp_path / "fetched", lambda _: None)
+        with checkout.opened(found.folder, cache=tmp_path / "cache") as shop:
             shutil.rmtree(tmp_path / "apply", ignore_errors=True)
             (tmp_path / "apply").mkdir()
-            patches = given.commits(found, shop, tmp_path / "apply")
+            patches = input.commits(found, shop, tmp_path / "apply")
             for patch in patches:
                 shop.check_out(patch.commit)
             return patches
@@ -97,7 +97,7 @@ def test_the_named_base_wins_and_is_told(linux: Path, tmp_path: Path, commits: C
     file = mbox(linux, tmp_path / "s.mbox", "--base=base")
     git(linux, "checkout", "-q", "base")
     other = commit_file(linux, "mm/else.c", "int other;\n", "elsewhere")
-    found = given.read(f"{linux}@{other}", str(file), tmp_path, lambda _: None)
+    found = input.read(f"{linux}@{other}", str(file), tmp_path, lambda _: None)
     assert found.base == other
     assert f"tested on {other[:12]}" in found.notes[0]
     assert subjects(commits(f"{linux}@{other}", file)) == ["elsewhere", *ALL[1:]]
@@ -139,16 +139,16 @@ def test_mails_of_a_series_are_kept_and_each_stands_alone(
     linux: Path, tmp_path: Path, commits: Commits
 ) -> None:
     file = mbox(linux, tmp_path / "s.mbox", "--base=base")
-    found = given.read(str(linux), str(file), tmp_path, lambda _: None)
-    given.keep(found, tmp_path / "out")
-    kept = given.kept_names(found)
+    found = input.read(str(linux), str(file), tmp_path, lambda _: None)
+    input.keep(found, tmp_path / "out")
+    kept = input.kept_names(found)
     assert kept == ("input/01-s.mbox",)
     assert (tmp_path / "out" / kept[0]).read_text() == file.read_text()
-    with workshop.opened(linux, cache=tmp_path / "cache") as shop:
+    with checkout.opened(linux, cache=tmp_path / "cache") as shop:
         (tmp_path / "w").mkdir()
-        patches = given.commits(found, shop, tmp_path / "w")
+        patches = input.commits(found, shop, tmp_path / "w")
         one = tmp_path / "one.patch"
-        one.write_bytes(given.as_file(patches[1], shop.path))
+        one.write_bytes(input.as_file(patches[1], shop.path))
     assert subjects(commits(f"{linux}@base", one)) == ALL[:2]
 
 
@@ -194,12 +194,12 @@ def test_a_merge_is_one_patch_with_all_that_it_brings(linux: Path, tmp_path: Pat
     patches = commits(linux, "base..HEAD")
     assert subjects(patches) == [*ALL, "Merge side"]
     assert [patch.merge for patch in patches] == [False] * 4 + [True]
-    found = given.read(str(linux), "base..HEAD", tmp_path, lambda _: None)
+    found = input.read(str(linux), "base..HEAD", tmp_path, lambda _: None)
     assert found.notes == ("1 of its commits is a merge: each is one patch here, with all that it merged",)
 
 
 def test_more_than_any_series_has(linux: Path, commits: Commits, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(given, "MOST", 2)
+    monkeypatch.setattr(input, "MOST", 2)
     with pytest.raises(UserError, match="there are 3 commits between"):
         commits(linux, "base..HEAD")
 

@@ -14,11 +14,12 @@ from fakes.trees import git
 from test_long import _orchestrate
 from under_test import LINUX_7_2
 
-from orchestrator import arch, source
+from orchestrator import source
+from orchestrator.core import arch
+from orchestrator.core.store import default_cache
 from orchestrator.results.model import Verdict
 from orchestrator.series import matrix
 from orchestrator.series.model import Series
-from orchestrator.store import default_cache
 
 pytestmark = pytest.mark.long
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from orchestrator.plan import Choices
+from orchestrator.plan.plan import Choices
 from orchestrator.results.model import Case, Verdict
 from orchestrator.series import matrix
 from orchestrator.series.model import Asked, Patch, Row, RowResult, Series, Step

@@ -15,13 +15,13 @@ from rich.console import Console
 from test_series_matrix import result, series_of
 
 from orchestrator.analysis.stats import Says, ratio_interval
-from orchestrator.plan import Choices
-from orchestrator.report import series as shown
-from orchestrator.report import series_page
+from orchestrator.core.text import one_line
+from orchestrator.plan.plan import Choices
 from orchestrator.results.model import Blame, Case, Verdict
 from orchestrator.series import cover, matrix
+from orchestrator.series import page as series_page
+from orchestrator.series import terminal as shown
 from orchestrator.series.model import Asked, Change, Kernel, Row, RowResult, Series, Step
-from orchestrator.text import one_line
 
 GOLDEN = Path(__file__).with_name("data") / "series"
 HOSTILE = "<script>alert(1)</script>\x1b[31m & co"

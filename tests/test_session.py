@@ -15,8 +15,7 @@ import msgspec
 import pytest
 from fakes.bisected import CASE, FakeOracle, history, metric, result, shows, teller
 
-from orchestrator.bisect import account
-from orchestrator.bisect.bench import Bench
+from orchestrator.bisect import summary
 from orchestrator.bisect.graph import History
 from orchestrator.bisect.journal import Booted, Decided, Journal, Subject, Trouble
 from orchestrator.bisect.predicate import (
@@ -27,10 +26,11 @@ from orchestrator.bisect.predicate import (
     Predicate,
     SplatSeen,
 )
+from orchestrator.bisect.recorder import Bench
 from orchestrator.bisect.session import Session
 from orchestrator.bisect.setup import Conclusion, Said, Setup
-from orchestrator.errors import Inconclusive, InfraError, UserError
-from orchestrator.plan import Choices
+from orchestrator.core.errors import Inconclusive, InfraError, UserError
+from orchestrator.plan.plan import Choices
 from orchestrator.results.model import CellResult, Verdict
 
 pytestmark = pytest.mark.slow
@@ -430,6 +430,6 @@ def test_commits_are_called_as_the_user_does_and_by_short_names(tmp_path: Path) 
         (("v1", "v2"), "v1 to v2", "good v1 (0123456789ab); bad v2 (fedcba98fedc)"),
     ):
         setup = msgspec.structs.replace(case.setup, good=(good,), bad=bad, called=called)
-        told = account.account("bisect-1", setup, (), Conclusion(), lambda _: "")
+        told = summary.account("bisect-1", setup, (), Conclusion(), lambda _: "")
         assert told.title == f"Bisect of linux, {title}"
         assert dict(told.facts)["ends"] == ends

@@ -18,17 +18,18 @@ import pytest
 from fakes.processes import until
 from under_test import SOURCE
 
-from orchestrator import arch as arches
 from orchestrator import source
-from orchestrator.errors import InfraError
+from orchestrator.core import arch as arches
+from orchestrator.core import toolchain
+from orchestrator.core.errors import InfraError
+from orchestrator.core.store import Store, default_cache
 from orchestrator.kernel import build as kernels
-from orchestrator.kernel import toolchain
-from orchestrator.kernel.model import KernelSpec
+from orchestrator.kernel.spec import KernelSpec
 from orchestrator.source.classify import classify
-from orchestrator.store import Store, default_cache
-from orchestrator.vm import emulator, image, overlay, qemu, snapshot
+from orchestrator.vm import emulator, qemu, snapshot
 from orchestrator.vm.machine import BootFailure, Guest
 from orchestrator.vm.qemu import GuestSpec
+from orchestrator.vm.rootfs import image, overlay
 from orchestrator.vm.snapshot import Saved
 from orchestrator.vm.ssh import RUNNER, Lost, Ran, Trailer
 

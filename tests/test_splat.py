@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.evidence import splat
-from orchestrator.evidence.kinds import CLASSES, Class
-from orchestrator.evidence.splat import RULES, Kind, Scanner, Splat, blame, function_name
 from orchestrator.results.model import Blame
+from orchestrator.splat import scanner as splat
+from orchestrator.splat.kinds import CLASSES, Class
+from orchestrator.splat.scanner import RULES, Kind, Scanner, Splat, blame, function_name
 
 DATA = Path(__file__).parent / "data" / "splat"
 GOLDEN = sorted(DATA.glob("*.log"))

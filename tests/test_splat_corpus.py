@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.evidence.kinds import Class
-from orchestrator.evidence.splat import Scanner, Splat, function_name
+from orchestrator.splat.kinds import Class
+from orchestrator.splat.scanner import Scanner, Splat, function_name
 
 CORPUS = Path(os.environ.get("ORCHESTRATE_SPLATS") or Path(__file__).parents[2] / "shared" / "splats")
 

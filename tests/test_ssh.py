@@ -18,7 +18,8 @@ from fakes.processes import alive, until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.vm import overlay, ssh
+from orchestrator.vm import ssh
+from orchestrator.vm.rootfs import overlay
 from orchestrator.vm.ssh import Lost, Ssh
 
 KEYS = overlay.make_keys()

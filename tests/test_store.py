@@ -16,8 +16,8 @@ from fakes.processes import until
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.errors import InfraError, Interrupted, KernelError
-from orchestrator.store import Store, default_cache, digest_of, file_digest
+from orchestrator.core.errors import InfraError, Interrupted, KernelError
+from orchestrator.core.store import Store, default_cache, digest_of, file_digest
 
 
 def make(folder: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_maker_that_fails_leaves_nothing(store: Store) -> None:
 MAKER = """
 import os, sys, time
 from pathlib import Path
-from orchestrator.store import Store
+from orchestrator.core.store import Store
 def make(folder):
     with open(sys.argv[2], "a") as log:
         log.write("made\\n")
@@ -151,8 +151,8 @@ def test_a_killed_maker_neither_blocks_nor_litters(store: Store, tmp_path: Path)
 FULL = """
 import sys
 from pathlib import Path
-from orchestrator.errors import InfraError
-from orchestrator.store import Store
+from orchestrator.core.errors import InfraError
+from orchestrator.core.store import Store
 def make(folder):
     with (folder / "a").open("wb", buffering=0) as stream:
         try:

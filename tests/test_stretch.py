@@ -8,7 +8,7 @@ import pytest
 from simulate_bisect import SHAPES
 
 from orchestrator.bisect.graph import History
-from orchestrator.bisect.stretch import Stretches
+from orchestrator.bisect.untestable import Stretches
 
 
 def line(count: int) -> History:

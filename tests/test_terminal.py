@@ -6,12 +6,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from orchestrator.analysis.pair import pairs, rates
-from orchestrator.outcome import RunResult
+from orchestrator.analysis.pairs import pairs, rates
+from orchestrator.core.text import clean
 from orchestrator.report import terminal
 from orchestrator.results.model import Blame, Case, CellResult, SuiteResult, Verdict
-from orchestrator.suites.known import UNSEEN
-from orchestrator.text import clean
+from orchestrator.run.summary import RunResult
+from orchestrator.verdict.known import UNSEEN
 
 HOSTILE = clean(b"[red]x[/red] [/nope] \x1b[31m\x07 :smile: \xff" + b"long " * 60)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator.text import CUT_LINE, MIN_LIMIT, clean, clean_str, one_line
+from orchestrator.core.text import CUT_LINE, MIN_LIMIT, clean, clean_str, one_line
 
 # XML 1.0, production [2] Char, spelt independently of the code under test.
 LEGAL = re.compile("[\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]*")

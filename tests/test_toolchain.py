@@ -8,10 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from orchestrator import arch
-from orchestrator.arch import Arch
-from orchestrator.errors import InfraError, UserError
-from orchestrator.kernel import toolchain
+from orchestrator.core import arch, toolchain
+from orchestrator.core.arch import Arch
+from orchestrator.core.errors import InfraError, UserError
 
 #: As it is on every host but a native one.
 FOREIGN = msgspec.structs.replace(arch.load("arm64"), machines=("none",), cross_prefix="weird-linux-gnu-")

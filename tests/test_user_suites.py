@@ -14,19 +14,22 @@ import pytest
 from test_runner import FakeGuest
 from under_test import SOURCE
 
-from orchestrator import arch, source
-from orchestrator.errors import InfraError, KernelError, UserError
+from orchestrator import source
+from orchestrator.cell import program as runner
+from orchestrator.core import arch, compile, toolchain
+from orchestrator.core.errors import InfraError, KernelError, UserError
+from orchestrator.core.store import Store, default_cache
 from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.kernel import build as kernels
-from orchestrator.kernel import programs, toolchain
-from orchestrator.kernel.model import KernelSpec
+from orchestrator.kernel.spec import KernelSpec
 from orchestrator.results.model import Blame, Case, Verdict
 from orchestrator.source.classify import classify
-from orchestrator.store import Store, default_cache
-from orchestrator.suites import build, catalog, folder, runner
-from orchestrator.vm import accel, image, overlay
+from orchestrator.suites import build, catalog
+from orchestrator.suites import files as folder
+from orchestrator.vm import accel
 from orchestrator.vm.machine import Guest
 from orchestrator.vm.qemu import GuestSpec
+from orchestrator.vm.rootfs import image, overlay
 from orchestrator.vm.ssh import RUNNER
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -387,7 +390,7 @@ def test_a_suite_of_a_trees_directory(tmp_path: Path, store: Store, monkeypatch:
         asked.append((tree, directory))
         return {name: tmp_path / name for name in ("b-test", "a-test")}
 
-    monkeypatch.setattr(programs, "build_selftests", selftests)
+    monkeypatch.setattr(compile, "build_selftests", selftests)
     files = built(suite, store, tree="a tree")
     assert asked == [("a tree", "tools/testing/selftests/mm")]
     assert set(files) == {"a-test", "b-test", "words"}
@@ -395,7 +398,7 @@ def test_a_suite_of_a_trees_directory(tmp_path: Path, store: Store, monkeypatch:
     # nothing was said about its programs, so none was forgotten
     found = {"a-test": [Case(id="mm/a-test", verdict=Verdict.SKIP, reason="no")], "b-test": []}
     assert runner.complete(suite, catalog.expected(suite, "7.2", "arm64"), {}, found)[1] == ()
-    monkeypatch.setattr(programs, "build_selftests", lambda *_, **__: {"words": tmp_path / "words"})
+    monkeypatch.setattr(compile, "build_selftests", lambda *_, **__: {"words": tmp_path / "words"})
     with pytest.raises(UserError, match="'words' would lie where a program is"):
         built(suite, store, tree="a tree")
 
@@ -409,7 +412,7 @@ def test_no_tree_to_take_tests_from(store: Store, monkeypatch: pytest.MonkeyPatc
     def none(*_: Any, **__: Any) -> dict[str, Path]:
         raise KernelError("5.4: no tools/testing/selftests/proc in this tree")
 
-    monkeypatch.setattr(programs, "build_selftests", none)
+    monkeypatch.setattr(compile, "build_selftests", none)
     with pytest.raises(KernelError):
         built(suite, store, tree="a tree")
     with pytest.raises(UserError, match=r"5\.4: no tools"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.kernel import warnings
+from orchestrator.kernel import build_warnings
 
 LOG = b"""\
   CC      mm/memory.o
@@ -31,7 +31,7 @@ make[2]: warning:  Clock skew detected.  Your build may be incomplete.
 
 
 def test_each_kind_is_found_and_put_on_its_unit() -> None:
-    found, compiled = warnings.read(LOG)
+    found, compiled = build_warnings.read(LOG)
     assert {unit: len(said) for unit, said in found.items()} == {
         "mm/memory": 1, "fs/x": 1, "vmlinux": 2, "modpost": 1,
     }  # fmt: skip
@@ -42,37 +42,39 @@ def test_each_kind_is_found_and_put_on_its_unit() -> None:
 
 
 def test_a_warning_that_only_moved_is_not_new() -> None:
-    before, _ = warnings.read(LOG)
-    after, _ = warnings.read(LOG.replace(b"memory.c:12:6", b"memory.c:99:6").replace(b"+0x1f", b"+0x2f"))
-    assert warnings.new(before, after) == []
+    before, _ = build_warnings.read(LOG)
+    after, _ = build_warnings.read(
+        LOG.replace(b"memory.c:12:6", b"memory.c:99:6").replace(b"+0x1f", b"+0x2f")
+    )
+    assert build_warnings.new(before, after) == []
 
 
 def test_the_same_words_once_more_are_new() -> None:
-    before, _ = warnings.read(LOG)
+    before, _ = build_warnings.read(LOG)
     line = next(line for line in LOG.splitlines(keepends=True) if b"unused variable" in line)
-    after, _ = warnings.read(LOG + line.replace(b":12:", b":40:"))
-    assert warnings.new(before, after) == [
+    after, _ = build_warnings.read(LOG + line.replace(b":12:", b":40:"))
+    assert build_warnings.new(before, after) == [
         "mm/memory.c:40:6: warning: unused variable ‘i’ [-Wunused-variable]"
     ]
     # and less is not
-    assert warnings.new(after, before) == []
+    assert build_warnings.new(after, before) == []
 
 
 def test_a_size_that_changed_is_the_same_warning() -> None:
     text = b"  CC      mm/a.o\nmm/a.c:1:1: warning: the frame size of %d bytes is larger than 1024 bytes\n"
-    assert warnings.new(warnings.read(text % 1100)[0], warnings.read(text % 1200)[0]) == []
+    assert build_warnings.new(build_warnings.read(text % 1100)[0], build_warnings.read(text % 1200)[0]) == []
 
 
 def test_what_is_not_compiled_again_keeps_its_warnings() -> None:
-    before, _ = warnings.read(LOG)
-    ledger = warnings.merged(before, b"  CC      mm/other.o\nmm/other.c:1:1: warning: odd\n")
+    before, _ = build_warnings.read(LOG)
+    ledger = build_warnings.merged(before, b"  CC      mm/other.o\nmm/other.c:1:1: warning: odd\n")
     assert set(ledger) == {"mm/memory", "fs/x", "vmlinux", "modpost", "mm/other"}
     # what was compiled anew and is silent has been mended
-    ledger = warnings.merged(ledger, b"  CC      mm/memory.o\n")
+    ledger = build_warnings.merged(ledger, b"  CC      mm/memory.o\n")
     assert "mm/memory" not in ledger
     # and when it warns again, that is new
-    again = warnings.merged(ledger, b"  CC      mm/memory.o\nmm/memory.c:3:1: warning: unused\n")
-    assert warnings.new(ledger, again) == ["mm/memory.c:3:1: warning: unused"]
+    again = build_warnings.merged(ledger, b"  CC      mm/memory.o\nmm/memory.c:3:1: warning: unused\n")
+    assert build_warnings.new(ledger, again) == ["mm/memory.c:3:1: warning: unused"]
 
 
 def test_a_header_warned_of_in_many_units_is_told_once() -> None:
@@ -80,23 +82,23 @@ def test_a_header_warned_of_in_many_units_is_told_once() -> None:
         b"  CC      mm/%s.o\nIn file included from mm/%s.c:1:\ninclude/h.h:5:1: warning: odd\n" % (n, n)
         for n in (b"a", b"b")
     )
-    assert warnings.new({}, warnings.read(log)[0]) == ["include/h.h:5:1: warning: odd"]
+    assert build_warnings.new({}, build_warnings.read(log)[0]) == ["include/h.h:5:1: warning: odd"]
 
 
 def test_names_are_seen_from_the_top_of_the_tree(tmp_path: Path) -> None:
     log = f"  CC      mm/a.o\n{tmp_path}/mm/a.c:5:1: warning: odd\n".encode()
-    found, _ = warnings.read(log, tmp_path)
-    assert found == {"mm/a": [warnings.Warned("mm/a.c: odd", "mm/a.c:5:1: warning: odd")]}
+    found, _ = build_warnings.read(log, tmp_path)
+    assert found == {"mm/a": [build_warnings.Warned("mm/a.c: odd", "mm/a.c:5:1: warning: odd")]}
 
 
 def test_a_ledger_is_kept_in_a_file(tmp_path: Path) -> None:
-    found, _ = warnings.read(LOG)
+    found, _ = build_warnings.read(LOG)
     path = tmp_path / "warnings.json"
-    path.write_bytes(warnings.dump(found))
-    assert warnings.load(path) == found
+    path.write_bytes(build_warnings.dump(found))
+    assert build_warnings.load(path) == found
     path.write_bytes(b"[]")
-    assert warnings.load(path) is None
-    assert warnings.load(tmp_path / "none") is None
+    assert build_warnings.load(path) is None
+    assert build_warnings.load(tmp_path / "none") is None
 
 
 @pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
@@ -106,5 +108,5 @@ def test_a_real_compilers_words(tmp_path: Path) -> None:
     done = subprocess.run(
         ["gcc", "-Wall", "-c", "-o", "a.o", "a.c"], cwd=tmp_path, capture_output=True, check=True
     )
-    found, _ = warnings.read(done.stderr)
+    found, _ = build_warnings.read(done.stderr)
     assert {w.text.split(": ")[0] for w in found["a"]} == {"h.h", "a.c"}

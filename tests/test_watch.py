@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.evidence.splat import KEEP
 from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.results.model import Blame
+from orchestrator.splat.scanner import KEEP
 from orchestrator.vm.ssh import Mark
 
 LOGS = Path(__file__).parent / "data/splat"

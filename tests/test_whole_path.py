@@ -11,9 +11,9 @@ import pytest
 from fakes.mounts import SMALL, mounted
 from under_test import ORCHESTRATE, SOURCE
 
-from orchestrator import arch
-from orchestrator.outcome import RunResult
+from orchestrator.core import arch
 from orchestrator.results.model import Blame, Case, Verdict
+from orchestrator.run.summary import RunResult
 
 pytestmark = pytest.mark.guest
 

@@ -15,11 +15,11 @@ from fakes.trees import git, make_git_tree, snapshot
 from test_build import build, spec_of
 
 from orchestrator import source
-from orchestrator.errors import InfraError, KernelError, UserError
+from orchestrator.core.errors import InfraError, KernelError, UserError
+from orchestrator.core.store import Store, file_digest
 from orchestrator.kernel import build as kernels
-from orchestrator.source import patches, workshop
-from orchestrator.source.workshop import DoesNotApply, Fix
-from orchestrator.store import Store, file_digest
+from orchestrator.source import checkout, patches
+from orchestrator.source.checkout import DoesNotApply, Fix
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,7 @@ def test_commits_come_one_after_another_and_what_is_the_same_keeps_its_time(
     one = head(repository)
     two = commit_file(repository, "mm/more.c", "int more;\n")
     before = snapshot(repository)
-    with workshop.opened(repository, cache=tmp_path / "cache") as shop:
+    with checkout.opened(repository, cache=tmp_path / "cache") as shop:
         tree = shop.check_out(two)
         assert tree.configured_by == shop.check_out(one).configured_by
         assert tree == shop.check_out(two)
@@ -55,32 +55,32 @@ def test_commits_come_one_after_another_and_what_is_the_same_keeps_its_time(
             shop.check_out(one).digest == source.resolve(f"{repository}@{one}", cache=tmp_path / "c").digest
         )
     assert snapshot(repository) == before, "the user's repository was written to"
-    with workshop.opened(repository, cache=tmp_path / "cache") as again:
+    with checkout.opened(repository, cache=tmp_path / "cache") as again:
         assert again.path == tree.path
         assert (again.check_out(one).path / "mm/memory.c").stat().st_mtime_ns == kept
 
 
 def test_two_at_once_have_a_place_each(repository: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    with workshop.opened(repository, cache=tmp_path) as one:
-        with workshop.opened(repository, cache=tmp_path, say=said.append) as other:
+    with checkout.opened(repository, cache=tmp_path) as one:
+        with checkout.opened(repository, cache=tmp_path, say=said.append) as other:
             assert one.place != other.place
         assert "another process works on" in said[0]
 
 
 def test_no_place_left(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workshop, "_MOST", 1)
+    monkeypatch.setattr(checkout, "_MOST", 1)
     with (
-        workshop.opened(repository, cache=tmp_path),
+        checkout.opened(repository, cache=tmp_path),
         pytest.raises(UserError, match=r"1 workshops of .* are in use at once"),
-        workshop.opened(repository, cache=tmp_path),
+        checkout.opened(repository, cache=tmp_path),
     ):
         pass
 
 
 def test_what_a_killed_checkout_has_left_is_put_right(repository: Path, tmp_path: Path) -> None:
     one = head(repository)
-    with workshop.opened(repository, cache=tmp_path) as shop:
+    with checkout.opened(repository, cache=tmp_path) as shop:
         shop.check_out(one)
         # killed while it wrote: a lock, half a file of the same size, a file too many, and the mark
         (shop.path / ".git/index.lock").touch()
@@ -90,17 +90,17 @@ def test_what_a_killed_checkout_has_left_is_put_right(repository: Path, tmp_path
         os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
         (shop.path / "mm/left.c").touch()
         (shop.place / "unfinished").touch()
-    with workshop.opened(repository, cache=tmp_path) as shop:
+    with checkout.opened(repository, cache=tmp_path) as shop:
         tree = shop.check_out(one)
         assert (tree.path / "mm/memory.c").read_text() == "int memory;\n"
         assert not (tree.path / "mm/left.c").exists()
 
 
 def test_a_clone_that_was_not_finished_is_made_again(repository: Path, tmp_path: Path) -> None:
-    with workshop.opened(repository, cache=tmp_path) as shop:
+    with checkout.opened(repository, cache=tmp_path) as shop:
         (shop.place / "made").unlink()
         shutil.rmtree(shop.path / ".git/refs")
-    with workshop.opened(repository, cache=tmp_path) as shop:
+    with checkout.opened(repository, cache=tmp_path) as shop:
         assert shop.check_out(head(repository)).version == "7.2.1"
 
 
@@ -110,7 +110,7 @@ def test_fixes_are_made_on_top_where_they_are_wanted(repository: Path, tmp_path:
     fix = commit_file(repository, "mm/memory.c", "int mended;\n")
     after = commit_file(repository, "mm/y.c", "int y;\n")
     fixes = [Fix(commit=fix, within=frozenset({two, after}))]
-    with workshop.opened(repository, cache=tmp_path) as shop:
+    with checkout.opened(repository, cache=tmp_path) as shop:
         assert "memory" in (shop.check_out(one, fixes).path / "mm/memory.c").read_text()
         tree = shop.check_out(two, fixes)
         assert (tree.path / "mm/memory.c").read_text() == "int mended;\n"
@@ -128,7 +128,7 @@ def test_what_is_changed_on_top_is_kept_as_patches_that_make_the_same_tree(
     fix = commit_file(repository, "mm/memory.c", "int mended; \n")
     fixes = [Fix(commit=fix, within=frozenset({two}))]
     cache = tmp_path / "cache"
-    with workshop.opened(repository, cache=cache) as shop:
+    with checkout.opened(repository, cache=cache) as shop:
         assert shop.check_out(two, keep=tmp_path / "kept").patches == ()
         made = shop.check_out(two, fixes, without=two, keep=tmp_path / "kept")
         assert list(map(Path, made.patches)) == sorted(
@@ -151,7 +151,7 @@ def test_a_fix_that_does_not_apply(repository: Path, tmp_path: Path) -> None:
     git(repository, "checkout", "-q", "HEAD~2")
     one = head(repository)
     fixes = [Fix(commit=fix, within=frozenset({one}))]
-    with workshop.opened(repository, cache=tmp_path) as shop:
+    with checkout.opened(repository, cache=tmp_path) as shop:
         with pytest.raises(DoesNotApply, match=f"the fix {fix[:12]} does not apply to .*memory.c"):
             shop.check_out(one, fixes)
         assert (shop.check_out(one).path / "mm/memory.c").read_text() == "int memory;\n"
@@ -161,7 +161,7 @@ def test_commits_of_another_repository(repository: Path, tmp_path: Path) -> None
     other = tmp_path / "other"
     git(tmp_path, "clone", "-q", str(repository), str(other))
     theirs = commit_file(other, "mm/x.c", "int x;\n")
-    with workshop.opened(repository, cache=tmp_path / "cache") as shop:
+    with checkout.opened(repository, cache=tmp_path / "cache") as shop:
         shop.borrow(other)
         shop.borrow(other)
         assert (shop.check_out(theirs).path / "mm/x.c").is_file()
@@ -171,7 +171,7 @@ def test_a_commit_that_is_no_kernel(repository: Path, tmp_path: Path) -> None:
     git(repository, "rm", "-q", "Makefile")
     bare = commit_file(repository, "README", "nothing\n")
     with (
-        workshop.opened(repository, cache=tmp_path) as shop,
+        checkout.opened(repository, cache=tmp_path) as shop,
         pytest.raises(UserError, match="is not a kernel tree: no Makefile"),
     ):
         shop.check_out(bare)
@@ -181,8 +181,8 @@ def test_a_full_disk_is_the_hosts(repository: Path, tmp_path: Path, monkeypatch:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    with workshop.opened(repository, cache=tmp_path) as shop:
-        monkeypatch.setattr(workshop.clone, "check_out", full)
+    with checkout.opened(repository, cache=tmp_path) as shop:
+        monkeypatch.setattr(checkout.clone, "check_out", full)
         with pytest.raises(InfraError, match="No space left"):
             shop.check_out(head(repository))
 
@@ -192,7 +192,7 @@ def test_what_a_configuration_reads_tells_it_from_others(repository: Path, tmp_p
     one = head(repository)
     text = (repository / name).read_text() if (repository / name).exists() else ""
     two = commit_file(repository, name, text + "# more\n")
-    with workshop.opened(repository, cache=tmp_path) as shop:
+    with checkout.opened(repository, cache=tmp_path) as shop:
         assert shop.check_out(one).configured_by != shop.check_out(two).configured_by
 
 
@@ -208,7 +208,7 @@ class Yard:
         self.store = store
         self.log = tmp_path / "log"
 
-    def build(self, shop: workshop.Workshop, commit: str, **changes: object) -> tuple[str, str]:
+    def build(self, shop: checkout.Workshop, commit: str, **changes: object) -> tuple[str, str]:
         """The digest of a commit's image, and what was compiled for it."""
         tree = shop.check_out(commit)
         kernel = build(spec_of(tree, workplace=shop.objects("x"), **changes), self.store, self.log)
@@ -227,7 +227,7 @@ def test_only_what_differs_is_compiled_and_equal_sources_make_equal_kernels(yard
     doc = commit_file(yard.repository, "Documentation/x", "words\n")
     two = commit_file(yard.repository, "fs/a.c", "int a = 2;\n")
     back = commit_file(yard.repository, "fs/a.c", "int a = 1;\n")
-    with workshop.opened(yard.repository, cache=yard.store.root) as shop:
+    with checkout.opened(yard.repository, cache=yard.store.root) as shop:
         first, log = yard.build(shop, one)
         assert log.count("  CC ") == 2
         unchanged, log = yard.build(shop, doc)
@@ -254,7 +254,7 @@ def test_a_build_that_was_killed_spoils_nothing(
     one = commit_file(yard.repository, "fs/a.c", "int a = 1;\n")
     two = commit_file(yard.repository, "fs/a.c", "int a = 2;\n")
     three = commit_file(yard.repository, "fs/b.c", "int b;\n")
-    with workshop.opened(yard.repository, cache=yard.store.root) as shop:
+    with checkout.opened(yard.repository, cache=yard.store.root) as shop:
         yard.build(shop, one)
         monkeypatch.setenv("FAKE_LINUX", fault)
         with pytest.raises((InfraError, KernelError)):
@@ -270,7 +270,7 @@ def test_a_commit_that_does_not_compile(yard: Yard) -> None:
     one = commit_file(yard.repository, "fs/a.c", "int a = 1;\n")
     broken = commit_file(yard.repository, "fs/b.c", "int b = nothing;\n")
     after = commit_file(yard.repository, "fs/b.c", "int b;\n")
-    with workshop.opened(yard.repository, cache=yard.store.root) as shop:
+    with checkout.opened(yard.repository, cache=yard.store.root) as shop:
         yard.build(shop, one)
         with pytest.raises(KernelError, match=r"fs/b\.c:1:9: .nothing. undeclared"):
             yard.build(shop, broken)
@@ -283,7 +283,7 @@ def test_a_commit_that_does_not_compile(yard: Yard) -> None:
 def test_what_an_earlier_build_has_left_is_not_the_kernels_fault(yard: Yard) -> None:
     one = commit_file(yard.repository, "fs/a.c", "int a = 1;\n")
     two = commit_file(yard.repository, "fs/b.c", "int b;\n")
-    with workshop.opened(yard.repository, cache=yard.store.root) as shop:
+    with checkout.opened(yard.repository, cache=yard.store.root) as shop:
         yard.build(shop, one)
         stale = shop.objects("x") / "o/a.o"
         stale.write_text("stale")
@@ -295,8 +295,8 @@ def test_what_an_earlier_build_has_left_is_not_the_kernels_fault(yard: Yard) -> 
 @needs_make
 def test_a_killed_process_frees_its_place(yard: Yard, tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from orchestrator.source import workshop\n"
-        "with workshop.opened(Path(sys.argv[1]), cache=Path(sys.argv[2])):\n"
+        "import sys, time; from pathlib import Path; from orchestrator.source import checkout\n"
+        "with checkout.opened(Path(sys.argv[1]), cache=Path(sys.argv[2])):\n"
         "    print('in', flush=True); time.sleep(60)\n"
     )
     argv = [sys.executable, "-c", code, str(yard.repository), str(tmp_path / "cache")]
@@ -304,5 +304,5 @@ def test_a_killed_process_frees_its_place(yard: Yard, tmp_path: Path) -> None:
         assert child.stdout
         child.stdout.readline()
         child.kill()
-    with workshop.opened(yard.repository, cache=tmp_path / "cache") as shop:
+    with checkout.opened(yard.repository, cache=tmp_path / "cache") as shop:
         assert shop.place.name.endswith("-1")

@@ -4,7 +4,7 @@
 import os
 import sys
 
-ORCHESTRATE = [sys.executable, "-m", "orchestrator.cli"]
+ORCHESTRATE = [sys.executable, "-m", "orchestrator.cli.main"]
 #: What tests/broken, provoke.patch and the other changes of ours apply to.
 LINUX_7_2 = "debian:trixie-backports/linux-source-7.2"
 LINUX_6_12 = "debian:bookworm-backports/linux-source-6.12"

@@ -9,12 +9,12 @@ from collections import Counter
 import msgspec
 from scipy.stats import fisher_exact
 
-from orchestrator.bisect.bench import Bench
 from orchestrator.bisect.journal import Built, Subject
 from orchestrator.bisect.predicate import AnyFails, BuildFails, CaseFails, Judgement, Kind, failing, of_boot
+from orchestrator.bisect.recorder import Bench
 from orchestrator.bisect.search import Rates
 from orchestrator.bisect.setup import Setup
-from orchestrator.errors import Inconclusive, UserError
+from orchestrator.core.errors import Inconclusive, UserError
 
 #: An end that did not show it is booted so many times more often than was asked for, before it is given up.
 _PATIENCE = 8

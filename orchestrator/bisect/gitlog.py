@@ -6,7 +6,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 
-from orchestrator.errors import UserError
+from orchestrator.core.errors import UserError
 
 #: What git calls the outcomes: of a fault, or of whatever changed.
 _WORDS: dict[str, bool | None] = {"good": False, "old": False, "bad": True, "new": True, "skip": None}

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.errors import UserError
+from orchestrator.core.errors import UserError
+from orchestrator.core.text import clean_str
 from orchestrator.source.clone import GitError, is_ancestor, merge_base, run_git
-from orchestrator.text import clean_str
 
 #: Up to this many commits the matrix is kept unpacked too: 8 bytes an entry.
 _DENSE = 1024

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from orchestrator.bisect.predicate import Judgement
-from orchestrator.errors import InfraError, UserError
+from orchestrator.core.errors import InfraError, UserError
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -7,12 +7,12 @@ The decision is ``analysis.stats.decide``'s; it falls as soon as it can.
 from __future__ import annotations
 
 from orchestrator.analysis import stats
-from orchestrator.bisect.bench import Bench
 from orchestrator.bisect.journal import Subject
 from orchestrator.bisect.predicate import Judgement, Kind, MetricWorse
+from orchestrator.bisect.recorder import Bench
 from orchestrator.bisect.search import Rates
 from orchestrator.bisect.setup import Setup
-from orchestrator.errors import Inconclusive, UserError
+from orchestrator.core.errors import Inconclusive, UserError
 
 #: ``decide`` needs four boots of each end.
 _FEWEST = 4

@@ -21,22 +21,22 @@ from typing import Protocol
 
 import msgspec
 
-from orchestrator import prepare
-from orchestrator import run as runs
 from orchestrator.bisect.journal import Built, Subject
-from orchestrator.cell_state import Context, Target, kernel_spec, moot
+from orchestrator.cell.state import Context, Target, kernel_spec, moot
+from orchestrator.core.errors import InfraError, Interrupted, KernelError, OrchestrateError, UserError
+from orchestrator.core.events import Events
+from orchestrator.core.store import digest_of, file_digest
 from orchestrator.engine import Engine, Work
-from orchestrator.errors import InfraError, Interrupted, KernelError, OrchestrateError, UserError
-from orchestrator.events import Events
 from orchestrator.kernel import build as kernels
-from orchestrator.kernel.model import Kernel
-from orchestrator.plan import CellPlan, Choices, Source
+from orchestrator.kernel.spec import Kernel
+from orchestrator.plan import prepare
+from orchestrator.plan.plan import CellPlan, Choices, Source
 from orchestrator.results.model import CellResult
-from orchestrator.source.workshop import Fix, Workshop
-from orchestrator.store import digest_of, file_digest
+from orchestrator.run import execute as runs
+from orchestrator.source.checkout import Fix, Workshop
 from orchestrator.suites import catalog
 from orchestrator.suites.catalog import Suite
-from orchestrator.vm.overlay import write_atomically
+from orchestrator.vm.rootfs.overlay import write_atomically
 
 
 class Boot(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +121,7 @@ class KernelOracle:
     def __exit__(self, *_: object) -> None:
         self._wanted, self._closed = [], True
         if self._worker is not None and self._worker.is_alive():
-            from orchestrator import process
+            from orchestrator.core import process
 
             process.end_all()
             self._worker.join()

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 import msgspec
 
-from orchestrator.errors import UserError
+from orchestrator.core.errors import UserError
 from orchestrator.results.model import AT_FAULT, Case, CellResult, Verdict
 
 #: The fewest digits of a fingerprint that name it.

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy.special import betaln
 
 from orchestrator.bisect.graph import History
-from orchestrator.bisect.stretch import Stretches
-from orchestrator.errors import Inconclusive
+from orchestrator.bisect.untestable import Stretches
+from orchestrator.core.errors import Inconclusive
 
 Floats = NDArray[np.float64]
 

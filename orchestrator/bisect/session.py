@@ -13,11 +13,11 @@ from typing import TypeVar
 import msgspec
 
 from orchestrator.bisect import ends
-from orchestrator.bisect.bench import Bench
 from orchestrator.bisect.graph import History
 from orchestrator.bisect.journal import Booted, Built, Subject, Taken
 from orchestrator.bisect.metric import Numbers
 from orchestrator.bisect.predicate import BuildFails, Judgement, Kind, MetricWorse, of_build
+from orchestrator.bisect.recorder import Bench
 from orchestrator.bisect.search import Rates, Search
 from orchestrator.bisect.setup import Conclusion, Recheck, Said, Setup, Suspect
 

@@ -9,8 +9,8 @@ import msgspec
 
 from orchestrator.bisect.journal import Subject
 from orchestrator.bisect.predicate import AnyFails, Predicate
-from orchestrator.plan import Choices
-from orchestrator.run import read_kept
+from orchestrator.plan.plan import Choices
+from orchestrator.run.execute import read_kept
 
 VERSION = 1
 #: As ``RunDirectory`` calls it.

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.arch import Arch
+from orchestrator.core.arch import Arch
+from orchestrator.core.errors import OrchestrateError
+from orchestrator.core.text import one_line
 from orchestrator.doctor import checks as look
 from orchestrator.doctor.checks import Check
-from orchestrator.errors import OrchestrateError
-from orchestrator.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -127,7 +127,7 @@ def _all_at_once(asked: dict[str, Callable[[], Iterable[Check]]], limit_s: float
 
     # what the checks import: threads that import modules which need each other wait for one another
     importlib.import_module("orchestrator.kernel.compile_only")
-    importlib.import_module("orchestrator.source.apt")
+    importlib.import_module("orchestrator.debian.apt")
     importlib.import_module("orchestrator.vm.accel")
     threads = {
         name: threading.Thread(target=carry_out, args=(name, function), daemon=True)

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from orchestrator import arch as arches
-from orchestrator.arch import Arch
+from orchestrator.core import arch as arches
+from orchestrator.core.arch import Arch
+from orchestrator.core.errors import InfraError
+from orchestrator.core.text import one_line
 from orchestrator.doctor import host
 from orchestrator.doctor.host import Said, Status, ask, first_number
-from orchestrator.errors import InfraError
-from orchestrator.text import one_line
 
 if TYPE_CHECKING:
     from orchestrator.vm.probe import Trial
@@ -243,7 +243,7 @@ def ccache() -> Iterable[Check]:
 
 
 def apt() -> Iterable[Check]:
-    from orchestrator.source import apt as source_apt
+    from orchestrator.debian import apt as source_apt
 
     without = "no guest images and no debian: sources can be made here"
     missing = [tool for tool in source_apt.NEEDED_TOOLS if not shutil.which(tool)]
@@ -262,7 +262,7 @@ def apt() -> Iterable[Check]:
 
 
 def mirror() -> Iterable[Check]:
-    from orchestrator.source import apt as source_apt
+    from orchestrator.debian import apt as source_apt
 
     with tempfile.TemporaryDirectory(prefix="orc-") as folder:
         suite = source_apt.host_codename() or "stable"

@@ -19,7 +19,7 @@ from typing import Literal
 
 import msgspec
 
-from orchestrator.text import one_line
+from orchestrator.core.text import one_line
 
 Status = Literal["ok", "note", "missing"]
 

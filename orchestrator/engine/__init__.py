@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from orchestrator.plan import CellPlan
+from orchestrator.plan.plan import CellPlan
 from orchestrator.results.model import CellResult
 
 #: Carries one cell out.

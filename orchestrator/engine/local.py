@@ -7,9 +7,9 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-from orchestrator import process
+from orchestrator.core import process
 from orchestrator.engine import Work
-from orchestrator.plan import CellPlan
+from orchestrator.plan.plan import CellPlan
 from orchestrator.results.model import CellResult
 
 

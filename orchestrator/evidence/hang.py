@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from orchestrator.core.text import one_line
 from orchestrator.evidence.health import Task
-from orchestrator.text import one_line
 
 #: In which a writer of an address space waits until the readers of one VMA have gone. It holds mmap_lock.
 VMA_WAITS = frozenset(

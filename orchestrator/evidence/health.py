@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from orchestrator.evidence.splat import Scanner
+from orchestrator.core.text import clean
 from orchestrator.results.model import Blame, Verdict
-from orchestrator.text import clean
+from orchestrator.splat.scanner import Scanner
 
 #: What each bit of `/proc/sys/kernel/tainted` says; the letter is the one in a splat's ``Tainted:`` line.
 #: Source: Documentation/admin-guide/tainted-kernels.rst.

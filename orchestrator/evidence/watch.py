@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from orchestrator.evidence import host, noise
-from orchestrator.evidence.splat import Kind, Scanner, Splat, blame
+from orchestrator.core.text import one_line
+from orchestrator.evidence import host
 from orchestrator.results.model import Blame
-from orchestrator.text import one_line
+from orchestrator.splat import noise
+from orchestrator.splat.scanner import Kind, Scanner, Splat, blame
 from orchestrator.vm.ssh import Mark
 
 #: What a guest also says when its host does not let it run.

@@ -16,17 +16,18 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator import data
-from orchestrator.arch import Arch
-from orchestrator.elf import build_id
-from orchestrator.errors import Inconclusive, KernelError, UserError
-from orchestrator.kernel import kconfig, make, makelog, warnings, workplace
+from orchestrator.core import data
+from orchestrator.core.arch import Arch
+from orchestrator.core.elf import build_id
+from orchestrator.core.errors import Inconclusive, KernelError, UserError
+from orchestrator.core.process import Outcome, Supervised
+from orchestrator.core.store import Store, digest_of, file_digest
+from orchestrator.kernel import build_log as makelog
+from orchestrator.kernel import build_warnings, kconfig, make, objdir
 from orchestrator.kernel.kconfig import Fragment, Lost
-from orchestrator.kernel.model import Configured, Kernel, KernelSpec, Say
-from orchestrator.kernel.workplace import Workplace
-from orchestrator.process import Outcome, Supervised
+from orchestrator.kernel.objdir import Workplace
+from orchestrator.kernel.spec import Configured, Kernel, KernelSpec, Say
 from orchestrator.source.classify import TreeClass
-from orchestrator.store import Store, digest_of, file_digest
 
 _CONFIG_LIMIT_S = 600.0
 _BUILD_LIMIT_S = 4 * 3600.0
@@ -184,17 +185,17 @@ def _key(spec: KernelSpec, configured: Configured) -> str:
     )
 
 
-def warned(folder: Path, tree: Path) -> warnings.Ledger:
+def warned(folder: Path, tree: Path) -> build_warnings.Ledger:
     """All that the build of a kernel warns of, also where most of it had been compiled before.
 
     :param folder: the kernel's entry in the store; ``tree``: the top of its tree.
     """
-    known = warnings.load(folder / warnings.NAME)
+    known = build_warnings.load(folder / build_warnings.NAME)
     if known is not None:
         return known
     # an older entry: it was built as a whole
     log = folder / "build.log"
-    return warnings.merged({}, log.read_bytes() if log.is_file() else b"", tree)
+    return build_warnings.merged({}, log.read_bytes() if log.is_file() else b"", tree)
 
 
 def is_built(spec: KernelSpec, store: Store) -> bool:
@@ -260,7 +261,7 @@ def _build(
     jobs: int,
 ) -> None:
     # one place a key: ccache and __FILE__ see the same paths again when a build is repeated
-    with workplace.opened(spec.workplace, store.root / "builds" / key) as place:
+    with objdir.opened(spec.workplace, store.root / "builds" / key) as place:
         warm = place.warm
         try:
             cpu_s = _make(spec, configured, store, place, fresh / "build.log", say, log, jobs)
@@ -286,7 +287,7 @@ def _build(
             shutil.copyfile(made, fresh / _module_name(spec.module))
         shutil.copyfile(objects / ".config", fresh / "config")
         shutil.copyfile(objects / "System.map", fresh / "System.map")
-        shutil.copyfile(place.folder / warnings.NAME, fresh / warnings.NAME)
+        shutil.copyfile(place.folder / build_warnings.NAME, fresh / build_warnings.NAME)
         metadata = place.folder / "out" / "metadata.json"
         if metadata.is_file():
             shutil.copyfile(metadata, fresh / "tuxmake.json")

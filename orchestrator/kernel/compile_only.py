@@ -13,14 +13,14 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator import data
-from orchestrator.errors import Inconclusive, InfraError, UserError
-from orchestrator.kernel import kconfig, make, makelog, warnings, workplace
-from orchestrator.kernel.model import Say
-from orchestrator.kernel.workplace import Workplace
-from orchestrator.process import Outcome, Supervised, require
+from orchestrator.core import data
+from orchestrator.core.errors import Inconclusive, InfraError, UserError
+from orchestrator.core.process import Outcome, Supervised, require
+from orchestrator.core.store import digest_of
+from orchestrator.kernel import build_log, build_warnings, kconfig, make, objdir
+from orchestrator.kernel.objdir import Workplace
+from orchestrator.kernel.spec import Say
 from orchestrator.source.model import Tree
-from orchestrator.store import digest_of
 
 #: allmodconfig has some hundred objects in these directories.
 _LIMIT_S = 2 * 3600.0
@@ -77,7 +77,7 @@ def load(name: str) -> Config:
 
 def compile_(
     config: Config, tree: Tree, folder: Path, log: Path, *, say: Say = lambda _: None, jobs: int = 0
-) -> warnings.Ledger:
+) -> build_warnings.Ledger:
     """Configure, and compile the directories; the warnings of all that is compiled there by now.
 
     :param folder: a place for this configuration of commits of one repository; kept between them.
@@ -93,13 +93,13 @@ def compile_(
     log.unlink(missing_ok=True)
     what = f"cannot compile {tree.version} {config.name}"
     say(f"compiling {' '.join(config.targets)} of {tree.version} {config.name}")
-    with workplace.opened(folder, folder) as place:
+    with objdir.opened(folder, folder) as place:
         _configure(config, tree, place, log, what)
         outcome = _make(config, tree, place, log, [*config.targets, f"-j{jobs or os.cpu_count() or 1}"])
         known = place.warned(log, tree.path)
         if outcome.exit != 0:
             place.trust_after(outcome, log)
-            makelog.raise_for(what, tree.path, outcome, log, log)
+            build_log.raise_for(what, tree.path, outcome, log, log)
         place.trust()
         if empty := [name for name in config.targets if not any((place.objects / name).rglob("*.o"))]:
             raise Inconclusive(f"{what}: make was content, and made nothing in {', '.join(empty)}")
@@ -130,7 +130,7 @@ def _configure(config: Config, tree: Tree, place: Workplace, log: Path, what: st
             )
     if outcome.exit != 0 or not path.is_file():
         place.trust_after(outcome, log)
-        makelog.raise_for(what, tree.path, outcome, log, log)
+        build_log.raise_for(what, tree.path, outcome, log, log)
 
 
 def _make(config: Config, tree: Tree, place: Workplace, log: Path, words: list[str]) -> Outcome:

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator import data
-from orchestrator.errors import UserError
+from orchestrator.core import data
+from orchestrator.core.errors import UserError
+from orchestrator.core.toolchain import Toolchain
 from orchestrator.kernel.kconfig import Fragment
-from orchestrator.kernel.toolchain import Toolchain
 from orchestrator.source.model import version_numbers
 
 _SAYING = re.compile(r"^#: ([a-z -]+): (.+)$", re.M)

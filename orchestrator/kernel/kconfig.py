@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator import data
-from orchestrator.errors import UserError
+from orchestrator.core import data
+from orchestrator.core.errors import UserError
 
 _SET = re.compile(r"^CONFIG_(\w+)=(.*)$")
 _UNSET = re.compile(r"^# CONFIG_(\w+) is not set$")

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from orchestrator.kernel import kconfig, makelog
-from orchestrator.kernel.model import KernelSpec
-from orchestrator.process import Outcome, Supervised, require
+from orchestrator.core.process import Outcome, Supervised, require
+from orchestrator.kernel import build_log, kconfig
+from orchestrator.kernel.spec import KernelSpec
 
 #: Seconds between two words about how far a build is.
 _PROGRESS_S = 30.0
@@ -49,7 +49,7 @@ def tuxmake(
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Outcome, float]:
     """Run tuxmake under the supervisor; its outcome and the CPU seconds of the whole tree."""
-    require("make", remedy=f"Install the build tools: apt-get install {makelog.BASE_PACKAGES}")
+    require("make", remedy=f"Install the build tools: apt-get install {build_log.BASE_PACKAGES}")
     argv = [sys.executable, "-m", "tuxmake", "-C", str(spec.tree.path), "-b", str(objects), "-o", str(output)]
     argv += ["-r", "null", "-z", "none", "-v", "-F", "-t", spec.toolchain.tuxmake]
     if not spec.arch.native:
@@ -78,7 +78,7 @@ def tuxmake(
     try:
         while (outcome := child.wait(_PROGRESS_S if progress else None)) is None:
             if progress:
-                progress(makelog.objects(log))
+                progress(build_log.objects(log))
     finally:
         child.kill()
     return outcome, child.cpu_s

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator.errors import UserError
-from orchestrator.kernel.model import Kernel
-from orchestrator.store import Store, absolute, digest_of, file_digest
+from orchestrator.core.errors import UserError
+from orchestrator.core.store import Store, absolute, digest_of, file_digest
+from orchestrator.kernel.spec import Kernel
 
 # Documentation/arch/x86/boot.rst and Documentation/arch/arm64/booting.rst
 _X86_MAGIC, _X86_AT, _X86_VERSION_AT = b"HdrS", 0x202, 0x20E

@@ -9,9 +9,9 @@ import jinja2
 
 
 def render(template: str, **values: object) -> str:
-    """The page that a template of this folder makes of some values. What is text among them is escaped."""
+    """The page that a template of the package makes of some values. What is text among them is escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(Path(__file__).parents[1]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

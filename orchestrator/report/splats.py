@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from orchestrator.evidence.offline import Console
-from orchestrator.evidence.splat import Splat
-from orchestrator.text import one_line
+from orchestrator.core.text import one_line
+from orchestrator.splat.file import Console
+from orchestrator.splat.scanner import Splat
 
 _WIDTH = 80
 _MAX_NAME = 300

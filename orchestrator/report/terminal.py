@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.estimate import Cost, cpus
-from orchestrator.outcome import RunResult, SuiteComparison, rate_text
-from orchestrator.plan import Plan
+from orchestrator.plan.plan import Plan
 from orchestrator.results.model import Case, CellResult, Verdict, worst
+from orchestrator.run.estimate import Cost, cpus
+from orchestrator.run.summary import RunResult, SuiteComparison, rate_text
 from orchestrator.suites.catalog import COMMAND
-from orchestrator.suites.known import UNSEEN
+from orchestrator.verdict.known import UNSEEN
 
 _T = TypeVar("_T")
 

@@ -19,9 +19,9 @@ from xml.etree import ElementTree as ET
 
 from junit_xml import TestCase, TestSuite
 
-from orchestrator.errors import InfraError, UserError
+from orchestrator.core.errors import InfraError, UserError
+from orchestrator.core.text import clean_str, one_line
 from orchestrator.results.model import Case, CellResult, Verdict
-from orchestrator.text import clean_str, one_line
 
 #: Characters of detail in the document; the log named beside it has the rest.
 DETAIL_LIMIT = 16 * 1024

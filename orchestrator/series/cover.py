@@ -7,11 +7,11 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 
+from orchestrator.core.text import one_line
 from orchestrator.results.model import Verdict
-from orchestrator.series import bench
+from orchestrator.series import performance
 from orchestrator.series.matrix import Entry, Matrix, sentence, together
 from orchestrator.series.model import COMPILE, WARNINGS, Change, Row, Series
-from orchestrator.text import one_line
 
 WIDTH = 72
 LEGEND = (
@@ -87,7 +87,7 @@ def method(series: Series) -> list[str]:
     if suites:
         said[0] += f", and tested with {', '.join(dict.fromkeys(suites))}"
     if series.asked.bench:
-        boots = series.asked.choices.boots or bench.BOOTS
+        boots = series.asked.choices.boots or performance.BOOTS
         said.append(
             f"{', '.join(series.asked.bench)}: base against tip, {boots} boots of each, in turn on the same "
             "host; one sample a boot; Hodges-Lehmann ratio with an exact interval (Mann-Whitney), 90 % over "
@@ -162,12 +162,12 @@ def _change(change: Change) -> Iterator[str]:
     star = "*" if change.judged else " "
     sides = f"{change.base:.4g} -> {change.tip:.4g}"
     says = change.says.removesuffix(" shown")
-    line = f"  {star} {change.metric:<16} {sides:<16} {bench.in_words(change.ratio)} {says}"
+    line = f"  {star} {change.metric:<16} {sides:<16} {performance.in_words(change.ratio)} {says}"
     if len(line) <= WIDTH:
         yield line
         return
     yield f"  {star} {change.metric}"
-    yield from _wrapped(f"{sides} {bench.in_words(change.ratio)} {says}", " " * 8, " " * 8)
+    yield from _wrapped(f"{sides} {performance.in_words(change.ratio)} {says}", " " * 8, " " * 8)
 
 
 def _section(name: str, sentences: list[str]) -> list[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import msgspec
 
 from orchestrator.analysis.stats import Ratio, Says
-from orchestrator.plan import Choices
+from orchestrator.plan.plan import Choices
 from orchestrator.results.model import Case
 
 #: The version of ``series.json``; a later one is not resumed.

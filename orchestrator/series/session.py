@@ -12,23 +12,23 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from orchestrator import chosen, prepare
+from orchestrator.cli import choices_from_options
+from orchestrator.core.errors import Interrupted, OrchestrateError, UserError
+from orchestrator.core.events import Events, now
+from orchestrator.core.store import Store
 from orchestrator.engine import Engine
-from orchestrator.errors import Interrupted, OrchestrateError, UserError
-from orchestrator.events import Events, now
 from orchestrator.kernel import compile_only
-from orchestrator.plan import Choices, Source
-from orchestrator.report import series as shown
-from orchestrator.report import series_page
+from orchestrator.plan import prepare
+from orchestrator.plan.plan import Choices, Source
 from orchestrator.results import junit
 from orchestrator.results.model import CellResult
-from orchestrator.run import RunDirectory, check_inputs, read_kept
-from orchestrator.series import bench, cover, given, matrix, steps
+from orchestrator.run.execute import RunDirectory, check_inputs, read_kept
+from orchestrator.series import cover, input, matrix, page, performance, steps
+from orchestrator.series import terminal as shown
 from orchestrator.series.model import SERIES_VERSION, Asked, Patch, Series
 from orchestrator.series.steps import Hands
-from orchestrator.source import workshop
-from orchestrator.source.workshop import Workshop
-from orchestrator.store import Store
+from orchestrator.source import checkout
+from orchestrator.source.checkout import Workshop
 from orchestrator.suites import catalog
 
 Say = Callable[[str], None]
@@ -71,7 +71,7 @@ def split_suites(choices: Choices, *, measure: bool) -> tuple[Choices, tuple[str
 
 
 #: What reads a series, given a folder for what it fetches: as it was named, and what is asked of it.
-Reader = Callable[[Path], tuple[given.Given, Asked]]
+Reader = Callable[[Path], tuple[input.Given, Asked]]
 
 
 def asked(word: str, words: dict[str, Any], say: Say) -> Reader:
@@ -81,17 +81,17 @@ def asked(word: str, words: dict[str, Any], say: Say) -> Reader:
     :raises UserError: a name that does not exist, or options that do not fit together.
     """
     if not word:
-        raise UserError("which series?", remedy=f"Give {given.FORMS}.")
-    source = words["source"] or chosen.here()
+        raise UserError("which series?", remedy=f"Give {input.FORMS}.")
+    source = words["source"] or choices_from_options.here()
     blank = {"sources": (source,) if source else (), "patches": (), "digests": ()}
-    choices = chosen.choices({**words, **blank}, tests=True)
+    choices = choices_from_options.choices({**words, **blank}, tests=True)
     each, benchmarks, why = split_suites(choices, measure=not words["no_bench"])
     also = compile_only.check_names(tuple(words["also"]))
     if why:
         say(why)
 
-    def reader(work: Path) -> tuple[given.Given, Asked]:
-        read = given.read(source, word, work, say)
+    def reader(work: Path) -> tuple[input.Given, Asked]:
+        read = input.read(source, word, work, say)
         spec = f"{read.folder}@{read.base}"
         return read, Asked(
             choices=msgspec.structs.replace(each, sources=(Source(spec=spec),)),
@@ -139,7 +139,7 @@ def _carry_out(
             series: Series | None = what
             old = what.asked
             mails = tuple(place.path / name for name in old.inputs)
-            wanted = given.Given(
+            wanted = input.Given(
                 folder=Path(old.folder),
                 base=what.patches[0].commit,
                 tip=what.patches[-1].commit,
@@ -148,9 +148,9 @@ def _carry_out(
         else:
             series = None
             wanted, old = what(work / "fetched")
-        with workshop.opened(wanted.folder, cache=store.root, say=say) as shop:
+        with checkout.opened(wanted.folder, cache=store.root, say=say) as shop:
             (work / "apply").mkdir()
-            patches = given.commits(wanted, shop, work / "apply")
+            patches = input.commits(wanted, shop, work / "apply")
             if series is None:
                 place.try_folder()
                 return _go_on(
@@ -164,10 +164,10 @@ def _carry_out(
             return _go_on(place, series, shop, store, engine, console)
 
 
-def _new(name: str, wanted: given.Given, asked: Asked, patches: tuple[Patch, ...]) -> Series:
+def _new(name: str, wanted: input.Given, asked: Asked, patches: tuple[Patch, ...]) -> Series:
     return Series(
         id=name,
-        asked=msgspec.structs.replace(asked, inputs=given.kept_names(wanted)),
+        asked=msgspec.structs.replace(asked, inputs=input.kept_names(wanted)),
         patches=patches,
         rows=steps.rows(asked.choices, asked.also, asked.bench),
         notes=wanted.notes,
@@ -175,11 +175,11 @@ def _new(name: str, wanted: given.Given, asked: Asked, patches: tuple[Patch, ...
     )
 
 
-def _keep_mails(place: RunDirectory, wanted: given.Given, series: Series, shop: Workshop) -> None:
+def _keep_mails(place: RunDirectory, wanted: input.Given, series: Series, shop: Workshop) -> None:
     """Keep the mails that a series was given as, and each patch as one of its own."""
-    given.keep(wanted, place.path)
+    input.keep(wanted, place.path)
     for patch in series.patches[1:] if series.asked.inputs else ():
-        place.write(steps.patch_file(patch), given.as_file(patch, shop.path))
+        place.write(steps.patch_file(patch), input.as_file(patch, shop.path))
 
 
 def _go_on(
@@ -189,7 +189,7 @@ def _go_on(
     store: Store,
     engine: Engine,
     console: Console,
-    begun_with: given.Given | None = None,
+    begun_with: input.Given | None = None,
 ) -> int:
     """Carry out what is left, and draw everything anew from what is there.
 
@@ -222,7 +222,7 @@ def _go_on(
         write(series)
         _say_beginning(series, events, place)
         try:
-            series = bench.carry_out(steps.carry_out(series, hands), hands)
+            series = performance.carry_out(steps.carry_out(series, hands), hands)
         except Interrupted:
             series = load(place)
         except UserError:
@@ -269,7 +269,7 @@ def _unchanged(series: Series, hands: Hands) -> Series:
 def write_reports(place: RunDirectory, series: Series, found: matrix.Matrix) -> None:
     """Draw what follows from a series: the JUnit document, the page, the text for a cover letter."""
     junit.write(place.path / "junit.xml", told(series, found), run_id=series.id)
-    place.write("series.html", series_page.render(series, found).encode())
+    place.write("series.html", page.render(series, found).encode())
     place.write("cover.txt", cover.text(series, found).encode())
 
 

@@ -19,16 +19,17 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator import prepare
-from orchestrator import run as runs
-from orchestrator.cell_state import Context, Target, meaning
+from orchestrator.cell.state import Context, Target, meaning
+from orchestrator.core.errors import Interrupted, OrchestrateError, UserError
+from orchestrator.core.events import Events
+from orchestrator.core.store import Store, file_digest
 from orchestrator.engine import Engine
-from orchestrator.errors import Interrupted, OrchestrateError, UserError
-from orchestrator.events import Events
-from orchestrator.kernel import build, compile_only, warnings
-from orchestrator.outcome import RunResult
-from orchestrator.plan import CellPlan, Choices, Source
+from orchestrator.kernel import build, build_warnings, compile_only
+from orchestrator.plan import prepare
+from orchestrator.plan.plan import CellPlan, Choices, Source
 from orchestrator.results.model import Blame, Case, CellResult, Verdict
+from orchestrator.run import execute as runs
+from orchestrator.run.summary import RunResult
 from orchestrator.series.model import (
     APPLIES,
     BENCH,
@@ -43,8 +44,7 @@ from orchestrator.series.model import (
     Series,
     Step,
 )
-from orchestrator.source.workshop import Workshop
-from orchestrator.store import Store, file_digest
+from orchestrator.source.checkout import Workshop
 from orchestrator.suites import catalog
 
 #: Warnings that are named in a case; the ledger has all.
@@ -236,14 +236,14 @@ def _taken_over(before: Step, kernels: Mapping[str, Kernel]) -> list[str]:
     ]
 
 
-def _warned(row: Row, patch: Patch, ledger: warnings.Ledger, folder: Path) -> Case:
+def _warned(row: Row, patch: Patch, ledger: build_warnings.Ledger, folder: Path) -> Case:
     """Whether a build warns of what the last one before it that could be built did not."""
     kept = folder / "warnings" / row.name.replace(" ", "-")
     kept.mkdir(parents=True, exist_ok=True)
-    (kept / f"{patch.number:04}.json").write_bytes(warnings.dump(ledger))
+    (kept / f"{patch.number:04}.json").write_bytes(build_warnings.dump(ledger))
     count = sum(map(len, ledger.values()))
     older = sorted(path for path in kept.glob("*.json") if int(path.stem) < patch.number)
-    known = warnings.load(older[-1]) if older else None
+    known = build_warnings.load(older[-1]) if older else None
     if known is None and patch.number:
         return Case(
             id=WARNINGS,
@@ -254,7 +254,7 @@ def _warned(row: Row, patch: Patch, ledger: warnings.Ledger, folder: Path) -> Ca
     if known is None:
         told = f"{count} {'warning' if count == 1 else 'warnings'} without the series" if count else ""
         return Case(id=WARNINGS, verdict=Verdict.PASS, reason=told)
-    new = warnings.new(known, ledger)
+    new = build_warnings.new(known, ledger)
     if not new:
         return Case(id=WARNINGS, verdict=Verdict.PASS)
     more = f" and {len(new) - 1} more" if len(new) > 1 else ""

@@ -26,7 +26,7 @@ from typing import IO, Protocol
 import msgspec
 from filelock import FileLock, Timeout
 
-from orchestrator.errors import InfraError, OrchestrateError, UserError
+from orchestrator.core.errors import InfraError, OrchestrateError, UserError
 from orchestrator.source.identity import check_clean, check_tree
 from orchestrator.source.model import Say, quiet
 

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator.errors import InfraError, UserError
-from orchestrator.process import Supervised
+from orchestrator.core.errors import InfraError, UserError
+from orchestrator.core.process import Supervised
+from orchestrator.core.text import clean, clean_str
 from orchestrator.source import archive, identity
 from orchestrator.source.model import Say, Tree, quiet
-from orchestrator.text import clean, clean_str
 
 #: No file system on which kernels are built is slower than this.
 _LIMIT_S = 3600.0

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator.errors import InfraError, UserError
+from orchestrator.core.errors import InfraError, UserError
 
 _THREADS = 4
 _BATCH = 256

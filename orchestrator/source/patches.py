@@ -11,12 +11,12 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator.errors import InfraError, UserError
+from orchestrator.core.errors import InfraError, UserError
+from orchestrator.core.text import clean_str
 from orchestrator.source import archive, clone, identity, scratch
 from orchestrator.source.clone import GitError, run_git
-from orchestrator.source.mails import Patch, read, take_apart
+from orchestrator.source.mbox import Patch, read, take_apart
 from orchestrator.source.model import Say, Tree, quiet
-from orchestrator.text import clean_str
 
 #: Part of every key: a new number when the same patches would give another tree.
 _VERSION = "patches 1"

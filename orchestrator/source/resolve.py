@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from orchestrator.errors import InfraError, UserError
-from orchestrator.source import archive, clone, debian, identity
+from orchestrator.core.errors import InfraError, UserError
+from orchestrator.core.store import can_hold_builds
+from orchestrator.source import archive, clone, debian_tree, identity
 from orchestrator.source.model import Say, Tree, quiet
-from orchestrator.store import can_hold_builds
 
 FORMS = "a directory, DIR@REV of git, a tarball, an http(s) or file URL of one, debian:SUITE, or vX.Y[.Z]"
 
@@ -44,7 +44,7 @@ def default_source(*, cache: Path, say: Say = quiet) -> Tree:
     :raises InfraError: neither Debian packages nor the kernel.org archive can be had.
     """
     try:
-        tree = debian.newest_selectable(cache=cache.absolute(), say=say)
+        tree = debian_tree.newest_selectable(cache=cache.absolute(), say=say)
         reason = "no Debian kernel has PER_VMA_LOCK selectable"
     except InfraError as error:
         tree, reason = None, error.message
@@ -57,7 +57,7 @@ def default_source(*, cache: Path, say: Say = quiet) -> Tree:
 
 def _resolve(spec: str, cache: Path, sha256: str | None, say: Say) -> Tree:
     if spec.startswith("debian:"):
-        return debian.resolve_debian(spec, cache=cache, sha256=sha256, say=say)
+        return debian_tree.resolve_debian(spec, cache=cache, sha256=sha256, say=say)
     if re.match(r"https?://", spec):
         return _from_web(spec, spec, "archive", cache=cache, sha256=sha256, say=say)
     path = _path_of(spec)

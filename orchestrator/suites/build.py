@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator import data, elf
-from orchestrator.arch import Arch
-from orchestrator.errors import KernelError, UserError
-from orchestrator.kernel import programs
+from orchestrator.core import compile, data, elf
+from orchestrator.core.arch import Arch
+from orchestrator.core.errors import KernelError, UserError
+from orchestrator.core.store import Store
 from orchestrator.source.model import Tree
-from orchestrator.store import Store
-from orchestrator.suites import catalog, folder
+from orchestrator.suites import catalog
+from orchestrator.suites import files as folder
 from orchestrator.suites.catalog import Program, Suite
 
 #: Where the guest finds the programs of a suite.
@@ -110,7 +110,7 @@ def _programs(
                 remedy="Name one with --selftests-from.",
             )
         try:
-            found = programs.build_selftests(tree, suite.directory, arch=arch, store=store, log=log)
+            found = compile.build_selftests(tree, suite.directory, arch=arch, store=store, log=log)
         except KernelError as error:
             if pinned:
                 raise UserError(error.message, remedy="Name another tree with --selftests-from.") from None
@@ -136,7 +136,7 @@ def _of_the_folder(suite: Suite, program: Program, arch: Arch, store: Store) -> 
         sources = (*sources, *(str(path) for path in sorted(library.glob("*.c"))))
         # of the library a program takes what it calls
         flags = (*flags, f"-I{library}", "-pthread", "-ffunction-sections", "-Wl,--gc-sections")
-    return programs.compile_static(
+    return compile.compile_static(
         program.name,
         sources,
         flags,

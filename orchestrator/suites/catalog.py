@@ -15,10 +15,10 @@ from typing import Literal
 
 import msgspec
 
-from orchestrator import data
-from orchestrator.errors import UserError
+from orchestrator.core import data
+from orchestrator.core.errors import UserError
+from orchestrator.core.store import absolute
 from orchestrator.source.model import version_numbers
-from orchestrator.store import absolute
 from orchestrator.suites.check import SEE, check
 from orchestrator.suites.descriptor import FILE, Build, Descriptor, Expectation, Program, Suite
 

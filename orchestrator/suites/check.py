@@ -7,9 +7,9 @@ import re
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
-from orchestrator import arch as arches
-from orchestrator.errors import UserError
-from orchestrator.suites import folder as folders
+from orchestrator.core import arch as arches
+from orchestrator.core.errors import UserError
+from orchestrator.suites import files as folders
 from orchestrator.suites.descriptor import FILE, Program, Suite
 
 SEE = "What may stand there is in docs/suites.md."

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from orchestrator.suites import folder as folders
+from orchestrator.suites import files as folders
 
 #: The descriptor's name in its folder.
 FILE = "suite.toml"

@@ -3,7 +3,7 @@
 
 The format is Documentation/dev-tools/ktap.rst of the kernel; kselftest's runner nests with a ``# `` in
 front of every line of the program that it runs. `parse` keeps what was said and notes what does not add
-up; `orchestrator.suites.ktap` judges it.
+up; `orchestrator.verdict.ktap` judges it.
 
 Take the text from a pipe. kselftest's runner opens its standard output a second time; into a plain
 file the two writers overwrite each other.
@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator import text as txt
+from orchestrator.core import text as txt
 
 #: Levels of nesting that are told apart; what is nested deeper counts as the deepest level.
 MAX_DEPTH = 16
@@ -64,7 +64,7 @@ class Report:
     ``cases`` are the leaves, in order, and besides them each parent that failed for a reason of its own.
     ``planned`` is the outermost plan, ``None`` without one. ``problems`` say what does not add up, at any
     level. ``bailed_out`` is the text of the first ``Bail out!``; ``skip_all`` the reason of a ``1..0``
-    plan. ``truncated``: the text ends within a line, or was cut by `orchestrator.text.clean`.
+    plan. ``truncated``: the text ends within a line, or was cut by `orchestrator.core.text.clean`.
     """
 
     cases: tuple[KtapCase, ...] = ()
@@ -285,8 +285,8 @@ class _Parser:
 def parse(text: str) -> Report:
     """Read KTAP from the output of a test program or of kselftest's runner.
 
-    :param text: clean text (`orchestrator.text.clean`) as it came, the last newline included: a last line
-        without one counts as torn, and a torn ``ok`` is not believed.
+    :param text: clean text (`orchestrator.core.text.clean`) as it came, the last newline included: a last
+        line without one counts as torn, and a torn ``ok`` is not believed.
 
     Never raises; linear in the length of the text.
     """

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator.arch import Arch
-from orchestrator.errors import InfraError, UserError
+from orchestrator.core.arch import Arch
+from orchestrator.core.errors import InfraError, UserError
 from orchestrator.vm import qemu
 from orchestrator.vm.machine import BootFailure, Deadlines, Guest
 

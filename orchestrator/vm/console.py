@@ -14,7 +14,7 @@ from pathlib import Path
 import pexpect
 from pexpect.socket_pexpect import SocketSpawn
 
-from orchestrator.text import clean
+from orchestrator.core.text import clean
 
 #: A kernel that floods its console fills neither the disk nor our memory.
 LOG_LIMIT = 32 << 20

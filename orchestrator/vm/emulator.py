@@ -18,9 +18,9 @@ from typing import Any
 from qemu.qmp import QMPError
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
-from orchestrator.errors import InfraError
-from orchestrator.process import Outcome, Supervised
-from orchestrator.text import clean
+from orchestrator.core.errors import InfraError
+from orchestrator.core.process import Outcome, Supervised
+from orchestrator.core.text import clean
 from orchestrator.vm.qemu import GuestSpec
 
 # qemu.qmp reports a killed QEMU on its logger; it is our business to say that, once

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator.errors import KernelError
-from orchestrator.text import clean
+from orchestrator.core.errors import KernelError
+from orchestrator.core.text import clean
 from orchestrator.vm import qemu
 from orchestrator.vm.console import Console
 from orchestrator.vm.emulator import Emulator
-from orchestrator.vm.overlay import RunKeys
 from orchestrator.vm.qemu import GuestSpec
+from orchestrator.vm.rootfs.overlay import RunKeys
 from orchestrator.vm.ssh import Late, Lost, Mark, Ran, Ssh
 
 BANNER = rb"Linux version (\S+) "

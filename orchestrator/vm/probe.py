@@ -14,9 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator.arch import Arch
-from orchestrator.process import Supervised
-from orchestrator.text import one_line
+from orchestrator.core.arch import Arch
+from orchestrator.core.process import Supervised
+from orchestrator.core.text import one_line
 from orchestrator.vm import qemu
 from orchestrator.vm.machine import BANNER
 from orchestrator.vm.qemu import GuestSpec

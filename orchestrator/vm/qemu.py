@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator.arch import Arch
-from orchestrator.process import require, tool
+from orchestrator.core.arch import Arch
+from orchestrator.core.process import require, tool
 
 #: Its network, randomness and the device that tells of a panic.
 DEVICES = (

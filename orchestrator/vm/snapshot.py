@@ -20,12 +20,13 @@ from typing import NoReturn
 
 import msgspec
 
-from orchestrator.errors import InfraError
-from orchestrator.store import Store, digest_of
-from orchestrator.vm import overlay, qemu
+from orchestrator.core.errors import InfraError
+from orchestrator.core.store import Store, digest_of
+from orchestrator.vm import qemu
 from orchestrator.vm.machine import DEADLINES, BootFailure, Deadlines, Guest
-from orchestrator.vm.overlay import RunKeys
 from orchestrator.vm.qemu import GuestSpec
+from orchestrator.vm.rootfs import overlay
+from orchestrator.vm.rootfs.overlay import RunKeys
 from orchestrator.vm.ssh import RUNNER, Lost
 
 #: Seconds for QEMU to write the state of a guest; tens of MiB of it.

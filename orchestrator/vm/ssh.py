@@ -23,8 +23,8 @@ from pathlib import Path, PurePosixPath
 import msgspec
 import paramiko
 
-from orchestrator.errors import InfraError
-from orchestrator.vm import overlay
+from orchestrator.core.errors import InfraError
+from orchestrator.vm.rootfs import overlay
 
 # QEMU's port forward accepts before the guest listens: the retries must not write tracebacks
 logging.getLogger("paramiko.transport").setLevel(logging.CRITICAL)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from orchestrator import cli, cli_exit
+from orchestrator.cli import exit, main
 
 
 class Said(NamedTuple):
@@ -33,14 +33,14 @@ class Command:
     def __call__(self, *words: str | Path, env: Mapping[str, str] | None = None) -> Said:
         with self._patch.context() as patch, _signals():
             # it is a list that a process appends to
-            patch.setattr(cli_exit, "_bisecting", [])
+            patch.setattr(exit, "_bisecting", [])
             patch.setattr(sys, "argv", ["orchestrate", *map(str, words)])
             # as in its script; click would name this one after `python -m pytest`
             patch.setattr(sys.modules["__main__"], "__package__", "")
             for name, value in (env or {}).items():
                 patch.setenv(name, value)
             try:
-                cli.main()
+                main.main()
                 code: Any = 0
             except SystemExit as stop:
                 code = stop.code or 0

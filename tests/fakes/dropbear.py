@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.vm.overlay import RunKeys
+from orchestrator.vm.rootfs.overlay import RunKeys
 
 _MOUNT = 'mount --bind "$0" /root || exit 77; exec "$@"'
 

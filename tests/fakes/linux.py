@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from orchestrator import data
+from orchestrator.core import data
 from orchestrator.kernel.kconfig import Fragment
 from orchestrator.source.classify import classify
 from orchestrator.source.model import Tree

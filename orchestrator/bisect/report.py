@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The account of a bisect: for a terminal, in Markdown and in HTML."""
+
+from __future__ import annotations
+
+import msgspec
+
+from orchestrator.report import page
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was done: to which commit, and what it came to."""
+
+    commit: str
+    subject: str = ""
+    what: str
+    outcome: str
+    reason: str = ""
+    run: str = ""
+
+
+class Likely(msgspec.Struct, frozen=True, kw_only=True):
+    """A suspect."""
+
+    commit: str
+    subject: str
+    percent: float
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is told. ``fixes`` is the line for what mends it; ``commit`` git's summary of the culprit."""
+
+    id: str
+    title: str
+    question: str
+    headline: str
+    culprit: str = ""
+    fixes: str = ""
+    commit: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+    rechecks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    suspects: tuple[Likely, ...] = ()
+    steps: tuple[Step, ...] = ()
+
+
+def terminal(account: Account) -> list[str]:
+    """The closing lines."""
+    lines = [account.headline]
+    lines += [f"  {line}" for line in account.rechecks]
+    if account.fixes:
+        lines.append(account.fixes)
+    if not account.culprit:
+        lines += [
+            f"  {s.percent:5.1f} %  {s.commit[:12]} {s.subject}".rstrip() for s in account.suspects[:10]
+        ]
+        if len(account.suspects) > 10:
+            lines.append(f"  ... and {len(account.suspects) - 10} more")
+    lines += list(account.notes)
+    return lines + [f"{name}: {value}" for name, value in account.facts]
+
+
+def markdown(account: Account) -> str:
+    """``report.md``."""
+    lines = [
+        f"# {_md(account.title)}",
+        "",
+        f"{_md(account.headline)}.",
+        "",
+        f"Bad is: {_md(account.question)}.",
+        "",
+    ]
+    if account.fixes:
+        lines += [_code(account.fixes), ""]
+    if account.commit:
+        lines += [_code(account.commit), ""]
+    for heading, found in (("Re-check", account.rechecks), ("Notes", account.notes)):
+        if found:
+            lines += [f"## {heading}", "", *(f"- {_md(each)}" for each in found), ""]
+    lines += ["## Suspects", "", "| commit | probability | subject |", "|---|---|---|"]
+    lines += [f"| `{s.commit[:12]}` | {s.percent:.1f} % | {_md(s.subject)} |" for s in account.suspects]
+    lines += ["", "## Steps", "", "| commit | what | outcome | reason | run |", "|---|---|---|---|---|"]
+    lines += [
+        f"| `{s.commit}` | {_md(s.what)} | {_md(s.outcome)} | {_md(s.reason)} | {_md(s.run)} |"
+        for s in account.steps
+    ]
+    lines += ["", "## Figures", "", *(f"- {_md(name)}: {_md(value)}" for name, value in account.facts), ""]
+    return "\n".join(lines)
+
+
+def html(account: Account) -> str:
+    """``report.html``."""
+    return page.render("bisect/bisect.html.j2", account=account)
+
+
+def _md(text: str) -> str:
+    """Text that Markdown leaves as it is."""
+    for mark in "\\`*_[]<>|#":
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.split())
+
+
+def _code(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a run keeps of its inputs, so that it stands on its own: ``<run>/artifacts/<digest>/…``.
+
+A file of the cache is linked where it can be, since a nightly run must not cost a copy of each kernel. Both
+names are one file then: it loses its write permission, and one who writes to it all the same damages
+the cache's entry, which the cache finds by its digest and makes again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from orchestrator.core.errors import InfraError
+from orchestrator.core.store import digest_of
+from orchestrator.kernel.spec import Kernel
+from orchestrator.vm.rootfs.overlay import write_atomically
+
+FOLDER = "artifacts"
+
+
+def keep_kernel(root: Path, kernel: Kernel) -> str:
+    """Keep a kernel's image, and its vmlinux and config where it has them; the image's path below ``root``.
+
+    :raises InfraError: the run directory cannot be written.
+    """
+    files = (kernel.image, *(path for path in (kernel.vmlinux, kernel.config) if path is not None))
+    return f"{keep(root, kernel.key, {path.name: path for path in files})}/{kernel.image.name}"
+
+
+def keep(root: Path, digest: str, files: Mapping[str, Path]) -> str:
+    """Keep files of the cache under a digest; their folder below ``root``.
+
+    Cells that run side by side may keep the same thing.
+
+    :raises InfraError: the run directory cannot be written.
+    """
+    place = root / FOLDER / digest
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for name, source in files.items():
+            if not (place / name).exists():
+                _link_or_copy(source, place / name)
+    except OSError as error:
+        raise InfraError(f"{place} cannot be written: {error.strerror}") from error
+    return f"{FOLDER}/{digest}"
+
+
+def keep_bytes(root: Path, name: str, content: bytes) -> str:
+    """Keep what is in no cache, under the digest of its content; its path below ``root``.
+
+    :raises InfraError: as ``keep``.
+    """
+    place = f"{FOLDER}/{digest_of(content)}/{name}"
+    if not (root / place).exists():
+        write_atomically(root / place, content, mode=0o444)
+    return place
+
+
+def _link_or_copy(source: Path, dest: Path) -> None:
+    mode = stat.S_IMODE(source.stat().st_mode) & ~0o222
+    with contextlib.suppress(OSError):
+        # of another user's cache neither is allowed
+        source.chmod(mode)
+        with contextlib.suppress(FileExistsError):
+            os.link(source, dest)
+        return
+    handle, fresh = tempfile.mkstemp(prefix=f".{dest.name}.", dir=dest.parent)
+    os.close(handle)
+    try:
+        shutil.copyfile(source, fresh)
+        Path(fresh).chmod(mode)
+        Path(fresh).replace(dest)
+    finally:
+        Path(fresh).unlink(missing_ok=True)

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The health of a cell's guest between programs: what is worse than before is the program's before it.
+
+What may still go away by itself (a process that is about to end, memory that is freed later) is looked at
+again for a while before it counts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from orchestrator.cell.program import ProgramResult, Told
+from orchestrator.cell.state import Cell
+from orchestrator.core.text import clean
+from orchestrator.evidence import health
+from orchestrator.evidence.health import State, Trouble
+from orchestrator.kernel import flavor
+from orchestrator.results.model import GRAVITY, Blame, Case, Verdict
+from orchestrator.splat.scanner import Kind
+from orchestrator.vm.machine import Guest
+from orchestrator.vm.rootfs.overlay import LOOKER
+
+#: Seconds for what may pass, on a machine of reference speed.
+PASSING_S = 4.0
+_AGAIN_S = 0.5
+_LOOK_S = 20.0
+_DEBUG = "/sys/kernel/debug"
+#: What is lost counts once it is 5 s old and two scans have found nobody who knows it.
+_SCAN = f"cd {_DEBUG} && echo scan > kmemleak && sleep 6 && echo scan > kmemleak"
+_SCAN_S = 120.0
+_LEAK_BYTES = 1 << 18
+_OFF = "lockdep had turned itself off"
+
+
+def state(guest: Guest) -> State:
+    """What the guest is like at this moment.
+
+    :raises Lost: it does not answer.
+    """
+    said = guest.ssh.raw(str(LOOKER), limit_s=_LOOK_S * guest.factor, gone=guest.death)
+    return health.parse_state(clean(said))
+
+
+def leakless(cell: Cell, guest: Guest) -> None:
+    """Where kmemleak is to tell what programs leak: what the boot has left behind is none of theirs.
+
+    :raises Lost: the guest does not answer.
+    """
+    if not flavor.kmemleak(cell.context.choices.flavors):
+        return
+    mount = "mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null"
+    guest.ssh.raw(
+        f"{mount}; {_SCAN}; cd {_DEBUG} && echo clear > kmemleak && echo scan=off > kmemleak",
+        limit_s=_SCAN_S * guest.factor,
+        gone=guest.death,
+    )
+
+
+def _leaks(cell: Cell, guest: Guest) -> tuple[Trouble, ...]:
+    if not flavor.kmemleak(cell.context.choices.flavors):
+        return ()
+    with cell.watch.ours(Kind.KMEMLEAK):
+        said = guest.ssh.raw(
+            f"{_SCAN}; head -c {_LEAK_BYTES} {_DEBUG}/kmemleak; echo clear > {_DEBUG}/kmemleak",
+            limit_s=_SCAN_S * guest.factor,
+            gone=guest.death,
+        )
+    return health.leaks(said)
+
+
+def look(
+    cell: Cell, guest: Guest, done: ProgramResult, case_id: str, hang: Callable[[], Told]
+) -> ProgramResult:
+    """A program's result with what its guest suffered from it.
+
+    :param hang: looks at what hangs, and is called where processes were left that nobody can kill.
+    :raises Lost: the guest does not answer any more.
+    """
+    before = cell.state
+    after, found = _settled(cell, guest, before)
+    found = (*found, *health.negative(cell.watch.negative()), *_leaks(cell, guest))
+    explained = any(c.verdict is Verdict.CRASH for c in done.cases) or cell.watch.waits()
+    # it was looked at when its time was over
+    late = any(c.id == case_id and c.verdict is Verdict.TIMEOUT for c in done.cases)
+    cases = list(done.cases)
+    for trouble in found:
+        if trouble.verdict is Verdict.CRASH and explained:
+            continue
+        if trouble.stuck and not late:
+            trouble = _explained(trouble, hang())
+        cases = _with(cases, case_id, trouble)
+    cases = _without_lockdep(cell, cases, case_id, before.lockdep, after.lockdep)
+    cell.state = after
+    return msgspec.structs.replace(done, cases=tuple(cases))
+
+
+def _settled(cell: Cell, guest: Guest, before: State) -> tuple[State, tuple[Trouble, ...]]:
+    # a module of ours is one out of the tree, and not signed
+    ours = health.OUT_OF_TREE if flavor.module(cell.context.choices.flavors) else 0
+    until = time.monotonic() + PASSING_S * guest.factor
+    while True:
+        after = state(guest)
+        found = health.troubles(before, after, ours=ours)
+        if not any(t.passing for t in found) or time.monotonic() > until:
+            return after, found
+        time.sleep(_AGAIN_S)
+
+
+def _explained(trouble: Trouble, told: Told) -> Trouble:
+    return msgspec.structs.replace(
+        trouble,
+        reason="; ".join(word for word in (trouble.reason, told.reason) if word),
+        detail="\n\n".join(text for text in (told.detail, trouble.detail) if text),
+    )
+
+
+def _with(cases: list[Case], case_id: str, trouble: Trouble) -> list[Case]:
+    """With a trouble on the program's own case; of two words about it the graver is the verdict."""
+    case = Case(
+        id=case_id,
+        verdict=trouble.verdict,
+        blame=trouble.blame,
+        reason=trouble.reason,
+        detail=trouble.detail,
+        fingerprint=trouble.fingerprint,
+        log=next((c.log for c in cases if c.log), ""),
+    )
+    said = next((c for c in cases if c.id == case_id), None)
+    if said is not None and said.verdict is not Verdict.PASS:
+        # that it hangs, and what is stuck, is one thing
+        same = trouble.stuck and said.verdict is Verdict.TIMEOUT
+        graver, other = (said, case) if same or _grave(said) <= _grave(case) else (case, said)
+        case = msgspec.structs.replace(
+            graver,
+            log=said.log,
+            detail="\n\n".join(t for t in (graver.detail, f"Also: {other.reason}", other.detail) if t),
+        )
+    if said is not None:
+        case = msgspec.structs.replace(case, duration_s=said.duration_s)
+    return [c for c in cases if c is not said] + [case]
+
+
+def _grave(case: Case) -> int:
+    return GRAVITY.index(case.verdict)
+
+
+def _without_lockdep(
+    cell: Cell, cases: list[Case], case_id: str, before: bool | None, after: bool | None
+) -> list[Case]:
+    """What passed without lockdep in a kernel that is to have it has not been shown to be right."""
+    if after is not False:
+        return cases
+    unchecked = cell.watch.after_first_splat(case_id) if before else None
+    return [
+        msgspec.structs.replace(c, verdict=Verdict.INCONCLUSIVE, blame=Blame.INFRA, reason=_OFF)
+        if c.verdict is Verdict.PASS and (unchecked is None or c.id in unchecked)
+        else c
+        for c in cases
+    ]

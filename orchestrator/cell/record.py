@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What it takes to boot a cell's guest again, and to run its programs: ``cells/<cell>/guest.json``.
+
+It is written before the first guest of the cell is started, so that a run that is killed has it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from orchestrator.cell import program as runner
+from orchestrator.core import arch as arches
+from orchestrator.core.errors import UserError
+from orchestrator.kernel.spec import Kernel
+from orchestrator.suites import build as suite_build
+from orchestrator.suites.catalog import Suite
+from orchestrator.vm.qemu import GuestSpec
+
+FILE = "guest.json"
+_VERSION = 1
+
+
+class ProgramRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A program as the cell runs it, in the guest's terms.
+
+    ``limit_s`` is for a guest that boots in a second. ``ktap``: its output is TAP. ``foreign``: a script or
+    command of the user's, of which exit status 126 or 127 says that it could not be run. ``own``: it keeps to
+    the kernel's selftests, where exit status 2 is an expected failure. ``widen``: it is run with windows
+    made wide. ``folder`` is where a user who looks at it by hand wants to be.
+    """
+
+    id: str
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: str
+    options: tuple[str, ...]
+    limit_s: float
+    folder: str
+    ktap: bool = False
+    foreign: bool = False
+    own: bool = True
+    widen: tuple[str, ...] = ()
+
+
+class GuestRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A cell's guest. Paths are relative to the run directory.
+
+    ``initrds`` lack the keys, which are made anew for whoever boots it. ``shared``: its programs run one
+    after the other in one guest, else each has its own. ``slower``: the flavor's factor on time limits.
+    ``accel`` is what was asked for; ``build_id`` is empty where it is not known before the kernel runs.
+    """
+
+    version: int = _VERSION
+    cell: str
+    describe: str
+    arch: str
+    release: str
+    build_id: str
+    kernel: str
+    vmlinux: str
+    initrds: tuple[str, ...]
+    smp: int
+    mem_mib: int
+    cmdline: tuple[str, ...]
+    accel: str
+    slower: float
+    shared: bool
+    programs: tuple[ProgramRecord, ...]
+
+    def spec(self, root: Path) -> GuestSpec:
+        """The machine to boot, but for an archive with keys.
+
+        :param root: the run directory.
+        :raises UserError: a file of it is gone.
+        """
+        for name in (self.kernel, *self.initrds):
+            if not (root / name).is_file():
+                raise UserError(
+                    f"{root / name} is gone: this guest cannot be booted again",
+                    remedy="Copy the run directory with its artifacts/, or carry the cell out anew.",
+                )
+        return self.machine(root)
+
+    def machine(self, root: Path = Path()) -> GuestSpec:
+        """The same, whether its files are there or not."""
+        return GuestSpec(
+            arch=arches.load(self.arch),
+            kernel=root / self.kernel,
+            initrds=tuple(root / name for name in self.initrds),
+            smp=self.smp,
+            mem_mib=self.mem_mib,
+            cmdline=self.cmdline,
+            slower=self.slower,
+        )
+
+
+def _program(suite: Suite, name: str) -> ProgramRecord:
+    program = suite.known(name)
+    call = runner.invocation(suite, program)
+    return ProgramRecord(
+        id=f"{suite.name}/{name}",
+        argv=call.argv,
+        env=call.env,
+        cwd=call.cwd,
+        options=call.options,
+        limit_s=call.limit_s,
+        folder=suite_build.working_folder(suite) if suite.commands else suite_build.guest_folder(suite),
+        ktap=program.parser == "ktap",
+        foreign=suite.user and bool(program.script or suite.commands),
+        own=not suite.user,
+        widen=program.widen,
+    )
+
+
+def record(
+    *,
+    cell: str,
+    describe: str,
+    kernel: Kernel,
+    kept: str,
+    spec: GuestSpec,
+    initrds: tuple[str, ...],
+    accel: str,
+    shared: bool,
+    queue: Iterable[tuple[Suite, str]],
+) -> GuestRecord:
+    """The record of a cell's guest.
+
+    :param kept: where the kernel's image is in the run directory, relative to it.
+    :param initrds: likewise, without keys.
+    :param queue: the programs of its suites, in the order in which they run.
+    """
+    return GuestRecord(
+        cell=cell,
+        describe=describe,
+        arch=spec.arch.name,
+        release=kernel.release,
+        build_id=kernel.build_id,
+        kernel=kept,
+        vmlinux=str(Path(kept).with_name(kernel.vmlinux.name)) if kernel.vmlinux else "",
+        initrds=initrds,
+        smp=spec.smp,
+        mem_mib=spec.mem_mib,
+        cmdline=spec.cmdline,
+        accel=accel,
+        slower=spec.slower,
+        shared=shared,
+        programs=tuple(_program(suite, name) for suite, name in queue),
+    )
+
+
+def load(folder: Path) -> GuestRecord:
+    """The record of a cell.
+
+    :param folder: the cell's.
+    :raises UserError: it has none, or one that cannot be read.
+    """
+    path = folder / FILE
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=GuestRecord)
+    except FileNotFoundError:
+        raise UserError(
+            f"cell {folder.name} booted no guest: it ended before that, or an older orchestrate ran it",
+            remedy=f"What stopped it is in {folder / 'result.json'}; its reproduce.sh carries it out anew.",
+        ) from None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise UserError(f"{path} cannot be read: {error}", remedy="Carry the cell out anew.") from None
+    if found.version > _VERSION:
+        raise UserError(
+            f"{path} is of version {found.version}: this orchestrate knows {_VERSION}",
+            remedy="Use the newer one that wrote it.",
+        )
+    return found

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The script that does again what a cell did (design rule 9).
+
+Once a cell has a kernel and a guest its script needs neither orchestrate nor Python, only QEMU, ssh and what
+the run keeps in ``artifacts/``. The part that is the same for all is ``guest/reproduce.sh``; what is written
+here is the cell's own. Before that, and with ``--orchestrate``, it is a call of orchestrate.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from orchestrator.cell.record import GuestRecord, ProgramRecord
+from orchestrator.core import arch as arches
+from orchestrator.core import data
+from orchestrator.core.text import one_line
+from orchestrator.plan.plan import CellPlan, Choices, Source
+from orchestrator.suites import catalog
+from orchestrator.suites.catalog import Suite
+from orchestrator.vm import qemu
+
+NAME = "reproduce.sh"
+_NONCE = "@nonce@"
+
+_HELP = """\
+Boots the cell's guest again and runs its programs as the cell did: the same kernel, guest image and QEMU
+command line, the same command for each program, and a fresh boot for each if it had that. It needs QEMU, ssh
+and the run directory that it lies in. It makes keys of its own and changes nothing there.
+
+    sh {name}                      all programs of the cell
+    sh {name} PROGRAM...           only these
+    sh {name} --list               the programs, and how each is run
+    sh {name} --shell [PROGRAM]    a shell in the guest, where the program lies
+    sh {name} --orchestrate [...]  the same cell by orchestrate, from the kernel's source
+
+ACCEL=kvm or ACCEL=tcg forces an accelerator; else it is that of the cell, or emulation where this host has no
+KVM. TMPDIR is the folder for temporary files.
+
+Exit status: 0 nothing failed; 1 reproduced: a program failed, the guest died or did not come up, or the
+kernel printed a report (found by a plain search for the usual first lines) or became tainted; 2 wrong usage;
+3 this host lacks something; 130 interrupted.
+
+What it cannot do: make windows of the kernel wide (programs of the flavor `wide` run without that), compare
+the metrics of a benchmark with another kernel's, hold cases against what this kernel must report or against
+known failures, or prove by build-id and configuration what was booted. That takes --orchestrate. A race shows
+when it shows: repeat.
+"""
+
+
+def command(plan: CellPlan, choices: Choices, source: Source, suites: Mapping[str, Suite]) -> list[str]:
+    """The call of orchestrate that carries a cell out, from whatever folder.
+
+    :param source: the cell's kernel, by the spec that it was found under.
+    :param suites: the run's suites by name.
+    """
+    argv = ["orchestrate", "run", *_source(source), "--arch", plan.arch, "--variant", plan.variant]
+    for name in plan.suites:
+        if name == catalog.COMMAND:
+            argv += [word for command in choices.commands for word in ("--cmd", command)]
+            argv += [word for path in choices.put for word in ("--put", path)]
+        else:
+            argv += ["--suite", name if name in catalog.names() else str(suites[name].folder)]
+    if choices.selftests_from:
+        argv += ["--selftests-from", choices.selftests_from]
+    argv += ["--accel", choices.accel, "--smp", str(plan.smp), "--mem", str(plan.mem_mib)]
+    argv += ["--toolchain", choices.toolchain]
+    if plan.vsyscall:
+        argv += ["--vsyscall", plan.vsyscall]
+    if any(name in suites and suites[name].kind == "benchmark" for name in plan.suites):
+        argv += ["--boots", "1"]
+    if choices.cmdline:
+        argv += ["--cmdline", " ".join(choices.cmdline)]
+    for name in choices.flavors:
+        argv += ["--flavor", name]
+    if choices.strict:
+        argv.append("--strict")
+    if choices.config:
+        argv += ["--config", choices.config]
+    for fragment in choices.kconfig:
+        argv += ["--kconfig", fragment]
+    return argv
+
+
+def by_orchestrate(cell: str, describe: str, argv: list[str]) -> str:
+    """The script of a cell that has no guest yet.
+
+    :param argv: as of ``command``.
+    :param describe: what the kernel is, for people.
+    """
+    return (
+        f"#!/bin/sh\n# {one_line(f'{cell}: {describe}')}\n"
+        "# It had no guest that could be booted again: this carries it out anew, from the kernel's source.\n"
+        f"{_find_orchestrate()}\nexec {_call(argv)}\n"
+    )
+
+
+def standalone(record: GuestRecord, argv: list[str]) -> str:
+    """The script that boots the guest of a cell and runs its programs, from the run directory alone.
+
+    :param argv: as of ``command``.
+    """
+    about = [one_line(f"{record.cell}: {record.describe}"), "", *_HELP.format(name=NAME).splitlines()]
+    arch, spec = arches.load(record.arch), record.machine()
+    before, _, after = qemu.kernel_cmdline(spec, nonce=_NONCE, epoch=0).partition(f" orc.nonce={_NONCE}")
+    values = {
+        "arch": record.arch,
+        "machines": " ".join(arch.machines),
+        "release": one_line(record.release or record.describe),
+        "qemu_program": arch.qemu,
+        "qemu_package": qemu.package(arch),
+        "kernel": record.kernel,
+        "initrds": " ".join(record.initrds),
+        "cmdline_before": before,
+        "cmdline_after": after.removeprefix(" orc.epoch=0"),
+        "cell_accel": record.accel,
+        "slower": str(math.ceil(record.slower)),
+        "shared": str(int(record.shared)),
+        "programs": " ".join(program.id for program in record.programs),
+        # for the supervisor that timeout(1) is: nobody's guest lives longer
+        "life": "14400",
+    }
+    machines = [
+        f'\t{accel}) exec timeout $foreground -k 5 "$life" '
+        f'{shlex.join([arch.qemu, *qemu.machine(spec, accel), *qemu.DEVICES])} "$@" ;;'
+        for accel in ("kvm", "tcg")
+    ]
+    return "\n".join(
+        [
+            "#!/bin/sh",
+            *(f"# {line}".rstrip() for line in about),
+            "",
+            *(f"{name}={shlex.quote(value)}" for name, value in values.items()),
+            "",
+            "machine() { # ACCELERATOR WORDS...: become QEMU",
+            "\taccel_=$1",
+            "\tshift",
+            "\tcase $accel_ in",
+            *machines,
+            "\tesac",
+            "}",
+            "",
+            "program() { # ID: how it is run, behind orc-exec and its limit",
+            "\tid=$1",
+            "\tcase $1 in",
+            *(_program(program) for program in record.programs),
+            "\t*) return 1 ;;",
+            "\tesac",
+            "}",
+            "",
+            "by_orchestrate() {",
+            f"\t{_find_orchestrate()}",
+            f"\texec {_call(argv)}",
+            "}",
+            (data.guest() / NAME).read_text(),
+        ]
+    )
+
+
+def _program(program: ProgramRecord) -> str:
+    words = ["--cwd", program.cwd, *program.options]
+    for name, value in program.env.items():
+        words += ["--env", f"{name}={value}"]
+    values = {
+        # once for the guest's shell, once for this script
+        "command": shlex.join([*words, "--", *program.argv]),
+        "folder": shlex.quote(program.folder),
+        "limit": str(max(1, math.ceil(program.limit_s))),
+        "ktap": str(int(program.ktap)),
+        "foreign": str(int(program.foreign)),
+        "own": str(int(program.own)),
+        "widened": " ".join(program.widen),
+    }
+    lines = [f"\t\t{name}={shlex.quote(value)}" for name, value in values.items()]
+    return "\n".join([f"\t{shlex.quote(program.id)})", *lines, "\t\t;;"])
+
+
+def _find_orchestrate() -> str:
+    here = shlex.quote(str(Path(sys.executable).parent))
+    return f"command -v orchestrate >/dev/null || PATH={here}:$PATH"
+
+
+def _call(argv: list[str]) -> str:
+    # what stands in an orchestrate.toml where it is run is not the cell's
+    return f'env ORCHESTRATE_CONFIG=/dev/null {shlex.join(argv)} "$@"'
+
+
+def _source(source: Source) -> list[str]:
+    label = f"{source.label}=" if source.label else ""
+    if source.image:
+        return ["--kernel", label + source.image]
+    argv = ["--source", label + source.spec]
+    if source.sha256:
+        argv += ["--sha256", source.sha256]
+    for patch in source.patches:
+        argv += ["--patch", label + patch]
+    return argv

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From a cell that crashed to stack traces with lines: which vmlinux explains them, and what is written anew.
+
+A run does it by itself where that costs nothing: the kernel has line numbers, or its debug build is in the
+cache. With ``--decode``, and by ``orchestrate decode``, the debug build is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+
+from orchestrator.cell import artifacts
+from orchestrator.cell import record as guest_record
+from orchestrator.cell.record import GuestRecord
+from orchestrator.cell.state import Context, Say, kernel_spec
+from orchestrator.core import arch as arches
+from orchestrator.core.errors import OrchestrateError, UserError
+from orchestrator.core.store import Store
+from orchestrator.core.text import clean, clean_str
+from orchestrator.kernel import debug_build
+from orchestrator.kernel.spec import Kernel, KernelSpec
+from orchestrator.plan.plan import CellPlan
+from orchestrator.results.model import Case, CellResult, Verdict
+from orchestrator.splat import symbolize
+from orchestrator.vm.rootfs.overlay import write_atomically
+
+PROPERTY = "stack traces"
+_SUFFIX = ".decoded.log"
+#: Of a console that is larger, the end.
+_MAX_CONSOLE = 32 << 20
+_MAX_DETAIL = 32768
+
+
+def wanted(result: CellResult) -> bool:
+    """Whether something bad in a cell came with a stack trace."""
+    return any(_has_frames(case.detail) for case in result.all_cases() if case.verdict is not Verdict.PASS)
+
+
+def _has_frames(text: str) -> bool:
+    return bool(symbolize.frames(text.split("\n")))
+
+
+def in_run(shared: Context, plan: CellPlan, result: CellResult, say: Say) -> CellResult:
+    """The result of a cell that has just ended, with lines where that is wanted and can be.
+
+    Whatever goes wrong is a property of the cell: a result is never lost for want of line numbers.
+    """
+    if result.interrupted or shared.cancelled() or not wanted(result):
+        return result
+    build = shared.choices.decode
+    try:
+        record = guest_record.load(shared.root / "cells" / plan.id)
+        vmlinux = explaining(
+            shared.root,
+            record,
+            lambda: kernel_spec(shared, plan.label, plan.arch, plan.variant),
+            shared.store,
+            lambda text: say("decode", text),
+            build=build,
+            jobs=shared.choices.jobs,
+        )
+        return write(shared.root, record, vmlinux, result)[0]
+    except (OrchestrateError, OSError) as error:
+        why = f"without lines: {error.message if isinstance(error, OrchestrateError) else error.strerror}"
+        say("decode", why)
+        return msgspec.structs.replace(result, properties=result.properties | {PROPERTY: why})
+
+
+def explaining(
+    root: Path,
+    record: GuestRecord,
+    spec: Callable[[], KernelSpec],
+    store: Store,
+    say: Callable[[str], None],
+    *,
+    build: bool,
+    jobs: int = 0,
+) -> Path:
+    """The vmlinux with line numbers that explains a cell's kernel; a debug build is kept in the run.
+
+    :param root: the run directory.
+    :param spec: gives the kernel as it was asked for, where it comes to that.
+    :param build: make the debug build if there is none.
+    :raises UserError: there is none, or of the kernel there is only an image.
+    :raises Inconclusive: the debug build is other code. KernelError, InfraError: it cannot be built.
+    """
+    own = root / record.vmlinux
+    if not record.vmlinux or not own.is_file():
+        raise UserError(
+            "of this cell's kernel there is only an image",
+            remedy="Give its vmlinux: orchestrate decode --vmlinux FILE.",
+        )
+
+    def made() -> Kernel | None:
+        asked = spec()
+        found = debug_build.find(asked, store)
+        return debug_build.build(asked, store, say=say, jobs=jobs) if found is None and build else found
+
+    found = debug_build.explaining(own, made)
+    if found is None:
+        raise UserError(
+            f"`orchestrate decode {root.name}/{record.cell}` makes a debug build of this kernel",
+            remedy="Let it, or have runs do it with --decode.",
+        )
+    if found.parent == own.parent:
+        return found
+    kept = own.with_name(debug_build.KEPT)
+    kept.unlink(missing_ok=True)
+    artifacts.keep(root, own.parent.name, {debug_build.KEPT: found})
+    return kept
+
+
+def write(
+    root: Path, record: GuestRecord, vmlinux: Path, result: CellResult
+) -> tuple[CellResult, tuple[Path, ...]]:
+    """Write each console with lines beside it, and give the result with lines in the details of its cases.
+
+    :param vmlinux: one with line numbers that explains the cell's kernel.
+    :return: the result, and the files.
+    :raises UserError: ``vmlinux`` cannot be read. InfraError: no addr2line, or no space.
+    """
+    arch = arches.load(record.arch)
+    consoles = {path: _read(path) for path in _consoles(root / "cells" / record.cell)}
+    texts = [*consoles.values(), *(case.detail for case in result.all_cases())]
+    places = symbolize.look_up(
+        symbolize.frames(line for text in texts for line in text.split("\n")), vmlinux, arch
+    )
+
+    def lines(text: str) -> str:
+        return "\n".join(symbolize.annotate(text.split("\n"), places))
+
+    written = []
+    for path, text in consoles.items():
+        if _has_frames(text):
+            written.append(path.with_name(f"{path.stem}{_SUFFIX}"))
+            write_atomically(written[-1], lines(text).encode(), mode=0o644)
+
+    def decoded(cases: Iterable[Case]) -> tuple[Case, ...]:
+        return tuple(
+            msgspec.structs.replace(case, detail=clean_str(lines(case.detail), limit=_MAX_DETAIL))
+            if case.verdict is not Verdict.PASS and not _is_decoded(case.detail)
+            else case
+            for case in cases
+        )
+
+    what = ", ".join(str(path.relative_to(root)) for path in written) or "in the details of cases"
+    told = msgspec.structs.replace(
+        result,
+        properties=result.properties | {PROPERTY: f"with lines: {what}"},
+        cases=decoded(result.cases),
+        suites=tuple(msgspec.structs.replace(suite, cases=decoded(suite.cases)) for suite in result.suites),
+    )
+    return told, tuple(written)
+
+
+def _is_decoded(detail: str) -> bool:
+    """Whether it has lines already: decoding again must not add them again."""
+    return any(symbolize.DECODED.search(line) for line in detail.split("\n"))
+
+
+def _consoles(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("console*.log") if not path.name.endswith(_SUFFIX))
+
+
+def _read(path: Path) -> str:
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - _MAX_CONSOLE))
+        return clean(stream.read())

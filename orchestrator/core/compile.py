@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Programs for the guest: statically linked for its architecture, kept in the store."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.core import toolchain
+from orchestrator.core.arch import Arch
+from orchestrator.core.errors import InfraError, KernelError, UserError
+from orchestrator.core.process import Supervised, require
+from orchestrator.core.store import Store, digest_of, file_digest
+from orchestrator.core.text import one_line
+from orchestrator.source.model import Tree
+
+_LIMIT_S = 900.0
+#: The compiler's own trouble, or that of its installation.
+_BROKEN = re.compile(
+    r".*(?:cannot find -l(?:c|gcc|gcc_eh|m|pthread|rt)\b|[Nn]o space left on device|Killed signal"
+    r"|internal compiler error|cannot execute).*"
+)
+#: What names the user's mistake best, in this order.
+_ERRORS = tuple(
+    re.compile(pattern, re.M)
+    for pattern in (
+        r"^[^:\n]+:\d+(?::\d+)?: (?:fatal )?error: .*",
+        r"^.*(?:undefined reference|multiple definition).*",
+        r"^.*(?:cannot find|error:).*",
+    )
+)
+_LIBC = "Install a static C library: apt-get install libc6-dev (libc6-dev-arm64-cross for arm64)."
+
+
+def compile_static(
+    name: str,
+    sources: Sequence[str],
+    cflags: Sequence[str],
+    *,
+    folder: Path,
+    arch: Arch,
+    store: Store,
+    whose: str = "",
+) -> Path:
+    """One static binary from C sources, made again when one of them or of their headers changes.
+
+    :param sources: relative to ``folder``, which is the compiler's working directory, or absolute.
+    :param cflags: ``-l…`` among them comes after the sources, where a static link needs it.
+    :param whose: for a program of the user's what it is, for the message; empty for one of ours.
+    :raises UserError: the user's does not compile; the message has the compiler's first error.
+    :raises InfraError: no compiler, no static C library, a compiler that fails by itself, or a source of
+        ours does not compile.
+    """
+    what = whose or f"orchestrate's own program {name!r}"
+    compiler = toolchain.find("gcc", arch)
+    flags = (*(f for f in cflags if not f.startswith("-l")), "-static", "-Wall", "-Wextra")
+    libraries = [f for f in cflags if f.startswith("-l")]
+    argv = [compiler.compiler, *flags]
+
+    def make(fresh: Path) -> None:
+        _gcc([*argv, "-o", str(fresh / name), *sources, *libraries], folder, what, arch)
+
+    try:
+        rules = _gcc([*argv, "-MM", "-MT", "x", *sources], folder, what, arch)
+        parts = sorted(file_digest(folder / word) for word in _prerequisites(rules))
+        plain = [os.path.relpath(folder / source, folder) for source in sources]
+        key = digest_of("program", name, plain, parts, flags, libraries, arch.name, compiler.version)
+        return store.entry("programs", key, make) / name
+    except UserError as error:
+        if whose:
+            raise
+        raise InfraError(error.message, remedy=error.remedy) from None
+
+
+def _gcc(argv: Sequence[str], folder: Path, what: str, arch: Arch) -> str:
+    """What the compiler printed; its complaint, in English, as the error of whoever is to blame."""
+    try:
+        done = subprocess.run(
+            argv,
+            cwd=folder,
+            env={**os.environ, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_LIMIT_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{what} is not compiled after {_LIMIT_S:.0f} s") from None
+    if done.returncode == 0:
+        return done.stdout.decode(errors="replace")
+    said = done.stderr.decode(errors="replace")
+    if broken := _BROKEN.search(said):
+        raise InfraError(f"{what} was not compiled for {arch.name}: {one_line(broken[0])}", remedy=_LIBC)
+    found = next((m for m in (pattern.search(said) for pattern in _ERRORS) if m), None)
+    last = next(reversed(said.strip().splitlines()), f"exit status {done.returncode}")
+    raise UserError(
+        f"{what} does not compile for {arch.name}: {one_line(found[0] if found else last)}",
+        remedy=f"It was compiled in {folder} with: {shlex.join(argv)}",
+    )
+
+
+def _prerequisites(rules: str) -> list[str]:
+    """The files in make rules for the target x, as ``gcc -MM`` writes them."""
+    words: list[str] = []
+    for rule in rules.replace("\\\n", " ").splitlines():
+        # make's own escapes are those of the shell, except that it knows no quotes
+        plain = re.sub(r"(['\"])", r"\\\1", rule.removeprefix("x:").replace("$$", "$"))
+        words += shlex.split(plain)
+    return sorted(set(words))
+
+
+def build_selftests(tree: Tree, directory: str, *, arch: Arch, store: Store, log: Path) -> dict[str, Path]:
+    """The programs of one kselftest directory of a tree, by name; what does not compile is not among them.
+
+    The tree is only read: ``OUTPUT`` is in the store. Headers come from the tree's tools/include/uapi.
+
+    :param log: where a copy of make's output goes.
+    :raises KernelError: the tree has no such directory, or nothing in it compiles.
+    """
+    place = tree.path / directory
+    if not (place / "Makefile").is_file():
+        raise KernelError(f"{tree.describe}: no {directory} in this tree")
+    compiler = toolchain.find("gcc", arch)
+    require("make", remedy="Install it: apt-get install make")
+    key = digest_of("selftests", tree.digest, directory, arch.name, compiler.version)
+
+    def make(fresh: Path) -> None:
+        output = fresh / "programs"
+        output.mkdir()
+        flags = "USERLDFLAGS=-static"
+        if "USERLDFLAGS" not in (tree.path / "tools/testing/selftests/lib.mk").read_text(errors="replace"):
+            flags = "LDFLAGS=-static -pthread"
+        argv = ["make", "-k", "-C", str(place), f"OUTPUT={output}", f"ARCH={arch.make_arch}", flags]
+        argv += [f"CROSS_COMPILE={arch.compiler_prefix}", f"-j{os.cpu_count() or 1}"]
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "KBUILD"))}
+        child = Supervised(argv, limit_s=_LIMIT_S, grace_s=1.0, output=fresh / "log", env=env)
+        outcome = child.to_end()
+        if outcome.reason != "ended":
+            raise InfraError(f"the build of {directory} ended with {outcome}")
+        for path in output.iterdir():
+            if path.suffix in (".o", ".d") or path.is_dir() or not os.access(path, os.X_OK):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not any(output.iterdir()):
+            shutil.copyfile(fresh / "log", log)
+            lines = [
+                line for line in (fresh / "log").read_text(errors="replace").splitlines() if "error" in line
+            ]
+            first = lines[0] if lines else str(outcome)
+            raise KernelError(
+                f"{tree.describe}: nothing in {directory} compiles for {arch.name}: {first}",
+                remedy=f"The log: {log}",
+            )
+
+    folder = store.entry("selftests", key, make)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / "log", log)
+    return {path.name: path for path in sorted((folder / "programs").iterdir())}

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The compilers of this host."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from orchestrator.core.arch import Arch
+from orchestrator.core.errors import InfraError, UserError
+from orchestrator.core.process import require, tool
+
+
+class Toolchain(msgspec.Struct, frozen=True):
+    """``name`` as asked for (``gcc``, ``gcc-13``, ``llvm``, ``clang-19``), ``version`` as it answers."""
+
+    name: str
+    tuxmake: str
+    compiler: str
+    version: str
+
+    @property
+    def family(self) -> str:
+        """``gcc`` or ``clang``."""
+        return "gcc" if self.tuxmake.startswith("gcc") else "clang"
+
+    @property
+    def major(self) -> int:
+        """The compiler's major version, 0 where it does not tell."""
+        # Debian's own version stands in parentheses before it
+        found = re.search(r"(\d+)\.\d+", re.sub(r"\(.*?\)", "", self.version))
+        return int(found[1]) if found else 0
+
+
+def find(name: str, arch: Arch) -> Toolchain:
+    """The toolchain of that name for an architecture.
+
+    :raises UserError: for a name that is no toolchain.
+    :raises InfraError: where its compiler is not installed.
+    """
+    match = re.fullmatch(r"(gcc|llvm|clang)(-\d+)?", name)
+    if match is None:
+        raise UserError(f"unknown toolchain {name!r}", remedy="Known are: gcc, gcc-N, llvm, llvm-N.")
+    family, version = match[1], match[2] or ""
+    if family == "gcc":
+        compiler = f"{arch.compiler_prefix}gcc{version}"
+        package = f"gcc{version}" if arch.native else f"gcc{version}-{arch.cross_prefix.rstrip('-')}"
+        tuxmake = f"gcc{version}"
+    else:
+        compiler, package, tuxmake = f"clang{version}", f"clang{version} lld{version}", f"clang{version}"
+    require(compiler, remedy=f"Install it: apt-get install {package}")
+    lines = tool([compiler, "--version"]).splitlines()
+    if not lines:
+        raise InfraError(f"{compiler} --version says nothing")
+    return Toolchain(name, tuxmake, compiler, lines[0])

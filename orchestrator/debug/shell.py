@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A shell in a guest: the way of a cell up to the proof, then the user's hands."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import termios
+import tty
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import paramiko
+
+from orchestrator.analysis.pairs import WITH
+from orchestrator.cell import lifecycle as cells
+from orchestrator.cell import reproduce
+from orchestrator.cell.boot import boot
+from orchestrator.cell.state import Cell, Moot
+from orchestrator.cell.suites import guest_spec, programs
+from orchestrator.core.errors import InfraError, KernelError, UserError
+from orchestrator.core.store import Store
+from orchestrator.debug import reopen
+from orchestrator.debug.reopen import Found
+from orchestrator.plan import prepare
+from orchestrator.plan.plan import Choices
+from orchestrator.results.model import Blame, Verdict
+from orchestrator.suites import build as suite_build
+from orchestrator.suites import catalog
+from orchestrator.suites.catalog import Suite
+from orchestrator.vm.machine import Guest
+
+Say = Callable[[str], None]
+
+#: Lines of the console of a guest that died.
+_TAIL = 60
+
+
+def open_shell(choices: Choices, store: Store, say: Say, *, named: bool) -> int:
+    """Boot one kernel, have it prove what it is, and connect the terminal with a shell in it.
+
+    Where standard input is no terminal, it is what the shell reads.
+
+    :param named: whether the user named the variant; else it is what there is.
+    :return: the shell's exit status.
+    :raises UserError: more than one kernel was named, or none that there is.
+    :raises KernelError: it does not build or come up; InfraError: the host's fault.
+    """
+    if len(choices.variants) > 1 and named:
+        raise UserError("a shell is for one kernel", remedy="Name one --variant.")
+    if not named:
+        choices = msgspec.structs.replace(choices, variants=(WITH,))
+    found = prepare.targets(choices, store, say)
+    suites = (catalog.command(["true"], [Path(p) for p in choices.put]),) if choices.put else ()
+    plan = prepare.plan(choices, found, suites)
+    if len(plan.cells) != 1:
+        raise UserError("a shell is for one kernel", remedy="Name one --source and one --arch.")
+    with tempfile.TemporaryDirectory(prefix="orc-shell-") as root:
+        shared = prepare.context(choices, found, suites, store, Path(root), say=say)
+        with _guest(suites, Cell(shared, plan.cells[0], lambda _, text: say(text)), named=named) as guest:
+            return interact(guest, suite_build.guest_folder(suites[0]) if suites else "")
+
+
+def open_again(found: Found, store: Store, say: Say, *, asked: str) -> int:
+    """Boot the guest of an earlier cell and connect the terminal with a shell in it, among its programs.
+
+    :param asked: ``auto``, ``kvm`` or ``tcg``.
+    :return: the shell's exit status.
+    :raises UserError: the cell had no guest; KernelError: it does not come up; InfraError: the host's fault.
+    """
+    programs = found.record().programs
+    with reopen.booted(found, store, say, asked=asked) as guest:
+        say(f"programs: {' '.join(program.id for program in programs)}")
+        say(f"how each is run: sh {shlex.quote(str(found.folder / reproduce.NAME))} --list")
+        return interact(guest, programs[0].folder if programs else "")
+
+
+@contextlib.contextmanager
+def _guest(suites: Sequence[Suite], cell: Cell, *, named: bool) -> Iterator[Guest]:
+    cell.folder.mkdir(parents=True)
+    guest = None
+    try:
+        kernel = cells.make_kernel(cell)
+        if kernel is not None:
+            spec = guest_spec(cell, kernel, suites, programs(cell, suites))
+            try:
+                guest = boot(cell, kernel, spec)
+            except Moot:
+                if named:
+                    raise
+                # a prebuilt kernel is what it is
+                read = cell.context.variants_read[cell.plan.label]
+                cell.plan = msgspec.structs.replace(cell.plan, variant=read)
+                guest = boot(cell, kernel, spec)
+    except Moot as error:
+        raise UserError(error.message) from None
+    if guest is None:
+        bad = next(case for case in cell.cases if case.verdict is not Verdict.PASS)
+        kind = KernelError if bad.blame is Blame.KERNEL else InfraError
+        raise kind(f"{bad.id}: {bad.reason}", remedy=bad.detail)
+    try:
+        yield guest
+    finally:
+        guest.close()
+
+
+def interact(guest: Guest, folder: str = "") -> int:
+    """Connect standard input and output with a shell in the guest until it ends.
+
+    :param folder: of the guest, in which it starts and where it looks for programs first.
+    :return: its exit status; 1 where the guest died under it, which is said.
+    """
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    channel = guest.ssh.shell(_size() if terminal else None, folder)
+    with _raw() if terminal else contextlib.nullcontext():
+        if terminal:
+            signal.signal(signal.SIGWINCH, lambda *_: channel.resize_pty(*_size()))
+        try:
+            _pump(channel, guest)
+        finally:
+            if terminal:
+                signal.signal(signal.SIGWINCH, signal.SIG_DFL)
+    # a channel that is closed without a status has one as well, of -1
+    status = channel.recv_exit_status() if channel.exit_status_ready() else -1
+    if status >= 0:
+        return status
+    print(f"orchestrate: {guest.ending() or 'the connection was lost'}", file=sys.stderr)
+    for line in guest.console.tail(_TAIL) if guest.panicked else ():
+        print(f"    {line}", file=sys.stderr)
+    return 1
+
+
+def _pump(channel: paramiko.Channel, guest: Guest) -> None:
+    reading = [channel.fileno(), sys.stdin.fileno()]
+    while True:
+        ready, _, _ = select.select(reading, [], [], 0.2)
+        if sys.stdin.fileno() in ready:
+            typed = os.read(sys.stdin.fileno(), 4096)
+            if typed:
+                channel.sendall(typed)
+            else:
+                reading.remove(sys.stdin.fileno())
+                channel.shutdown_write()
+        moved = False
+        for available, receive, out in (
+            (channel.recv_ready, channel.recv, 1),
+            (channel.recv_stderr_ready, channel.recv_stderr, 2),
+        ):
+            while available():
+                moved = True
+                os.write(out, receive(65536))
+        if moved:
+            continue
+        if channel.exit_status_ready() or channel.closed or guest.death():
+            return
+
+
+def _size() -> tuple[int, int]:
+    size = shutil.get_terminal_size()
+    return size.columns, size.lines
+
+
+@contextlib.contextmanager
+def _raw() -> Iterator[None]:
+    before = termios.tcgetattr(sys.stdin)
+    try:
+        tty.setraw(sys.stdin)
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

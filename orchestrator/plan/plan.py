@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From choices to cells: pure, so that a plan can be shown before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from orchestrator.core.errors import UserError
+from orchestrator.suites.catalog import Suite
+
+#: The version of ``plan.json``; a plan of a later one is not resumed.
+PLAN_VERSION = 1
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """One kernel that the user named: a source (empty ``spec``: the default one) or a prebuilt ``image``.
+
+    ``patches`` are applied on top, in order. An empty ``label`` is given one by ``prepare``.
+    """
+
+    spec: str = ""
+    label: str = ""
+    sha256: str = ""
+    patches: tuple[str, ...] = ()
+    image: str = ""
+
+
+class Choices(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user chose. No ``suites`` and no ``commands`` means a build only.
+
+    ``times`` is the number of fresh boots of each functional cell; with ``until_fail`` a kernel's
+    repeats end with the first that fails. ``flavors`` make one kernel together. ``known`` are files of
+    known failures; ``strict``: a known failure is one like any other. ``decode``: a kernel that crashed is
+    built again with line numbers.
+    """
+
+    arches: tuple[str, ...]
+    variants: tuple[str, ...]
+    sources: tuple[Source, ...] = (Source(),)
+    suites: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    put: tuple[str, ...] = ()
+    selftests_from: str = ""
+    times: int = 1
+    until_fail: bool = False
+    vsyscall: str = ""
+    boots: int = 0
+    smp: int = 2
+    mem_mib: int = 512
+    cmdline: tuple[str, ...] = ()
+    accel: str = "auto"
+    toolchain: str = "gcc"
+    flavors: tuple[str, ...] = ()
+    kconfig: tuple[str, ...] = ()
+    config: str = ""
+    known: tuple[str, ...] = ()
+    strict: bool = False
+    decode: bool = False
+    jobs: int = 0
+
+
+class CellPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One cell: kernel × boot parameters × suites.
+
+    ``only_vsyscall`` restricts the suites to the programs to which the ``vsyscall=`` parameter matters.
+    ``alone`` cells run while nothing else does. ``boot`` numbers fresh boots of the same, from 1.
+    """
+
+    id: str
+    label: str
+    arch: str
+    variant: str
+    suites: tuple[str, ...]
+    smp: int
+    mem_mib: int
+    cmdline: tuple[str, ...] = ()
+    vsyscall: str = ""
+    only_vsyscall: bool = False
+    alone: bool = False
+    boot: int = 0
+
+
+class Kernel(msgspec.Struct, frozen=True, kw_only=True):
+    """A kernel that takes part, by its label: what it is made of, and for which architectures."""
+
+    label: str
+    arches: tuple[str, ...]
+    describe: str = ""
+    digest: str = ""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The cells of a run, in the order in which they start; with ``choices`` all that a resume needs.
+
+    ``inputs`` are digests of what it reads besides its kernels.
+    """
+
+    version: int = PLAN_VERSION
+    choices: Choices
+    kernels: tuple[Kernel, ...]
+    cells: tuple[CellPlan, ...]
+    inputs: dict[str, str] = {}
+
+
+def make(
+    choices: Choices,
+    *,
+    kernels: Sequence[Kernel],
+    suites: Sequence[Suite],
+    vsyscall_modes: Mapping[str, tuple[str, ...]],
+) -> Plan:
+    """Lay out the cells.
+
+    Benchmarks come after everything else. What is booted several times is interleaved: first boot of
+    each kernel, second boot of each … so that a drift of the host falls on all of them alike.
+
+    :param vsyscall_modes: for each arch the values that its ``vsyscall=`` parameter takes.
+    :raises UserError: a machine too small for a suite, or an unknown vsyscall mode.
+    """
+    for suite in suites:
+        if choices.smp < suite.min_cpus:
+            raise UserError(
+                f"suite {suite.name!r} needs {suite.min_cpus} CPUs, --smp is {choices.smp}",
+                remedy=f"Use --smp {suite.min_cpus} or leave the suite out.",
+            )
+    functional = [s for s in suites if s.kind == "functional"]
+    bases = [_cell(choices, k.label, a, v) for k in kernels for a in k.arches for v in choices.variants]
+    cells: list[CellPlan] = []
+    for time in range(1, choices.times + 1):
+        for base in bases:
+            if functional:
+                modes = vsyscall_modes.get(base.arch, ())
+                cells += [
+                    _numbered(c, choices.times, time) for c in _functional(choices, base, functional, modes)
+                ]
+    for arch in dict.fromkeys(base.arch for base in bases):
+        for suite in suites:
+            if suite.kind == "benchmark":
+                cells += _benchmark(choices, [b for b in bases if b.arch == arch], suite)
+    return Plan(choices=choices, kernels=tuple(kernels), cells=tuple(cells) if suites else tuple(bases))
+
+
+def _numbered(cell: CellPlan, times: int, time: int) -> CellPlan:
+    return msgspec.structs.replace(cell, id=f"{cell.id}-{time}", boot=time) if times > 1 else cell
+
+
+def _cell(choices: Choices, label: str, arch: str, variant: str) -> CellPlan:
+    return CellPlan(
+        id="-".join((label, arch, variant, *sorted(choices.flavors))),
+        label=label,
+        arch=arch,
+        variant=variant,
+        suites=(),
+        smp=choices.smp,
+        mem_mib=choices.mem_mib,
+        cmdline=choices.cmdline,
+    )
+
+
+def _functional(
+    choices: Choices, kernel: CellPlan, suites: Sequence[Suite], modes: tuple[str, ...]
+) -> list[CellPlan]:
+    names = tuple(s.name for s in suites)
+    base = msgspec.structs.replace(kernel, suites=names)
+    if not choices.vsyscall or not modes:
+        return [base]
+    wanted = modes if choices.vsyscall == "all" else (choices.vsyscall,)
+    if unknown := set(wanted) - set(modes):
+        raise UserError(
+            f"unknown vsyscall mode {unknown.pop()!r}", remedy=f"Known are: all, {', '.join(modes)}."
+        )
+    touched = tuple(s.name for s in suites if any(p.vsyscall for p in s.program))
+    cells = []
+    for number, mode in enumerate(wanted):
+        # the first mode's boot runs everything, the further ones what the mode matters to
+        rest = number > 0
+        if rest and not touched:
+            continue
+        cells.append(
+            msgspec.structs.replace(
+                base,
+                id=f"{base.id}-vsyscall-{mode}",
+                suites=touched if rest else names,
+                cmdline=(*base.cmdline, f"vsyscall={mode}"),
+                vsyscall=mode,
+                only_vsyscall=rest,
+            )
+        )
+    return cells
+
+
+def _benchmark(choices: Choices, kernels: Sequence[CellPlan], suite: Suite) -> list[CellPlan]:
+    return [
+        msgspec.structs.replace(
+            base,
+            id=f"{base.id}-{suite.name}-{boot}",
+            suites=(suite.name,),
+            alone=suite.alone,
+            boot=boot,
+        )
+        for boot in range(1, (choices.boots or suite.boots) + 1)
+        for base in kernels
+    ]

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a run came to: ``results.json``, and what is drawn from its cells together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from orchestrator.analysis.compare import Comparison, compare_pair
+from orchestrator.analysis.pairs import WITH, WITHOUT, PairFinding, Rate, pairs, rates
+from orchestrator.results.model import Case, CellResult, Verdict, bisect_exit_code, exit_code
+
+
+class SuiteComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """A benchmark's two variants on one arch."""
+
+    label: str
+    arch: str
+    suite: str
+    comparison: Comparison
+
+
+class SourceResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A kernel of the run by its label: what it was made of."""
+
+    label: str
+    source: str
+    digest: str
+    tree_class: str = ""
+    maps_read_under_vma_locks: bool | None = None
+
+
+class RunResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``results.json`` holds."""
+
+    schema_version: int
+    id: str
+    sources: tuple[SourceResult, ...]
+    started_at: str
+    finished_at: str = ""
+    interrupted: bool = False
+    cells: tuple[CellResult, ...] = ()
+    comparisons: tuple[SuiteComparison, ...] = ()
+    pairs: tuple[PairFinding, ...] = ()
+    rates: tuple[Rate, ...] = ()
+
+    def exit_code(self, *, bisect: bool = False) -> int:
+        """The exit code of the run (design §5); only cases of suites can make it green.
+
+        :param bisect: in the language of ``git bisect run``.
+        """
+        judge = bisect_exit_code if bisect else exit_code
+        return judge(self._telling(), interrupted=self.interrupted)
+
+    def _telling(self) -> list[Case]:
+        own = [c for cell in self.cells for c in cell.cases if c.verdict is not Verdict.PASS]
+        return own + [c for cell in self.cells for s in cell.suites for c in s.cases]
+
+
+def drawn(result: RunResult, cells: Sequence[CellResult]) -> RunResult:
+    """The result with these cells, and all that follows from them."""
+    return msgspec.structs.replace(
+        result, cells=tuple(cells), comparisons=compare(cells), pairs=pairs(cells), rates=rates(cells)
+    )
+
+
+def summary(outcome: CellResult) -> str:
+    """A cell's result in words: ``maps 8 passed, 2 skipped``."""
+    words = []
+    for case in outcome.cases:
+        if case.verdict.value not in ("PASS", "NA"):
+            words.append(f"{case.id}: {case.verdict.value}: {case.reason}")
+    for suite in outcome.suites:
+        counts: dict[str, int] = {}
+        for case in suite.cases:
+            counts[case.verdict.value] = counts.get(case.verdict.value, 0) + 1
+        words.append(f"{suite.suite}: " + (", ".join(f"{n} {v}" for v, n in counts.items()) or "nothing ran"))
+    return "; ".join(words) or ("ended early" if outcome.interrupted else "built")
+
+
+def compare(cells: Sequence[CellResult]) -> tuple[SuiteComparison, ...]:
+    """The benchmarks' variants side by side, for each kernel label, arch and suite that has both."""
+    boots: dict[tuple[str, str, str], dict[str, list[dict[str, float]]]] = {}
+    better: dict[str, dict[str, str]] = {}
+    for cell in cells:
+        for suite in cell.suites:
+            if suite.kind == "benchmark":
+                pair = boots.setdefault((cell.label, cell.arch, suite.suite), {})
+                pair.setdefault(cell.variant, []).append(suite.metrics)
+                better.setdefault(suite.suite, {}).update(suite.better)
+    found = []
+    for (label, arch, suite_name), pair in boots.items():
+        if any(map(bool, pair.get(WITH, []))) and any(map(bool, pair.get(WITHOUT, []))):
+            comparison = compare_pair(pair[WITH], pair[WITHOUT], better=better[suite_name])
+            found.append(SuiteComparison(label=label, arch=arch, suite=suite_name, comparison=comparison))
+    return tuple(found)
+
+
+def told(result: RunResult) -> list[CellResult]:
+    """The cells, each with what its pair and its repeats say of its cases among the properties."""
+    cells = []
+    for cell in result.cells:
+        ids = {case.id for case in cell.all_cases()}
+        same = (cell.label, cell.arch)
+        more = {
+            f"pair: {p.case}": p.says for p in result.pairs if (p.label, p.arch) == same and p.case in ids
+        }
+        more |= {
+            f"rate: {r.case}": rate_text(r)
+            for r in result.rates
+            if (r.label, r.arch, r.variant) == (*same, cell.variant) and r.case in ids
+        }
+        cells.append(msgspec.structs.replace(cell, properties=cell.properties | more))
+    return cells
+
+
+def rate_text(rate: Rate) -> str:
+    """``3 of 200 boots failed: 1.5 %, 95 % interval 0.5 .. 4.3 %``."""
+    return (
+        f"{rate.failures} of {rate.boots} boots failed: {rate.failures / rate.boots:.1%}, "
+        f"95 % interval {rate.low * 100:.1f} .. {rate.high * 100:.1f} %"
+    ).replace("%,", " %,")

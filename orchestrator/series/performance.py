@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the whole series does to performance: base and tip, boot by boot in turn, one sample a boot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from orchestrator.analysis.compare import usable
+from orchestrator.analysis.stats import Ratio, Says, median, ratio_interval, says
+from orchestrator.cell.state import Target, kernel_spec
+from orchestrator.kernel import build
+from orchestrator.results.model import AT_FAULT, Blame, Case, CellResult, Verdict
+from orchestrator.series.model import BENCH, Change, Patch, RowResult, Series
+from orchestrator.series.steps import Hands, context_of, label_of, run_of, target_of
+
+#: With five boots a side the interval can be so wide that four kernels are judged together at 90 %.
+BOOTS = 5
+CONFIDENCE = 0.90
+#: A change below this is nobody's fault, however sure it is.
+MIN_EFFECT = 1.05
+#: What is judged, where a benchmark has it: times of their own are the host's as much as the kernel's.
+PREFERRED = ("interference",)
+
+
+def carry_out(series: Series, hands: Hands) -> Series:
+    """Measure base and tip where their kernels differ, and put it at the tip.
+
+    Nothing is done where it has been done, or where one of the two was not built.
+    """
+    steps = {step.number: step for step in series.steps}
+    tip = series.patches[-1]
+    first, last = steps.get(0), steps.get(tip.number)
+    if not series.asked.bench or first is None or last is None or hands.engine.cancelled():
+        return series
+    if any(name.startswith(f"{BENCH} ") for name in last.rows):
+        return series
+    found: dict[str, RowResult] = {}
+    wanted = []
+    for name, kernel in last.kernels.items():
+        row = f"{BENCH} {name}"
+        image = first.kernels[name].image if name in first.kernels else ""
+        if kernel.image and kernel.image == image:
+            same = Case(id=BENCH, verdict=Verdict.PASS, reason="the kernel is the base's, byte for byte")
+            found[row] = RowResult(cases=(same,), same=True)
+        elif kernel.image and image:
+            wanted.append(name)
+    changes: tuple[Change, ...] = ()
+    if wanted:
+        cells, run = _measure(series, hands, wanted)
+        if hands.engine.cancelled():
+            return msgspec.structs.replace(series, interrupted=True)
+        changes = compare(cells, base="base", tip=label_of(tip))
+        for name in wanted:
+            here = [cell for cell in cells if f"{cell.arch} {cell.variant}" == name]
+            mine = [change for change in changes if f"{change.arch} {change.variant}" == name]
+            found[f"{BENCH} {name}"] = RowResult(cases=_cases(here, mine, label_of(tip)), run=run)
+    step = msgspec.structs.replace(last, rows=last.rows | found)
+    return msgspec.structs.replace(series, steps=(*series.steps[:-1], step), changes=changes)
+
+
+def _measure(series: Series, hands: Hands, wanted: Sequence[str]) -> tuple[Sequence[CellResult], str]:
+    choices = msgspec.structs.replace(
+        series.asked.choices,
+        suites=series.asked.bench,
+        selftests_from="",
+        boots=series.asked.choices.boots or BOOTS,
+    )
+    # one tree serves both: the kernels of each must be in the store before the other is checked out
+    targets = [_there(series, patch, hands, wanted) for patch in (series.patches[0], series.patches[-1])]
+    result = run_of(
+        choices, targets, hands, "bench", wanted=lambda cell: f"{cell.arch} {cell.variant}" in wanted
+    )
+    return result.cells, result.id
+
+
+def _there(series: Series, patch: Patch, hands: Hands, wanted: Sequence[str]) -> Target:
+    """A patch's target, with its kernels in the store: out of it, they would be built of another's tree."""
+    target = target_of(series, patch, hands)
+    only = msgspec.structs.replace(series.asked.choices, suites=(), commands=(), selftests_from="")
+    shared = context_of(only, [target], hands, f"patches/{patch.number:04}-build")
+    for name in wanted:
+        spec = kernel_spec(shared, target.label, *name.split())
+        build.build(spec, shared.store, say=lambda text: hands.events.emit("", "build", text), jobs=only.jobs)
+    return target
+
+
+def compare(cells: Sequence[CellResult], *, base: str, tip: str) -> tuple[Change, ...]:
+    """The metrics of the tip over those of the base, for each kernel and benchmark.
+
+    Of each benchmark one metric is judged. Intervals of these are at 1 - 0.1/m for m of them (Bonferroni), so
+    that all together are right with 90 %; those of the others, which nothing follows from, at 90 % each.
+    """
+    boots: dict[tuple[str, str, str], dict[str, list[Mapping[str, float]]]] = {}
+    better: dict[str, dict[str, str]] = {}
+    for cell in cells:
+        for measured in cell.suites:
+            if measured.kind == "benchmark":
+                sides = boots.setdefault((cell.arch, cell.variant, measured.suite), {})
+                sides.setdefault(cell.label, []).append(measured.metrics)
+                better.setdefault(measured.suite, {}).update(measured.better)
+    judged = {name: judged_metric(ways) for name, ways in better.items()}
+    several = sum(1 for _, _, suite in boots if judged[suite])
+    found = []
+    for (arch, variant, suite), sides in boots.items():
+        for metric, way in better[suite].items():
+            mine = judged[suite] == metric
+            at_tip, at_base = (usable(sides.get(label, ()), metric) for label in (tip, base))
+            if not at_tip or not at_base:
+                continue
+            level = 1 - (1 - CONFIDENCE) / several if mine else CONFIDENCE
+            ratio = ratio_interval(at_tip, at_base, level)
+            found.append(
+                Change(
+                    arch=arch,
+                    variant=variant,
+                    suite=suite,
+                    metric=metric,
+                    better=way,
+                    base=median(at_base),
+                    tip=median(at_tip),
+                    ratio=ratio,
+                    says=says(ratio, way),
+                    judged=mine,
+                )
+            )
+    return tuple(found)
+
+
+def judged_metric(better: Mapping[str, str]) -> str:
+    """The metric of a benchmark that a series answers for; the first that it compares, failing others."""
+    return next((name for name in (*PREFERRED, *better) if name in better), "")
+
+
+def _cases(cells: Sequence[CellResult], changes: Sequence[Change], tip: str) -> tuple[Case, ...]:
+    """What the benchmarks of one kernel come to."""
+    found = []
+    for change in changes:
+        if change.judged:
+            found.append(_case(change))
+    for cell in cells:
+        for case in cell.all_cases():
+            if case.verdict is Verdict.PASS:
+                continue
+            at_tip = cell.label == tip
+            blind = case.verdict in AT_FAULT and not at_tip
+            found.append(
+                msgspec.structs.replace(
+                    case,
+                    id=f"{cell.cell}/{case.id}",
+                    verdict=Verdict.INCONCLUSIVE if blind else case.verdict,
+                    log=f"bench/{case.log}" if case.log else "",
+                )
+            )
+    if not found:
+        reason = "nothing was measured on both sides"
+        found = [Case(id=BENCH, verdict=Verdict.INCONCLUSIVE, blame=Blame.INFRA, reason=reason)]
+    return tuple(found)
+
+
+def _case(change: Change) -> Case:
+    effect = max(change.ratio.estimate, 1 / change.ratio.estimate)
+    verdict, blame = Verdict.PASS, Blame.NONE
+    if change.says is Says.WORSE and effect >= MIN_EFFECT:
+        verdict, blame = Verdict.FAIL, Blame.KERNEL
+    elif change.says is Says.FEW:
+        verdict, blame = Verdict.INCONCLUSIVE, Blame.INFRA
+    return Case(
+        id=f"{change.suite}/{change.metric}",
+        verdict=verdict,
+        blame=blame,
+        reason=f"tip / base {in_words(change.ratio)}: {change.says} ({change.better} is better)",
+    )
+
+
+def in_words(ratio: Ratio) -> str:
+    """``0.52 [0.48 .. 0.57]``."""
+    return f"{ratio.estimate:.2f}{ratio.interval}"

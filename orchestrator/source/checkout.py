@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One commit after another in one place, for builds that have most of their work done already.
+
+    <cache>/workshops/<repository>-<n>/tree               a shared clone, checked out to one commit
+                                       objects/<kernel>/  where its kernels are built (see ``kernel.build``)
+                                       unfinished         there while the clone is changed
+
+A checkout touches only the files that differ, so that make compiles only those, and ccache sees the paths it
+knows. A workshop has one user at a time; a second one on the same repository gets the next number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from orchestrator.core.errors import InfraError, UserError
+from orchestrator.core.store import can_hold_builds, digest_of
+from orchestrator.source import clone, identity
+from orchestrator.source.clone import GitError, run_git
+from orchestrator.source.model import Say, Tree, quiet
+
+#: More than so many at once on one repository are a mistake: each is a tree and its objects.
+_MOST = 8
+
+
+#: What make reads to configure, in the lines of `git ls-tree`: besides Kconfig's own language the makefiles
+#: and scripts that try the compiler, and the fragments of tinyconfig.
+_CONFIGURES = re.compile(
+    rb"[\t/]Kconfig[^/]*$|\tMakefile$|\tarch/[^/]+/Makefile|\tarch/[^/]+/configs/|\tkernel/configs/|\tscripts/"
+)
+
+
+class Fix(msgspec.Struct, frozen=True, kw_only=True):
+    """A commit whose change is made on top of each commit of ``within`` (full names) that lacks it."""
+
+    commit: str
+    within: frozenset[str]
+
+
+class DoesNotApply(UserError):
+    """A fix does not apply to a commit in its range."""
+
+
+class Workshop:
+    """A clone of a repository and the folders of its builds; see ``opened``.
+
+    ``lock`` is to be held from a checkout to the end of what reads it: threads share the one tree.
+    """
+
+    def __init__(self, place: Path, repository: Path) -> None:
+        self.place = place
+        self.repository = repository
+        self.lock = threading.RLock()
+
+    @property
+    def path(self) -> Path:
+        """The tree."""
+        return self.place / "tree"
+
+    def check_out(
+        self, commit: str, fixes: Sequence[Fix] = (), *, without: str = "", keep: Path | None = None
+    ) -> Tree:
+        """The tree as it is in a commit, until the next one is asked for.
+
+        As the commit has it, its digest is that of ``DIR@COMMIT``: both share what is kept of their kernels.
+
+        :param commit: its full name.
+        :param without: a commit whose change is taken out again.
+        :param keep: a folder for what is changed on top, as patches: it makes the tree again elsewhere
+            (``Tree.patches``).
+        :raises DoesNotApply: a fix does not apply, or a change cannot be taken out.
+        :raises UserError: no kernel tree, or objects are missing in the repository.
+        :raises InfraError: no space.
+        """
+        what = f"{self.repository}@{commit[:12]}"
+        with self.lock:
+            wanted = [
+                fix
+                for fix in fixes
+                if commit in fix.within and not clone.is_ancestor(self.path, fix.commit, commit)
+            ]
+            with self._changing():
+                clone.check_out(self.place, commit, what)
+                # what a fix, or a killed process, has left
+                run_git(self.path, "clean", "-ffdxq")
+                made = [
+                    self._apply(fix.commit, f"the fix {fix.commit[:12]} does not apply to {what}", keep)
+                    for fix in wanted
+                ]
+                if without:
+                    else_ = f"{without[:12]} cannot be taken out of {what}"
+                    made.append(self._apply(without, else_, keep, back=True))
+            identity.check_tree(self.path, what)
+            version = identity.makefile_version(self.path)
+        digest = identity.digest_of_text("git", commit, "")
+        if wanted or without:
+            changes = (*(fix.commit for fix in wanted), f"-{without}")
+            digest = identity.digest_of_text("fixed 1", digest, *changes)
+        more = "".join(f" + {fix.commit[:12]}" for fix in wanted) + (f" - {without[:12]}" if without else "")
+        return Tree(
+            path=self.path,
+            spec=f"{self.repository}@{commit}",
+            kind="revision",
+            digest=digest,
+            commit=commit,
+            version=version,
+            describe=f"{version}-g{commit[:12]}{more}",
+            patches=tuple(map(str, made)) if keep is not None else (),
+            base_spec=f"{self.repository}@{commit}",
+            configured_by="" if wanted or without else self._configured_by(commit),
+        )
+
+    def _configured_by(self, commit: str) -> str:
+        """A digest of what a configuration is made from, which few commits touch.
+
+        Should one read more than that, the build notices: it compares its configuration before and after.
+        """
+        listed = run_git(self.path, "ls-tree", "-r", "-z", "--full-tree", commit).split(b"\0")
+        return digest_of([line.decode("utf-8", "replace") for line in listed if _CONFIGURES.search(line)])
+
+    def objects(self, *what: object) -> Path:
+        """Where kernels of a kind are built, one after another.
+
+        :param what: all that tells the kind from another; the same words give the same place.
+        """
+        return self.place / "objects" / digest_of(*what)
+
+    def borrow(self, other: Path) -> None:
+        """Let commits of another repository be checked out too: that of a patched tree, say."""
+        (objects,) = run_git(
+            other, "rev-parse", "--path-format=absolute", "--git-path", "objects"
+        ).splitlines()
+        alternates = self.path / ".git/objects/info/alternates"
+        with self.lock:
+            lines = alternates.read_bytes().splitlines()
+            if objects not in lines:
+                fresh = alternates.with_suffix(".tmp")
+                fresh.write_bytes(b"".join(line + b"\n" for line in (*lines, objects)))
+                fresh.replace(alternates)
+
+    def _apply(self, commit: str, else_: str, keep: Path | None, *, back: bool = False) -> Path | None:
+        """Make a commit's change, or take it ``back``; the patch that does so, if it is kept."""
+        ends = [f"{commit}^1", commit]
+        try:
+            diff = run_git(self.path, "diff", "--binary", "--full-index", *(ends[::-1] if back else ends))
+            # not into the index: that would write objects, and freshen those of the user's repository
+            run_git(self.path, "apply", "--whitespace=nowarn", "-", data=diff)
+        except GitError as error:
+            raise DoesNotApply(
+                f"{else_}: {error.first}",
+                remedy="Narrow its range, or name another commit that mends the same.",
+            ) from error
+        if keep is None:
+            return None
+        keep.mkdir(parents=True, exist_ok=True)
+        file = keep / f"{'without-' if back else ''}{commit[:12]}.patch"
+        file.write_bytes(f"Subject: {'Without' if back else 'With'} {commit}\n\n---\n".encode() + diff)
+        return file
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Change the clone; after a change that did not come to its end every file is written anew."""
+        mark = self.place / "unfinished"
+        try:
+            if mark.exists():
+                for name in ("index", "index.lock", "HEAD.lock"):
+                    (self.path / ".git" / name).unlink(missing_ok=True)
+            mark.touch()
+            yield
+            mark.unlink()
+        except DoesNotApply:
+            # git has written nothing of it
+            mark.unlink()
+            raise
+        except GitError as error:
+            raise InfraError(f"{self.path}: git: {error.first}", remedy="Try again.") from error
+        except OSError as error:
+            raise InfraError(
+                f"{error.filename or self.place}: {error.strerror}",
+                remedy="Free some space, or name another place with ORCHESTRATE_CACHE.",
+            ) from error
+
+    def _make(self) -> None:
+        if (self.place / "made").is_file():
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+        clone.start(self.place, self.repository, str(self.repository))
+        (self.place / "made").touch()
+
+
+@contextlib.contextmanager
+def opened(repository: Path, *, cache: Path, say: Say = quiet) -> Iterator[Workshop]:
+    """A workshop for the commits of a repository, for this process alone.
+
+    :param repository: top of a work tree, a bare repository, or a ``.git``.
+    :raises UserError: no git repository; so many workshops of it are in use that something must be wrong.
+    :raises InfraError: no git, no space.
+    """
+    repository, cache = repository.resolve(), cache.absolute()
+    folder, name = cache / "workshops", digest_of(str(repository))[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not can_hold_builds(folder):
+            raise UserError(f"the cache {folder}: the kernel's makefiles refuse a path with spaces or colons")
+        for number in range(1, _MOST + 1):
+            lock = FileLock(folder / f"{name}-{number}.lock", thread_local=False)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            break
+        else:
+            raise UserError(
+                f"{_MOST} workshops of {repository} are in use at once",
+                remedy="Wait until one of them is free.",
+            )
+    except OSError as error:
+        raise InfraError(
+            f"cannot write to the cache {folder}: {error.strerror}",
+            remedy="Free some space, or name another place with ORCHESTRATE_CACHE.",
+        ) from error
+    try:
+        place = folder / f"{name}-{number}"
+        if number > 1:
+            say(f"another process works on {repository}: using {place.name} beside it")
+        place.mkdir(exist_ok=True)
+        workshop = Workshop(place, repository)
+        workshop._make()
+        yield workshop
+    finally:
+        lock.release()

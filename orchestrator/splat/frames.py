@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Reads the stack traces of a kernel report, and tells which function it blames.
+
+What every report of some sort goes through (printing, entry, locking, allocation) is plumbing: it is
+skipped while there is another function. How a report is read, its rule says (``Rule.by``).
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from orchestrator.splat import rust
+from orchestrator.splat.kinds import Kind
+from orchestrator.splat.plumbing import PLUMBING
+from orchestrator.splat.rules import Rule
+
+#: A stall is blamed on the function just below one of these: what it spins in differs from run to run.
+_DISPATCH = re.compile(
+    r"do_syscall_.*|do_\w+_syscall_.*|entry_SYS.*|el0_svc.*|invoke_syscall|ret_fast_syscall|new_sync_.*"
+    r"|(?:do_)?vfs_(?:ioctl|read|write)|\w*sys_(?:ioctl|read|write|[gs]etsockopt)|\w*SyS_ioctl|(?:compat_)?blkdev_\w*ioctl"
+    r"|sock_(?:sendmsg|recvmsg|common_setsockopt).*|netif_receive_skb.*|(?:nf|rt)?netlink_rcv_msg"
+    r"|process_one_work|worker_thread|kthread|task_work_run|call_timer_fn|run_timer.*|run_hrtimer.*"
+    r"|hrtimer_run_queues|tasklet_action.*|handle_softirqs|do_softirq.*|run_ksoftirqd|smpboot_thread_fn"
+    r"|rcu_(?:do_batch|core\w*)|(?:vfs|do)_iter_\w+|call_(?:read|write)_iter|vfs_(?:readv|writev)|fput"
+    r"|(?:compat_)?sock_(?:release|close|mmap|ioctl|do_ioctl)|sk_common_release|sysenter_dispatch"
+    r"|(?:\w*sys|kernel)_(?:listen|accept4?|socketpair|setsockopt)|do_(?:page_)?fault|exc_page_fault"
+    r"|exit_to_user\w*|ret_from_fork.*|start_secondary|cpu_startup_entry"
+    r"|(?:full|short|open)_proxy_\w+|proc_reg_\w+|pde_(?:read|write|\w*ioctl|mmap)|proc_sys_(?:call_handler|read|write)"
+    r"|kernfs_(?:fop|file)_\w+|sysfs_kf_\w+"
+)
+_IDLE = re.compile(r"\w*default_idle\w*|\w*safe_halt|cpu_idle\w*|arch_cpu_idle|rcu_gp_\w+|\w*mwait_idle\w*")
+#: A leak is blamed on who asked for memory, not on how it was got.
+_ALLOCATES = re.compile(r"alloc|^_*(?:pcpu|idr)_")
+_TICK = re.compile(r"\w*hrtimer_interrupt|update_process_times|tick_\w+|arch_timer_handler\w*")
+_IRQ_ENTRY = re.compile(
+    r"(?:asm_sysvec_)?(?:local_)?(?:smp_trace_)?apic_timer_interrupt\w*|el1h?_(?:64_)?irq|__irq_svc"
+)
+
+#: Where a trap instruction enters the kernel, and what is above that only if it was one of WARN() or BUG().
+_BUG_ENTRY = re.compile(r"invalid_op|(?:asm_)?exc_invalid_op|el1_(?:dbg|brk\w*)|el1h_64_sync")
+_BUG_HANDLER = re.compile(
+    r"report_bug|(?:\w+_)?bug_handler|do_(?:error_trap|invalid_op|debug_exception|el1_brk)"
+)
+
+_SUFFIX = re.compile(r"\.(?:isra|constprop|part|cold|llvm|lto_priv|\d).*$")
+_SYSCALL = re.compile(
+    r"^(?:__)?(?:(?:x64|ia32|x32|arm64|se|do)_)+(?:compat_)?sys_|^(?:compat_)?(?:SyS|SYSC)_|^compat_sys_"
+)
+#: One frame of a stack trace; ``doubt``: the unwinder is not sure of it.
+FRAME = re.compile(
+    r"\s*(?:#\d+:?\s+)?(?:</?\w+>\s*)*(?:\[<?[0-9a-fx]+>?\]\s*)*(?P<doubt>\? ?)?"
+    r"\(?(?P<f>[A-Za-z_][\w.$]*)\)?"
+    r"(?:\+0x[0-9a-f]+/0x[0-9a-f]+|(?= from \[?)|(?= [\w./-]+\.[chS]:\d+))"
+)
+#: A call that does not return, as the last instruction of a function, is shown as the start of the next one;
+#: what is really there, and not returned to, is marked on the architectures that show such frames.
+_START = re.compile(r"(?P<f>[A-Za-z_][\w.$]*)\+0x0/0x[0-9a-f]++(?! \([A-Z]*P[A-Z]*\))")
+_PC = re.compile(
+    r"\b(?:R?E?IP: (?:00[16]0:)?|(?:EIP|PC) is at |e?pc : |NIP |Krnl PSW : [0-9a-f]+ [0-9a-f]+ \()"
+    r"(?:\s*\[<?[0-9a-f]+>?\])*\s*"
+    r"(?P<f>[A-Za-z_][\w.$]*)(?:\+0x| (?!:))"
+)
+_WARN_AT = re.compile(r"WARNING: .* (?P<f>[A-Za-z_][\w.$]*)\+0x")
+#: The CPU was sent to where there is no function: by a wrong pointer to one.
+JUMP = re.compile(
+    r"#PF: supervisor instruction fetch|EC = 0x21: IABT"
+    r"|\b(?:R?E?IP: (?:00[16]0:)?|e?pc : )\s*(?:0x[0-9a-f]+|\(null\))(?:\s|$)"
+)
+#: Where arm64 keeps to whom a call returns.
+_LINK = re.compile(r"^lr : (?P<f>[A-Za-z_][\w.$]*)\+0x")
+#: Who had an object, as SLUB remembers it; a trace follows.
+_TRACK = re.compile(r"^(?:INFO: )?(?P<how>Allocated|Freed) in (?P<f>[A-Za-z_][\w.$]*)\+0x\S+ age=")
+#: A stack trace begins near this line.
+TRACE = re.compile(
+    r"Call [Tt]race:|(?:stack|NMI) backtrace\b|^[Bb]acktrace|\btask:|CPU: \d+ (?:UID|PID)|Task dump for"
+)
+#: After these come the traces of others: who allocated the object, what else runs.
+_OTHERS = re.compile(
+    r"(?i)\b(?:allocated|freed) by task|uninit was|memory state around|showing all locks|---\[ end "
+    r"|last potentially|page last (?:allocated|free)|local variable|was (?:created|stored)|kernel panic - not"
+    r"|sending nmi"
+)
+_LOCK_AT = re.compile(r"\bat:?\s+(?:\[<[^>]*>\]\s*)?(?P<f>[A-Za-z_][\w.$]*)(?:\+0x| |$)")
+_CHAIN = re.compile(r"existing dependency chain|other info that might|stack backtrace")
+_TOLD = re.compile(r"last function: (?P<f>[A-Za-z_][\w.$]*)")
+
+
+def function_name(symbol: str) -> str:
+    """A symbol without what differs from build to build, so that ``__arm64_sys_mmap`` is ``sys_mmap``."""
+    if symbol.startswith("_R"):
+        return rust.path(symbol)
+    return _SYSCALL.sub("sys_", _SUFFIX.sub("", symbol))
+
+
+@functools.lru_cache(4096)
+def plumbing(function: str) -> bool:
+    """Whether a function is of those that are only blamed where there is no other."""
+    name = rust.path(function) if function.startswith("_R") else _SUFFIX.sub("", function).lstrip("_")
+    return PLUMBING.fullmatch(name) is not None
+
+
+def frame(line: str) -> tuple[str, bool]:
+    """The function of a line of a stack trace (else empty), and whether the unwinder is sure of it."""
+    match = FRAME.match(line)
+    if not match:
+        return "", False
+    return match["f"], not match["doubt"] and "(unreliable)" not in line and not _START.search(line)
+
+
+def mended(line: str, before: Iterable[str], ends: Callable[[str], str]) -> str:
+    """A frame at the start of a function as one at the end of the function before it, where the call is.
+
+    :param before: the lines above it in the report.
+    :param ends: gives that frame by the function's name (``f+0x40/0x40``), or nothing.
+    """
+    match = None if _PC.search(line) else _START.search(line)
+    if not match or match["f"] == exception_at(before) or not (end := ends(match["f"])):
+        return line
+    return f"{line[: match.start()]}{end}{line[match.end() :]}"
+
+
+def _traces(lines: Iterable[str]) -> list[list[str]]:
+    """The kernel functions of each stack trace of a report, innermost first; unreliable frames left out.
+
+    Those of who had an object are others' traces.
+    """
+    traces: list[list[str]] = [[]]
+    in_frames = tracked = False
+    before = ""
+    for line in lines:
+        aside, before = before.rstrip().endswith("disabled at:"), line
+        pc = None
+        name, sure = frame(line)
+        aside = aside or (tracked and bool(name))
+        if not name:
+            tracked = _TRACK.search(line) is not None
+            if TRACE.search(line):
+                if in_frames:
+                    traces.append([])
+                in_frames = False
+            pc = _PC.search(line)
+            name, sure = (pc["f"], True) if pc else ("", False)
+        if not sure or aside:
+            continue
+        trace = traces[-1]
+        if _BUG_ENTRY.fullmatch(name) and any(_BUG_HANDLER.match(f) for f in trace):
+            # what ran since the trap instruction of WARN() or BUG() only reports it
+            trace.clear()
+            continue
+        trace.append(_SUFFIX.sub("", name))
+        in_frames = in_frames or not pc
+    return [trace for trace in traces if trace]
+
+
+def _owner(lines: list[str]) -> str:
+    """Who asked for an object that SLUB found damaged; empty where it does not remember."""
+    for at, line in enumerate(lines):
+        if (track := _TRACK.search(line)) and track["how"] == "Allocated":
+            trace = itertools.takewhile(bool, (frame(below)[0] for below in lines[at + 1 :]))
+            return _first([track["f"], *trace])
+    return ""
+
+
+def _jumped(lines: list[str]) -> str:
+    """Who sent the CPU to where there is no function; empty if it was in one.
+
+    The unwinder knows no frame there, so that it doubts the one that was called from.
+    """
+    first = next((at for at, line in enumerate(lines) if FRAME.match(line)), len(lines))
+    if not any(JUMP.search(line) for line in lines[:first]):
+        return ""
+    there = exception_at(lines)
+    below = (frame(line)[0] for line in lines[first:])
+    return _first(f for f in [*_links(lines[:first]), *below] if f and f != there)
+
+
+def _called_from(lines: list[str]) -> str:
+    """Who called the plumbing that the CPU stumbled in; empty where the stack tells.
+
+    A function that calls nothing leaves no frame on arm64, and that of its caller names the caller's caller.
+    """
+    there = exception_at(lines)
+    link = next(_links(lines), "")
+    return link if there and plumbing(there) and link != there and not plumbing(link) else ""
+
+
+def _links(lines: Iterable[str]) -> Iterator[str]:
+    """The functions in the link registers that are shown."""
+    return (match["f"] for line in lines if (match := _LINK.search(line)))
+
+
+def _first(functions: Iterable[str]) -> str:
+    return next((f for f in functions if not plumbing(f)), "")
+
+
+def _stalled(lines: list[str]) -> str:
+    for trace in _traces(lines):
+        if tick := next((at for at, f in enumerate(trace) if _TICK.fullmatch(f)), 0):
+            trace = trace[
+                next((at for at, f in enumerate(trace) if at > tick and _IRQ_ENTRY.fullmatch(f)), tick) :
+            ]
+        functions = [f for f in trace if not _IRQ_ENTRY.fullmatch(f)]
+        if not functions or any(_IDLE.fullmatch(f) for f in functions):
+            continue
+        if any(f.startswith("smp_call_function") for f in functions):
+            return "smp_call_function"
+        below = ""
+        for f in functions:
+            if _DISPATCH.fullmatch(f.lstrip("_")) and below:
+                return below
+            # kvm_vm_compat_ioctl only leads to kvm_vm_ioctl
+            if not below or f.replace("compat_", "") != below:
+                below = "" if plumbing(f) else f
+        if found := _first(functions):
+            return found
+    return ""
+
+
+def _locked(lines: list[str], *, irq: bool) -> str:
+    """The function that takes the lock in question, else the first of the last trace."""
+    if irq:
+        for at, line in enumerate(lines):
+            taken = _traces(lines[at : at + 20]) if "which became" in line else []
+            if taken and (found := _first(taken[0])):
+                return found
+    # the lock that is wanted, then the one that is held
+    places = 0
+    for at, line in enumerate(lines):
+        after = lines[at + 1] if line.endswith(" at:") and at + 1 < len(lines) else ""
+        if match := _LOCK_AT.search(line) or FRAME.match(after):
+            if not plumbing(match["f"]):
+                return match["f"]
+            places += 1
+        if places == 2 or _CHAIN.search(line):
+            break
+    start = next((at for at, line in enumerate(lines) if "stack backtrace" in line), None)
+    traces = _traces(lines[start:]) if start is not None else _traces(lines)[::-1]
+    return next((found for trace in traces if (found := _first(trace))), "")
+
+
+def blamed(rule: Rule, header: str, lines: list[str]) -> str:
+    """The function that a report blames, as it stands there; empty if it does not tell."""
+    if rule.by == "none":
+        return ""
+    if rule.by == "header":
+        return header
+    if rule.by in ("stall", "entry"):
+        return _stalled(lines)
+    if rule.by in ("lock", "irqlock"):
+        return _locked(lines, irq=rule.by == "irqlock")
+    if rule.by == "owner" and (owner := _owner(lines)):
+        return owner
+    if rule.kind is Kind.OOPS and (caller := _jumped(lines)):
+        return caller
+    end = next((at for at, line in enumerate(lines) if at and _OTHERS.search(line)), len(lines))
+    if rule.by == "hang":
+        traces = _traces(lines)
+        return _first(traces[0]) if traces else ""
+    if rule.by == "leak":
+        frames = [name for trace in _traces(lines) for name in trace]
+        return _first(name for name in frames if not _ALLOCATES.search(name)) or _first(frames)
+    if told := next((match["f"] for line in lines[:8] if (match := _TOLD.search(line))), ""):
+        return told
+    if caller := _called_from(lines[:end]):
+        return caller
+    heads = [header, *(match["f"] for line in lines[:8] if (match := _WARN_AT.search(line)))]
+    heads = [name for name in heads if name]
+    for part in (lines[:end], lines):
+        frames = [name for trace in _traces(part) for name in trace]
+        if found := _first([*heads, *_below(heads, frames)]) or _first(frames):
+            return found
+    return next(iter([*heads, *frames] if rule.fatal else heads), "")
+
+
+def exception_at(lines: Iterable[str]) -> str:
+    """Where the CPU was when it stumbled, by its registers; empty if they are not shown."""
+    return next((match["f"] for line in lines if (match := _PC.search(line) or _WARN_AT.search(line))), "")
+
+
+def _below(heads: list[str], frames: list[str]) -> list[str]:
+    """The frames from the one that the head names: what is above it came in to report."""
+    return frames[next((at for at, name in enumerate(frames) if name in heads), 0) :]

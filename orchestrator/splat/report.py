@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One kernel report while it is being printed: which lines are its own, where it ends, and what it says."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+import msgspec
+
+from orchestrator.splat.frames import JUMP, TRACE, blamed, exception_at, frame, function_name, plumbing
+from orchestrator.splat.kinds import CLASSES, Class, Kind
+from orchestrator.splat.records import Record
+from orchestrator.splat.rules import RULED_OFF, Rule
+
+MAX_LINES = 800
+"""Lines of one report that are looked at."""
+EXCERPT_LINES = 120
+MAX_GAP = 40
+"""So many lines of the same printer that look like none of a report end it."""
+MAX_PAUSE_S = 60.0
+"""So does silence of that length; what is told of a stall may have to be waited for."""
+
+_NUMBER = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
+_ACCESS = re.compile(
+    r"^(?P<a>Read|Write)(?P<size> of size \d+)?(?: at addr| by task)"
+    r"|^(?:race at unknown origin, with )?(?P<race>read|write|read-write)\b"
+    r".* to 0x[0-9a-f]+ of (?P<bytes>\d+) bytes"
+    r"|^(?:Out-of-bounds|Use-after-free|Invalid) (?P<fence>read|write) at 0x"
+    r"|^#PF: \w+ (?P<fault>read|write) access|^\s*(?:CM = \d, )?WnR = (?P<wnr>[01])"
+    r"|Memory access of size (?P<msan>\d+) starts at"
+)
+#: Lines that reports are made of, whatever is reported: frames and what frames stand between, registers,
+#: dumps of memory, held locks, rules.
+_BODY = re.compile(
+    r"\s*</?[A-Z]+>|\s*(?:={8}|-{8}|\*{3} )|---\[|8<---"
+    r"|(?:R[A-Z]{2}|E[A-Z]{2}|[C-GS]S|R\d\d?|x\d\d?|r\d\d?|[CD]R\d|sp|pc|lr|pstate|psr) ?: "
+    r"|RSP|Code: |E?IP: |RIP"
+    r"|Call [Tt]race:|CPU: \d|Hardware name: |Modules linked in:|Workqueue: |task:|Tainted: |Stack: ?"
+    r"|[>\s]*[0-9a-f]{8,16}: [0-9a-f]|raw: [0-9a-f]{8}|\s*#\d+:? |\S+ locks? held by |no locks held by "
+    r"|Kernel panic - not syncing|Kernel Offset: |Rebooting in |Sending NMI|NMI backtrace|stack backtrace"
+    r"|(?:Read|Write|Free) of |(?:Allocated|Freed) (?:by task|in) |The buggy address|Memory state around"
+    r"|page:|page dumped because|vma [0-9a-f]|mm [0-9a-f]|hardirqs last|softirqs last|irq event stamp"
+    r"|INFO: |preempt_count|in_atomic|Preemption disabled|Internal error: |Mem abort info|Data abort info"
+    r"|\[[0-9a-f]{16}\] |(?:Redzone|Object|Padding|Bytes b4) +[0-9a-f]{8,16}: |(?:Slab|Object) 0x"
+    r"|PGD |#PF: |Oops|Reported by Kernel|Uninit was|Bytes? \d|value changed|rcu: |Showing "
+    r"|Possible |\s*-> #\d"
+)
+#: Who speaks, in a console that does not print callers.
+_PID = re.compile(r"CPU: \d+ (?:UID: \d+ )?PID: (?P<pid>\d+) |\b(?:held by|by task) \S+/(?P<by>\d+)\b")
+#: What was asked for, and is nobody's report; "Trigger a crash" begins one.
+_ASKED_FOR = re.compile(r"sysrq: (?!Trigger)")
+#: What may follow a trace, but not its first line.
+_NO_TRACE = re.compile(r"Code: |Kernel panic|Kernel Offset|Rebooting|---\[ end |Modules linked in")
+_DROPPED = re.compile(r"\*\* \d+ printk messages dropped \*\*")
+_TRACE = re.compile(r"stack backtrace:|Call [Tt]race:|^[Bb]acktrace|^\s+backtrace")
+
+
+class Splat(msgspec.Struct, frozen=True, kw_only=True):
+    """One report on the console.
+
+    ``title`` reads like ``KASAN: slab-use-after-free Read in mas_next_slot``; ``function`` is the frame
+    it blames, empty if the report does not tell. ``access`` is ``Read of size 8`` and the like, empty where
+    none is told. ``fingerprint`` is the same in every run: no address, number, pid or compiler suffix.
+    ``fatal``: the kernel died of it, or goes on only by luck. ``corrupted``: the report is cut or torn, so
+    that of the function only a name in its head counts. ``user``: a program wrote it into the kernel's log.
+    ``line`` is the first line, ``excerpt`` at most `EXCERPT_LINES` lines, both clean text. ``offset`` is the
+    byte in the console stream at which the first line starts; ``first_line`` and ``last_line`` count from 1.
+    ``count`` is 1, and on the last splat kept of its fingerprint also counts those that were not, so that
+    the counts of a console add up. ``at_s`` is the guest's clock, -1 where it is not printed.
+    """
+
+    kind: Kind
+    title: str
+    function: str
+    fingerprint: str
+    fatal: bool
+    line: str
+    excerpt: tuple[str, ...]
+    offset: int
+    access: str = ""
+    corrupted: bool = False
+    user: bool = False
+    first_line: int = 0
+    last_line: int = 0
+    at_s: float = -1.0
+    count: int = 1
+
+    @property
+    def category(self) -> Class:
+        """The coarse class."""
+        return CLASSES[self.kind]
+
+
+@dataclass(eq=False)
+class Report:
+    """A report that is open: ``take`` gives it its lines until it is ``ended``."""
+
+    rule: Rule
+    match: re.Match[str]
+    record: Record
+    offset: int
+    number: int
+    """Of its first line, from 1."""
+    lines: list[str] = field(default_factory=list)
+    framed: bool = False
+    traced: bool = False
+    fatal: bool = False
+    muted: bool = False
+    skipped: int = 0
+    ended: bool = False
+    head: str = ""
+    splat: Splat | None = None
+    _last: int = 0
+    _stamp: str = ""
+    _length: int = 0
+    _gap: int = 0
+    _torn: bool = False
+    _hollow: bool = False
+    _holes: bool = False
+    _jumped: bool = False
+    _asked: bool = False
+    _awaits: bool = False
+    _sure: bool = False
+    _pids: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.fatal = self.rule.fatal and not self.record.user
+        self.caller = self.record.caller
+        self._last = self.number
+        self._stamp = self.record.stamp
+
+    @property
+    def line(self) -> str:
+        return self.record.text
+
+    def retitle(self, rule: Rule, match: re.Match[str], record: Record) -> None:
+        """A later line of the head says better what this is."""
+        self.rule, self.match, self.record = rule, match, record
+
+    def by_same(self, record: Record) -> bool:
+        """Whether a record is by the same printer, as far as the console tells."""
+        return self.caller == record.caller and self.record.user == record.user
+
+    def takes(self, record: Record) -> bool:
+        """Whether a record can be one of the report: by its printer, and stamped if the others are.
+
+        The traces of a stall are printed by the CPUs that are asked for them, in an interrupt.
+        """
+        if record.user != self.record.user:
+            return False
+        if self.record.stamp and not record.stamp:
+            return _DROPPED.match(record.text) is not None
+        return not self.caller or self.caller == record.caller or (self._asked and record.caller[:1] == "C")
+
+    def breaks_off(self, record: Record) -> bool:
+        """Whether a record of the same printer shows that the report ended before it, without a word."""
+        if _ASKED_FOR.match(record.text):
+            return True
+        before, self._stamp = self._stamp, record.stamp or self._stamp
+        return bool(before and record.stamp) and float(record.stamp) - float(before) > MAX_PAUSE_S
+
+    def take(self, text: str, number: int, *, torn: bool) -> None:
+        """The next line; ``torn``: there are several records on it."""
+        self.lines.append(text)
+        name, sure = frame(text)
+        if name or self.number == number or _BODY.match(text):
+            self._last, self._length, self._gap = number, len(self.lines), 0
+        elif text.strip():
+            self._gap += 1
+        self._asked = self._asked or (self.rule.by == "stall" and "Sending NMI" in text)
+        self._learn(text, name, sure, torn)
+        ended = self.rule.by != "stall" and (
+            "---[ end " in text
+            or (self.framed and self.rule.kind in RULED_OFF and text.lstrip().startswith("=" * 20))
+        )
+        self.ended = ended or "line" in self.rule.flags or len(self.lines) >= MAX_LINES or self._gap > MAX_GAP
+
+    def _learn(self, text: str, name: str, sure: bool, torn: bool) -> None:
+        alone = not self.caller and self.rule.by not in ("stall", "hang")
+        if alone and ("PID: " in text or "/" in text) and (told := _PID.search(text)):
+            self._pids.add(told["pid"] or told["by"])
+        if self._sure:
+            return
+        self._torn = self._torn or torn
+        self._holes = self._holes or _DROPPED.search(text) is not None
+        if self._awaits and (name or _NO_TRACE.match(text)):
+            self._hollow, self._awaits = self._hollow or not name, False
+        if _TRACE.search(text):
+            self.traced = self._awaits = True
+        self._jumped = self._jumped or (self.rule.kind is Kind.OOPS and JUMP.search(text) is not None)
+        # from where there is no function, no unwinder can be sure
+        if name and (sure or self._jumped):
+            self.framed = True
+            self._sure = self.traced or self.rule.kind in RULED_OFF or self.rule.by == "hang"
+
+    def _mixed(self) -> bool:
+        """Whether some of its lines are missing, or another task's."""
+        return self._holes or len(self._pids) > 1
+
+    def corrupted(self, function: str) -> bool:
+        """Whether it is cut or torn: lines were lost or mixed, or no frame is where one has to be.
+
+        Where the kernel prints no callers, a second task's lines are told by its pid only.
+        """
+        if "bare" in self.rule.flags:
+            return self._torn or self._mixed()
+        if self._torn or self._hollow or not self._sure or self._mixed():
+            return True
+        return self.rule.by not in ("none", "header") and (not function or plumbing(function))
+
+    def build(self) -> Splat:
+        """What it says, as far as it has come."""
+        groups = {name: value or "" for name, value in self.match.groupdict().items()}
+        header = sorted({function_name(groups[name]) for name in ("f", "f2") if groups.get(name)})
+        lines = self.lines[: self._length]
+        named = header[0] if header else ""
+        # of a trace with holes, or of two, whatever frame is next is a guess
+        function = named or exception_at(lines) if self._mixed() else blamed(self.rule, named, lines)
+        function = function_name(function)
+        access = _access(lines[:12])
+        title = self.rule.title.format_map(groups).strip()
+        if self.rule.kind is Kind.KASAN and access:
+            title = f"{title} {access.split()[0]}"
+        elif not function and groups.get("file"):
+            title = f"{title} at {groups['file']}"
+        title = _NUMBER.sub("N", title)
+        where = " / ".join(header) if len(header) > 1 else function
+        title = f"{title} in {where}" if where else title
+        return Splat(
+            kind=self.rule.kind,
+            title=title,
+            function=function,
+            fingerprint=re.sub(r"[^\w.$]+", "-", f"{self.rule.kind}:{title}"),
+            fatal=self.fatal,
+            line=self.line,
+            excerpt=_excerpt(lines or [self.line]),
+            offset=self.offset,
+            access=access,
+            corrupted=self.corrupted(function),
+            user=self.record.user,
+            first_line=self.number,
+            last_line=self._last,
+            at_s=float(self.record.stamp or -1),
+        )
+
+
+def _access(lines: list[str]) -> str:
+    """What was tried: ``Read of size 8``, ``Write``; empty where the report does not say."""
+    for line in lines:
+        if not (match := _ACCESS.search(line)):
+            continue
+        if match["a"]:
+            return match["a"] + (match["size"] or "")
+        if match["race"]:
+            return f"{match['race'].capitalize()} of size {match['bytes']}"
+        if match["msan"]:
+            return f"Read of size {match['msan']}"
+        return "Write" if match["wnr"] == "1" else (match["fence"] or match["fault"] or "read").capitalize()
+    return ""
+
+
+def _excerpt(lines: list[str]) -> tuple[str, ...]:
+    if len(lines) <= EXCERPT_LINES:
+        return tuple(lines)
+    trace = next((at for at, line in enumerate(lines) if TRACE.search(line)), 0)
+    head = min(trace, EXCERPT_LINES // 3)
+    return (
+        *lines[:head],
+        f"[... {trace - head} lines ...]",
+        *lines[trace : trace + EXCERPT_LINES - head - 1],
+    )

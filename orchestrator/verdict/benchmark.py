@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The one document that a benchmark prints (``selftests/lib/bench.h``), turned into a verdict and numbers.
+
+It comes from the guest: bounded, and held against itself before any of it is believed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from orchestrator.core.errors import Inconclusive
+from orchestrator.results.model import Blame, Case, Verdict
+from orchestrator.verdict.metrics import MAX_STDOUT, Count, Histogram
+
+_Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_.,:/ -]{0,79}\Z")]
+
+
+class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A number; ``compare`` tells that it is one to hold against the other variant's."""
+
+    value: float
+    unit: Literal["ns", "us", "1/s", "ratio"]
+    better: Literal["lower", "higher"]
+    compare: bool
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Something without which the numbers mean nothing."""
+
+    name: _Name
+    ok: bool
+    said: Annotated[str, Meta(max_length=400)] = ""
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a benchmark prints in one boot."""
+
+    schema_version: Literal[2]
+    benchmark: _Name
+    parameters: Annotated[dict[_Name, float], Meta(max_length=100)]
+    metrics: Annotated[dict[_Name, Metric], Meta(max_length=500)]
+    histograms: Annotated[dict[_Name, Histogram], Meta(max_length=100)]
+    proofs: Annotated[tuple[Proof, ...], Meta(max_length=500)]
+    clock_step_ns: Count
+
+
+def parse(stdout: bytes, name: str) -> Document:
+    """Read what the benchmark ``name`` printed.
+
+    :raises Inconclusive: nothing, too much, no such document, another's, or numbers that are none.
+    """
+    remedy = "Look at the program's exit code and standard error in the log of this suite."
+    if not stdout.strip():
+        raise Inconclusive(f"{name} printed nothing", remedy=remedy)
+    if len(stdout) > MAX_STDOUT:
+        raise Inconclusive(f"{name} printed more than {MAX_STDOUT} bytes", remedy=remedy)
+    try:
+        document = msgspec.json.decode(stdout, type=Document)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        # the message may quote the guest: no control characters, no length of its choice
+        raise Inconclusive(
+            f"{name} printed no valid document: {ascii(str(error))[1:-1][:200]}", remedy=remedy
+        ) from None
+    if document.benchmark != name:
+        raise Inconclusive(f"{name} printed the document of {document.benchmark!r}", remedy=remedy)
+    return document
+
+
+def judge(document: Document, case_id: str) -> tuple[Case, dict[str, float], dict[str, str]]:
+    """The verdict on one run; its numbers by name; and of those to compare which way is better.
+
+    No numbers unless every proof held. A document without a proof, or without a number to compare, has
+    shown nothing.
+    """
+    faults = list(_faults(document))
+    if faults:
+        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+        reason = "; ".join(faults[:3]) + more
+        return Case(id=case_id, verdict=Verdict.INCONCLUSIVE, blame=Blame.INFRA, reason=reason), {}, {}
+    return (
+        Case(id=case_id, verdict=Verdict.PASS),
+        {f"{name} {m.unit}": m.value for name, m in document.metrics.items()},
+        {f"{name} {m.unit}": m.better for name, m in document.metrics.items() if m.compare},
+    )
+
+
+def _faults(document: Document) -> Iterator[str]:
+    for proof in document.proofs:
+        if not proof.ok:
+            yield f"{proof.name}: {proof.said or 'not shown'}"
+    if not document.proofs:
+        yield "it proves nothing about its own work"
+    if not any(metric.compare for metric in document.metrics.values()):
+        yield "it has no number to compare"
+    for name, metric in document.metrics.items():
+        if not math.isfinite(metric.value) or metric.value < 0:
+            yield f"{name} is {metric.value}"
