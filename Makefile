@@ -49,10 +49,11 @@ build: deps $(STAMP) ## build the kernels only
 list: $(STAMP) ## architectures, variants, suites
 	$(BIN)/orchestrate list
 
-lint: $(STAMP) ## ruff and mypy
+lint: $(STAMP) ## ruff, mypy, and the order of the rooms
 	$(BIN)/ruff check orchestrator tests
 	$(BIN)/ruff format --check orchestrator tests
 	$(BIN)/mypy -p orchestrator
+	$(BIN)/lint-imports --no-cache
 
 # what some tests need besides: a debugger for both architectures, ssh as the script of a cell calls it, and
 # what others read of ours with

@@ -13,7 +13,8 @@ from under_test import ORCHESTRATE, SOURCE
 from orchestrator.cell import record as guest_record
 from orchestrator.core.errors import UserError
 from orchestrator.debug import reopen
-from orchestrator.plan.plan import CellPlan, Choices, Plan
+from orchestrator.plan.choices import Choices
+from orchestrator.plan.plan import CellPlan, Plan
 from orchestrator.results.model import Blame, Case, CellResult, Verdict
 
 

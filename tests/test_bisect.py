@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -25,9 +24,11 @@ from under_test import ORCHESTRATE
 
 from orchestrator.bisect import command, setup
 from orchestrator.bisect.setup import Conclusion
+from orchestrator.cell import lifecycle
+from orchestrator.cell.state import CellState
 from orchestrator.cli.main import main
 from orchestrator.results.model import CellResult, Verdict
-from orchestrator.run import execute as runs
+from orchestrator.run.directory import RunDirectory
 
 pytestmark = pytest.mark.slow
 
@@ -84,19 +85,19 @@ def guests(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """Cells without guests: each says what ``tell`` makes of the kernel that was booted."""
     booted: list[str] = []
 
-    def carry_out(context: object, plan: object, say: Callable[[str, str], None]) -> CellResult:
-        target = next(iter(context.targets.values()))  # type: ignore[attr-defined]
-        kernel = next(context.store.root.glob(f"kernels/*/{'vmlinux'}"))  # type: ignore[attr-defined]
-        assert kernel
+    def cell_result(cell: CellState) -> CellResult:
+        target = cell.target
+        assert next(cell.host.store.root.glob("kernels/*/vmlinux"))
+        assert target.tree is not None
         booted.append(target.tree.commit)
         show = git(Path(target.tree.base_spec.rpartition("@")[0]), "show", f"{target.tree.commit}:fs/a.c")
         bad = "FAULT" in show and "-" not in target.label
         return msgspec.structs.replace(
             result(Verdict.FAIL if bad else Verdict.PASS, reason="because" if bad else ""),
-            cell=plan.id,  # type: ignore[attr-defined]
+            cell=cell.plan.id,
         )
 
-    monkeypatch.setattr(runs.cells, "carry_out", carry_out)
+    monkeypatch.setattr(lifecycle, "_result", cell_result)
     monkeypatch.setattr(command.prepare.qemu, "program", lambda arch: "qemu")
     monkeypatch.setattr(command.prepare.accel, "choose", lambda *_: None)
     return {"booted": booted}
@@ -268,7 +269,7 @@ def test_a_fix_that_does_not_apply(yard: Yard, capsys: pytest.CaptureFixture[str
 def test_a_bisect_is_carried_out_once_at_a_time(yard: Yard, capsys: pytest.CaptureFixture[str]) -> None:
     yard.add("fs/a.c", "int a = nothing;\n")
     assert yard.bisect("--good", "HEAD~1", "--build") == 0
-    with runs.RunDirectory(yard.folder).held():
+    with RunDirectory(yard.folder).held():
         assert yard.bisect("--resume", "last") == 2
     assert "is being carried out by another process" in capsys.readouterr().err
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.cell.state import Cell, meaning, not_applicable
+from orchestrator.cell.state import CellState, meaning
 from orchestrator.core.errors import Inconclusive, InfraError, KernelError, OrchestrateError
+from orchestrator.plan.target import lacks_variant
 from orchestrator.results.model import Blame, Case, Verdict
 from orchestrator.source.classify import TreeClass
 
@@ -23,8 +24,8 @@ from orchestrator.source.classify import TreeClass
     ],
 )
 def test_question_that_does_not_arise(tree_class: TreeClass, variant: str, moot: str) -> None:
-    assert moot in not_applicable(tree_class, variant)
-    assert bool(not_applicable(tree_class, variant)) == bool(moot)
+    assert moot in lacks_variant(tree_class, variant)
+    assert bool(lacks_variant(tree_class, variant)) == bool(moot)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_meaning_of_errors(error: OrchestrateError, verdict: Verdict, blame: Bla
 
 
 def test_of_several_guests_words_the_gravest_stands() -> None:
-    cell = Cell.__new__(Cell)
+    cell = CellState.__new__(CellState)
     for first, second, stands in (
         (Verdict.ERROR, Verdict.CRASH, Verdict.CRASH),
         (Verdict.CRASH, Verdict.ERROR, Verdict.CRASH),

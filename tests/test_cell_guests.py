@@ -50,8 +50,8 @@ class Scene:
             folder=folder,
             guests=0,
             properties={"guest image": "digest"},
-            state=None,
-            proven_state=None,
+            health=None,
+            proven_health=None,
             watch=ConsoleWatch(),
             watch_for=lambda kernel: ConsoleWatch(),
             say=lambda phase, text: self.events.append(phase),
@@ -59,7 +59,7 @@ class Scene:
             case=lambda name, error, **_: self.cases.append(
                 Case(id=name, verdict=error.verdict, blame=error.blame, reason=error.message)
             ),
-            context=SimpleNamespace(cancelled=lambda: self.stop, store=None),
+            host=SimpleNamespace(cancelled=lambda: self.stop, store=None),
         )
         saved = SimpleNamespace(close=lambda: self.events.append("forgotten"))
         monkeypatch.setattr(guests, "boot", lambda *_: self._make("booted"))

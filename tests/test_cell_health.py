@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from orchestrator.cell import health
-from orchestrator.cell.program import ProgramResult, Told
+from orchestrator.cell.program import ProgramResult
+from orchestrator.evidence.collect import HangReport
 from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.results.model import Blame, Case, Verdict
 from orchestrator.vm.ssh import Lost, Mark
@@ -49,17 +50,17 @@ class Look:
         self.watch = ConsoleWatch()
         self.hangs = 0
         choices = SimpleNamespace(flavors=())
-        self.cell: Any = SimpleNamespace(watch=self.watch, context=SimpleNamespace(choices=choices))
+        self.cell: Any = SimpleNamespace(watch=self.watch, inputs=SimpleNamespace(choices=choices))
 
     def __call__(self, guest: FakeGuest, cases: Sequence[Case], before: str = WELL) -> dict[str, Case]:
-        self.cell.state = health.health.parse_state(before)
+        self.cell.health = health.health.parse_state(before)
 
-        def hang() -> Told:
+        def hang() -> HangReport:
             self.hangs += 1
-            return Told("bad/91 waits for readers of a VMA lock", "evidence: p.hang.txt")
+            return HangReport("bad/91 waits for readers of a VMA lock", "evidence: p.hang.txt")
 
         done = ProgramResult(cases=tuple(cases))
-        return {c.id: c for c in health.look(self.cell, guest, done, "s/p", hang).cases}  # type: ignore[arg-type]
+        return {c.id: c for c in health.check(self.cell, guest, done, "s/p", hang).cases}  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from under_test import ORCHESTRATE
 from orchestrator.cli import main
 from orchestrator.core import data, errors
 from orchestrator.results.model import SCHEMA_VERSION, Case, CellResult, SuiteResult, Verdict
-from orchestrator.run import execute as runs
+from orchestrator.run import start
 from orchestrator.run.summary import RunResult
 
 
@@ -101,7 +101,7 @@ def fail_with(error: BaseException) -> Callable[..., Any]:
 def test_errors_and_their_exit_codes(
     call: Command, linux: str, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, says: str
 ) -> None:
-    monkeypatch.setattr(runs, "carry_out", fail_with(error))
+    monkeypatch.setattr(start, "execute", fail_with(error))
     said = call("run", "--source", linux)
     assert (said.code, said.err.lstrip("\n")) == (code, says)  # click ends the line of the ^C
 
@@ -110,11 +110,11 @@ def test_a_fault_of_its_own_is_a_line_and_a_file(
     call: Command, linux: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(runs, "carry_out", fail_with(RuntimeError("surprise")))
+    monkeypatch.setattr(start, "execute", fail_with(RuntimeError("surprise")))
     said = call("run", "--source", linux)
     assert said.code == 3
     first, second = said.err.splitlines()
-    assert first == "orchestrate: a fault of its own: RuntimeError: surprise"
+    assert first == "orchestrate: internal error: RuntimeError: surprise"
     (kept,) = tmp_path.glob("orchestrate-*.traceback")
     assert str(kept) in second
     assert "Traceback" in kept.read_text()
@@ -169,7 +169,7 @@ def test_the_table_of_exit_codes(
         interrupted=interrupted,
         cells=(cell,),
     )
-    monkeypatch.setattr(runs, "carry_out", lambda *_, **__: result)
+    monkeypatch.setattr(start, "execute", lambda *_, **__: result)
     said = call("run", "--source", linux)
     assert said.code == code
     assert said.err == ""

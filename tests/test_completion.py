@@ -20,7 +20,7 @@ from orchestrator.cli import completion
 from orchestrator.cli import main as tool
 from orchestrator.core import arch, data, toolchain
 from orchestrator.core.errors import InfraError, UserError
-from orchestrator.run.execute import LAST, RunDirectory
+from orchestrator.run.directory import LAST, RunDirectory
 
 #: A tool with one option of each sort, called as ours is.
 PROGRAM = """\

@@ -22,7 +22,8 @@ from orchestrator.core.store import Store
 from orchestrator.debug import reopen
 from orchestrator.kernel import debug_build
 from orchestrator.kernel.spec import Kernel, KernelSpec
-from orchestrator.plan.plan import CellPlan, Choices, Plan
+from orchestrator.plan.choices import Choices
+from orchestrator.plan.plan import CellPlan, Plan
 from orchestrator.results.model import Blame, Case, CellResult, SuiteResult, Verdict
 from orchestrator.run.summary import RunResult
 
@@ -96,8 +97,8 @@ def _explaining(crashed: Crashed, store: Store, *, build: bool = False, ask: boo
 
 
 def test_only_what_is_bad_and_has_a_trace_is_decoded(crashed: Crashed) -> None:
-    assert stack_traces.wanted(crashed.result)
-    assert not stack_traces.wanted(msgspec.structs.replace(crashed.result, suites=()))
+    assert stack_traces.has_frames(crashed.result)
+    assert not stack_traces.has_frames(msgspec.structs.replace(crashed.result, suites=()))
 
 
 def test_consoles_and_details_get_lines(crashed: Crashed) -> None:
@@ -206,14 +207,20 @@ def test_vmlinux_that_does_not_match_is_refused_in_one_line(crashed: Crashed, st
 def _in_run(crashed: Crashed, *, decode: bool = False, result: CellResult | None = None) -> CellResult:
     plan = CellPlan(id="c", label="x", arch="x86_64", variant="mmap-lock", suites=(), smp=2, mem_mib=512)
     choices = Choices(arches=("x86_64",), variants=("mmap-lock",), decode=decode)
-    shared = SimpleNamespace(root=crashed.root, choices=choices, store=None, cancelled=lambda: False)
-    return stack_traces.in_run(cast("Any", shared), plan, result or crashed.result, lambda phase, text: None)
+    cell = SimpleNamespace(
+        plan=plan,
+        folder=crashed.root / "cells/c",
+        inputs=SimpleNamespace(choices=choices),
+        host=SimpleNamespace(root=crashed.root, store=None, cancelled=lambda: False),
+        kernel_spec=object,
+        say=lambda phase, text: None,
+    )
+    return stack_traces.add_to_result(cast("Any", cell), result or crashed.result)
 
 
 def test_run_decodes_what_costs_nothing_and_more_when_told(
     crashed: Crashed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stack_traces, "kernel_spec", lambda *_: object())
     monkeypatch.setattr(debug_build, "find", lambda spec, store: None)
     _builds(monkeypatch, crashed.compile(tmp_path / "vmlinux", "-g"))
     told = _in_run(crashed)

@@ -1,39 +1,53 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The engine of one machine: order, cells that must be alone, cancelling, exceptions."""
+"""The engine of this machine: order, cells that must be alone, cancelling, exceptions."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from fakes.processes import until
 
+from orchestrator.cell.host import Host
+from orchestrator.cell.job import CellJob
+from orchestrator.cell.state import Say
 from orchestrator.core.process import Supervised
+from orchestrator.core.store import Store
+from orchestrator.engine import worker
 from orchestrator.engine.local import LocalEngine
+from orchestrator.engine.protocol import Finished, Progress
+from orchestrator.plan.choices import Choices
+from orchestrator.plan.inputs import Inputs
 from orchestrator.plan.plan import CellPlan
 from orchestrator.results.model import CellResult
 
 
-def cells(*names: str) -> list[CellPlan]:
-    """Cells of those names; ``!`` at the end marks one that must be alone."""
+def jobs(*names: str) -> list[CellJob]:
+    """Jobs of those names; ``!`` at the end marks one that must be alone."""
+    choices = Choices(arches=("x86_64",), variants=("mmap-lock",))
     return [
-        CellPlan(
-            id=name,
-            label="7.2",
-            arch="x86_64",
-            variant="mmap-lock",
-            suites=(),
-            smp=2,
-            mem_mib=512,
-            alone=name.endswith("!"),
+        CellJob(
+            plan=CellPlan(
+                id=name,
+                label="7.2",
+                arch="x86_64",
+                variant="mmap-lock",
+                suites=(),
+                smp=2,
+                mem_mib=512,
+                alone=name.endswith("!"),
+            ),
+            inputs=Inputs(choices=choices, targets={}),
+            attempt=f"{name}.1",
         )
         for name in names
     ]
 
 
 class Work:
-    """Carries cells out, and sees how many are at work beside each."""
+    """Stands for the execution of cells, and counts how many are at work beside each."""
 
     def __init__(self, together: int = 1) -> None:
         self.started: list[str] = []
@@ -43,7 +57,9 @@ class Work:
         self._together = together
         self.failing = ""
 
-    def __call__(self, cell: CellPlan) -> CellResult:
+    def __call__(self, job: CellJob, host: Host, say: Say) -> CellResult:
+        cell = job.plan
+        say("run", "at work")
         with self._lock:
             self.started.append(cell.id)
             self._at_work.append(cell.id)
@@ -58,35 +74,59 @@ class Work:
         return CellResult(cell=cell.id)
 
 
-def test_one_after_the_other_in_the_order_of_the_plan() -> None:
+class Scene:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self._patch = folder, monkeypatch
+
+    def engine(self, work: Work, parallel: int = 1) -> LocalEngine:
+        self._patch.setattr(worker, "execute", work)
+        return LocalEngine(Store(self.folder / "cache"), parallel)
+
+    def run(self, engine: LocalEngine, those: Sequence[CellJob]) -> list[str]:
+        reports = engine.run(those, self.folder)
+        return [report.result.cell for report in reports if isinstance(report, Finished)]
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    return Scene(tmp_path, monkeypatch)
+
+
+def test_one_after_the_other_in_the_order_of_the_plan(scene: Scene) -> None:
     work = Work()
     names = [f"{n}" for n in range(6)]
-    done = list(LocalEngine().carry_out(cells(*names), work))
-    assert [(cell.id, result.cell) for cell, result in done] == [(n, n) for n in names]
+    assert scene.run(scene.engine(work), jobs(*names)) == names
     assert work.started == names
     assert set(work.beside.values()) == {0}
 
 
-def test_some_at_once_but_not_those_that_must_be_alone() -> None:
+def test_the_reports_of_an_attempt_come_in_order(scene: Scene) -> None:
+    reports = list(scene.engine(Work()).run(jobs("a", "b"), scene.folder))
+    assert [(type(report), report.attempt) for report in reports] == [
+        (Progress, "a.1"), (Finished, "a.1"), (Progress, "b.1"), (Finished, "b.1"),
+    ]  # fmt: skip
+
+
+def test_some_at_once_but_not_those_that_must_be_alone(scene: Scene) -> None:
     work = Work(together=3)
     names = ["a", "b", "c", "d!", "e!", "f", "g", "h", "i!"]
-    done = [cell.id for cell, _ in LocalEngine(3).carry_out(cells(*names), work)]
-    assert sorted(done) == names
+    assert sorted(scene.run(scene.engine(work, 3), jobs(*names))) == names
     assert {name: n for name, n in work.beside.items() if name.endswith("!")} == {"d!": 0, "e!": 0, "i!": 0}
     assert {work.beside[name] for name in "abcfgh"} == {2}
     assert [name for name in work.started if name.endswith("!")] == ["d!", "e!", "i!"]
 
 
-def test_a_cancelled_engine_starts_nothing_more(tmp_path: Path) -> None:
-    engine, work = LocalEngine(), Work()
+def test_a_cancelled_engine_starts_nothing_more(scene: Scene, tmp_path: Path) -> None:
+    work = Work()
+    engine = scene.engine(work)
     child = Supervised(["sleep", "300"], limit_s=300, output=tmp_path / "output")
     done = []
-    for cell, _ in engine.carry_out(cells("a", "b", "c"), work):
-        done.append(cell.id)
-        assert not engine.cancelled()
-        engine.cancel()
-    # the next may have been started while the first one's result was on its way
-    assert done in (["a"], ["a", "b"])
+    for report in engine.run(jobs("a", "b", "c"), tmp_path):
+        if isinstance(report, Finished):
+            done.append(report.result.cell)
+            assert not engine.cancelled()
+            engine.cancel()
+    assert done == ["a"]
     assert work.started == done
     assert engine.cancelled()
     outcome = child.wait(30)
@@ -94,16 +134,17 @@ def test_a_cancelled_engine_starts_nothing_more(tmp_path: Path) -> None:
     assert outcome.reason == "parent"
 
 
-def test_an_exception_comes_out_and_ends_the_rest() -> None:
+def test_an_exception_comes_out_and_ends_the_rest(scene: Scene) -> None:
     work = Work()
     work.failing = "b"
-    going = LocalEngine().carry_out(cells("a", "b", "c"), work)
-    assert next(going)[0].id == "a"
+    reports = scene.engine(work).run(jobs("a", "b", "c"), scene.folder)
+    finished = (report for report in reports if isinstance(report, Finished))
+    assert next(finished).result.cell == "a"
     with pytest.raises(KeyError, match="b"):
-        next(going)
+        next(finished)
     assert work.started == ["a", "b"]
 
 
-def test_no_thread_is_left() -> None:
-    list(LocalEngine(2).carry_out(cells("a", "b"), Work()))
+def test_no_thread_is_left(scene: Scene) -> None:
+    scene.run(scene.engine(Work(), 2), jobs("a", "b"))
     assert not [t for t in threading.enumerate() if t.name.startswith("cell")]

@@ -10,11 +10,12 @@ import msgspec
 import pytest
 from fakes.linux import make_linux
 
-from orchestrator.analysis.pairs import WITH, WITHOUT
 from orchestrator.core.store import Store
 from orchestrator.kernel import build
+from orchestrator.kernel.kconfig import WITH, WITHOUT
 from orchestrator.plan import prepare
-from orchestrator.plan.plan import Choices, Plan, Source
+from orchestrator.plan.choices import Choices, Source
+from orchestrator.plan.plan import Plan
 from orchestrator.report import terminal
 from orchestrator.results.model import Case, CellResult, SuiteResult, Verdict
 from orchestrator.run import estimate
@@ -31,8 +32,8 @@ class Scene:
     def cost(self) -> tuple[Plan, estimate.Cost]:
         found, suites = prepare.targets(self.choices, self.store, print), prepare.suites(self.choices)
         the_plan = prepare.plan(self.choices, found, suites)
-        shared = prepare.context(self.choices, found, suites, self.store, self.runs)
-        return the_plan, estimate.cost(the_plan, shared, self.runs)
+        inputs = prepare.inputs(self.choices, found, suites, self.store)
+        return the_plan, estimate.cost(the_plan, inputs, self.store, self.runs)
 
     def ran(self, run: str, variant: str, seconds: float, build_s: float) -> None:
         folder = self.runs / run / "cells" / variant

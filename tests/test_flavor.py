@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from under_test import ORCHESTRATE, SOURCE
 
-from orchestrator.cli import choices_from_options
 from orchestrator.core import arch as arches
 from orchestrator.core import data
 from orchestrator.core.errors import UserError
 from orchestrator.core.toolchain import Toolchain
 from orchestrator.kernel import flavor, kconfig
 from orchestrator.plan import prepare
+from orchestrator.plan.options import Options, choose
 from orchestrator.suites import catalog
 
 
@@ -67,10 +67,9 @@ def test_what_cannot_be_one_kernel_is_refused() -> None:
 def test_suites_that_race_are_of_no_use_on_a_slow_kernel() -> None:
     assert "300-fold" in flavor.no_races(("lockdep", "maple"))
     assert flavor.no_races(("lockdep", "kasan")) == ""
-    given = dict.fromkeys(("sources", "patches", "digests", "kconfig", "variants", "arches"), ())
-    given |= {"toolchain": "gcc", "config": "", "jobs": 0, "flavors": ("maple",), "suites": ("progress",)}
+    options = Options(flavors=("maple",), suites=("progress",))
     with pytest.raises(UserError, match=r"'progress' needs .* full speed; flavor 'maple': its checks"):
-        choices_from_options.choices(given, tests=True)
+        choose(options, tests=True)
 
 
 def test_default_suites_are_those_that_can_show_something() -> None:

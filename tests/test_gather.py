@@ -16,11 +16,11 @@ import pytest
 from fakes.leaky import leak_vma_locks
 from test_snapshot import Origin
 
-from orchestrator.cell.program import Told
 from orchestrator.core import arch as arches
 from orchestrator.core.compile import compile_static
 from orchestrator.core.store import Store, default_cache
 from orchestrator.evidence import collect
+from orchestrator.evidence.collect import HangReport
 from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.vm.machine import Guest
 from orchestrator.vm.rootfs import overlay
@@ -57,8 +57,8 @@ def guest(booted: Origin) -> Iterator[Guest]:
     booted.put_away()
 
 
-def kept(guest: Guest, folder: Path, *, dump: bool = True) -> Told:
-    return collect.look(guest, "p", folder=folder, root=folder, watch=ConsoleWatch(), dump=dump)
+def kept(guest: Guest, folder: Path, *, dump: bool = True) -> HangReport:
+    return collect.examine(guest, "p", folder=folder, root=folder, watch=ConsoleWatch(), dump=dump)
 
 
 @pytest.mark.guest

@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -22,13 +23,19 @@ from under_test import ORCHESTRATE, SOURCE
 
 from orchestrator import source
 from orchestrator.cell import lifecycle
-from orchestrator.cell.state import Cell, Context, Target, kernel_spec
-from orchestrator.cell.suites import guest_spec
+from orchestrator.cell import suites as cell_suites
+from orchestrator.cell.host import Host
+from orchestrator.cell.job import CellJob
+from orchestrator.cell.machine import guest_spec
+from orchestrator.cell.state import CellState
 from orchestrator.core import arch
 from orchestrator.core.store import Store, default_cache
 from orchestrator.kernel import build as kernels
 from orchestrator.plan import prepare
-from orchestrator.plan.plan import CellPlan, Choices, Source
+from orchestrator.plan.choices import Choices, Source
+from orchestrator.plan.inputs import Inputs, kernel_spec
+from orchestrator.plan.plan import CellPlan
+from orchestrator.plan.target import Target
 from orchestrator.results.model import Blame, Case, CellResult, Verdict
 from orchestrator.run.summary import RunResult
 from orchestrator.source.classify import classify
@@ -37,6 +44,7 @@ from orchestrator.suites import catalog
 from orchestrator.suites.catalog import Suite
 from orchestrator.vm import accel
 from orchestrator.vm.machine import Deadlines, Guest
+from orchestrator.vm.qemu import GuestSpec
 
 pytestmark = pytest.mark.guest
 
@@ -201,9 +209,8 @@ class Bench:
         self.tree, self.store, self.root = tree, store, root
         self.said: list[str] = []
 
-    def context(self, *suites: Suite, **changes: object) -> Context:
-        shared = _context(self.tree, self.store, self.root, *suites)
-        return msgspec.structs.replace(shared, **changes)
+    def inputs(self, *suites: Suite, **changes: object) -> Inputs:
+        return msgspec.structs.replace(_inputs(self.tree, self.store, *suites), **changes)
 
     def run(
         self,
@@ -224,13 +231,14 @@ class Bench:
             self.said.append(f"{phase}: {text}")
             heard(phase, text)
 
-        return lifecycle.carry_out(self.context(suite, **changes), plan, say)
+        job = CellJob.of(plan, self.inputs(suite, **changes), {}, lambda _arch, _variant: None)
+        return lifecycle.execute(job, Host.here(self.store, self.root), say)
 
 
-def _context(tree: Tree, store: Store, root: Path, *suites: Suite) -> Context:
+def _inputs(tree: Tree, store: Store, *suites: Suite) -> Inputs:
     choices = Choices(arches=("x86_64",), variants=VARIANTS)
     target = Target(label="tested", tree=tree, tree_class=classify(tree.path), source=Source(spec=SOURCE))
-    return prepare.context(choices, [target], suites, store, root)
+    return prepare.inputs(choices, [target], suites, store)
 
 
 def _hostile_suite() -> Suite:
@@ -345,11 +353,22 @@ def test_killed_qemu_is_infrastructure(bench: Bench) -> None:
     assert not _our_qemus()
 
 
-def test_wrong_image_goes_red(bench: Bench) -> None:
+def _boot_instead(monkeypatch: pytest.MonkeyPatch, image: Path) -> None:
+    """Have cells boot another image than the one that was built."""
+
+    def spec(*arguments: Any) -> GuestSpec:
+        return msgspec.structs.replace(guest_spec(*arguments), kernel=image)
+
+    monkeypatch.setattr(cell_suites, "guest_spec", spec)
+
+
+def test_wrong_image_goes_red(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other variant's kernel is booted on purpose: nothing is run in it."""
-    shared = bench.context()
-    other = kernels.build(kernel_spec(shared, "tested", "x86_64", "mmap-lock"), bench.store, say=print)
-    cases = _by_id(bench.run(swap_kernel=lambda kernel: other.image))
+    other = kernels.build(
+        kernel_spec(bench.inputs(), "tested", "x86_64", "mmap-lock"), bench.store, say=print
+    )
+    _boot_instead(monkeypatch, other.image)
+    cases = _by_id(bench.run())
     proof = cases["proof"]
     assert proof.verdict is Verdict.INCONCLUSIVE
     for word in ("build-id", "kallsyms", "config.gz"):
@@ -357,10 +376,13 @@ def test_wrong_image_goes_red(bench: Bench) -> None:
     assert not any(c.verdict is Verdict.PASS for name, c in cases.items() if name.startswith("hostile/"))
 
 
-def test_image_that_is_no_kernel_is_the_kernels_fault(bench: Bench, tmp_path: Path) -> None:
+def test_image_that_is_no_kernel_is_the_kernels_fault(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     silent = tmp_path / "silent"
     silent.write_bytes(b"\0" * 65536)
-    cases = _by_id(bench.run(swap_kernel=lambda kernel: silent))
+    _boot_instead(monkeypatch, silent)
+    cases = _by_id(bench.run())
     assert cases["boot"].verdict in (Verdict.FAIL, Verdict.ERROR)
     assert "proof" not in cases
 
@@ -419,8 +441,8 @@ def test_tree_that_does_not_compile_is_the_kernels_fault(tree: Tree, tmp_path: P
 def test_configures_and_builds_selftests_from_a_read_only_tree(tree: Tree, tmp_path: Path) -> None:
     """With an empty store, so that something is really made from the read-only tree in a warm run too."""
     fresh = Store(tmp_path / "store")
-    shared = _context(tree, fresh, tmp_path)
-    spec = kernel_spec(shared, "tested", "arm64", "mmap-lock")
+    inputs = _inputs(tree, fresh)
+    spec = kernel_spec(inputs, "tested", "arm64", "mmap-lock")
     assert set(kernels.pair_difference(spec, fresh)) == {"PER_VMA_LOCK", "PER_VMA_LOCK_STATS"}
     from orchestrator.suites import build as suite_build
 
@@ -445,13 +467,14 @@ def test_map_latency_measures(bench: Bench) -> None:
 
 def test_kvm_is_kept_only_if_a_kernel_comes_up_under_it(bench: Bench, tmp_path: Path) -> None:
     """With a CPU model under which some hosts' KVM runs for ever and never prints a character."""
-    shared = bench.context()
+    inputs, host = bench.inputs(), Host.here(bench.store, bench.root)
     plan = CellPlan(
         id="kvm", label="tested", arch="x86_64", variant="mmap-lock", suites=(), smp=2, mem_mib=512
     )
-    state = Cell(shared, plan, lambda phase, text: None)
+    job = CellJob.of(plan, inputs, {}, lambda _arch, _variant: None)
+    state = CellState(job, host, lambda phase, text: None)
     state.folder.mkdir(parents=True)
-    kernel = kernels.build(kernel_spec(shared, "tested", "x86_64", "mmap-lock"), bench.store, say=print)
+    kernel = kernels.build(kernel_spec(inputs, "tested", "x86_64", "mmap-lock"), bench.store, say=print)
     spec = guest_spec(state, kernel, [], {})
     model = msgspec.structs.replace(spec.arch, cpu_kvm="qemu64")
     spec = msgspec.structs.replace(spec, arch=model)
@@ -461,7 +484,7 @@ def test_kvm_is_kept_only_if_a_kernel_comes_up_under_it(bench: Bench, tmp_path: 
 
     def start(name: str, deadlines: Deadlines) -> Guest:
         log = tmp_path / f"{name}.log"
-        return Guest.boot(spec, accel=name, keys=shared.keys, log=log, deadlines=deadlines)
+        return Guest.boot(spec, accel=name, keys=host.keys, log=log, deadlines=deadlines)
 
     guest, used = accel.boot(model, first, False, tmp_path, start, print)
     try:

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cli import config
-from orchestrator.cli.choices_from_options import choices
+from orchestrator.cli import config, requests
 from orchestrator.cli.main import cli as whole
 from orchestrator.cli.options import GUEST, options
 from orchestrator.core.errors import UserError
+from orchestrator.plan.options import choose
 
 
 @click.group()
@@ -70,7 +70,7 @@ def test_memory(word: str, mib: int) -> None:
 def test_memory_by_default(words: list[str], mib: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.plan.prepare.check", lambda *_: None)
     context = whole.commands["run"].make_context("run", words, parent=click.Context(whole))
-    assert choices(context.params).mem_mib == mib
+    assert choose(requests.options(context.params)).mem_mib == mib
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_the_wheel_puts_nothing_beside_the_package(wheel: Path) -> None:
 
 def test_the_wheel_has_all_modules_and_their_data(wheel: Path) -> None:
     package = ROOT / "orchestrator"
-    wanted = [*package.rglob("*.py"), *package.glob("arch/*.toml"), package / "py.typed"]
+    wanted = [path for ending in ("py", "toml", "j2") for path in package.rglob(f"*.{ending}")]
     assert {str(path.relative_to(ROOT)) for path in wanted} <= _names(wheel)
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from orchestrator.core import arch
 from orchestrator.core.errors import UserError
-from orchestrator.plan.plan import Choices, Kernel, Plan, make
+from orchestrator.plan.choices import Choices
+from orchestrator.plan.plan import Plan, PlannedKernel, make
 from orchestrator.suites import catalog
 
 BOTH = ("per-vma-lock", "mmap-lock")
@@ -19,7 +20,7 @@ MODES = {name: arch.load(name).vsyscall_modes for name in arch.names()}
 def plan(*labels: str, **given: object) -> Plan:
     default = {"arches": ("x86_64",), "variants": BOTH, "suites": ("maps", "map-latency")}
     choices = Choices(**{**default, **given})  # type: ignore[arg-type]
-    kernels = [Kernel(label=label, arches=choices.arches) for label in labels or ("7.2.1",)]
+    kernels = [PlannedKernel(label=label, arches=choices.arches) for label in labels or ("7.2.1",)]
     suites = [catalog.load(name) for name in choices.suites]
     return make(choices, kernels=kernels, suites=suites, vsyscall_modes=MODES)
 
@@ -73,7 +74,10 @@ def test_repeats_are_cells_of_their_own_and_interleaved() -> None:
 
 def test_a_prebuilt_kernel_is_for_its_own_arch_alone() -> None:
     choices = Choices(arches=("x86_64", "arm64"), variants=BOTH, suites=("maps",))
-    kernels = [Kernel(label="tree", arches=choices.arches), Kernel(label="image", arches=("arm64",))]
+    kernels = [
+        PlannedKernel(label="tree", arches=choices.arches),
+        PlannedKernel(label="image", arches=("arm64",)),
+    ]
     the_plan = make(choices, kernels=kernels, suites=[catalog.load("maps")], vsyscall_modes=MODES)
     assert {(c.label, c.arch) for c in the_plan.cells} == {
         ("tree", "x86_64"),

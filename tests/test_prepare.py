@@ -10,15 +10,15 @@ import pytest
 from fakes.linux import make_linux
 from test_prebuilt import arm64_image, bzimage
 
-from orchestrator.analysis.pairs import WITH, WITHOUT
-from orchestrator.cell.state import Context, Target, moot
-from orchestrator.cli import choices_from_options
 from orchestrator.core.errors import UserError
 from orchestrator.core.store import Store
+from orchestrator.kernel.kconfig import WITH, WITHOUT
 from orchestrator.plan import prepare
-from orchestrator.plan.plan import Choices, Source
+from orchestrator.plan.choices import Choices, Source
+from orchestrator.plan.inputs import Inputs, digests, not_applicable
+from orchestrator.plan.options import Options, choose, sources
+from orchestrator.plan.target import Target
 from orchestrator.suites import catalog
-from orchestrator.vm.rootfs.overlay import make_keys
 
 BOTH = (WITH, WITHOUT)
 
@@ -53,18 +53,14 @@ def test_a_label_must_do_as_a_file_name(word: str) -> None:
         prepare.split_label(word)
 
 
-def given(**more: Any) -> dict[str, Any]:
-    return {"sources": (), "patches": (), "digests": (), **more}
-
-
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
 def test_a_patch_is_for_the_first_source_or_for_the_one_that_is_named(tmp_path: Path) -> None:
-    found = choices_from_options.sources(
-        given(sources=("a=x", "b=y"), patches=("1.mbox", "b=2.mbox", "b=3.mbox"), digests=("b=12",))
+    found = sources(
+        Options(sources=("a=x", "b=y"), patches=("1.mbox", "b=2.mbox", "b=3.mbox"), digests=("b=12",))
     )
     assert found == (
         Source(label="a", spec="x", patches=(f"{tmp_path}/1.mbox",)),
@@ -74,17 +70,17 @@ def test_a_patch_is_for_the_first_source_or_for_the_one_that_is_named(tmp_path: 
 
 def test_a_label_that_no_source_has() -> None:
     with pytest.raises(UserError, match="no --source called 'c'"):
-        choices_from_options.sources(given(sources=("a=x",), patches=("c=1.mbox",)))
+        sources(Options(sources=("a=x",), patches=("c=1.mbox",)))
 
 
 def test_a_patch_without_a_source_is_for_the_default_one(tmp_path: Path) -> None:
-    (found,) = choices_from_options.sources(given(patches=("1.mbox",)))
+    (found,) = sources(Options(patches=("1.mbox",)))
     assert (found.spec, found.patches) == ("", (f"{tmp_path}/1.mbox",))
 
 
 def test_a_patch_needs_a_source_and_not_an_image() -> None:
     with pytest.raises(UserError, match="no --source"):
-        choices_from_options.sources(given(kernels=("bzImage",), patches=("1.mbox",)))
+        sources(Options(kernels=("bzImage",), patches=("1.mbox",)))
 
 
 class Place:
@@ -144,18 +140,12 @@ def test_an_image_has_no_selftests(place: Place) -> None:
 
 def test_the_variant_of_an_image_is_known_once_it_ran(place: Place) -> None:
     (target,) = place.targets(Source(image=place.image("bzImage", bzimage())))
-    shared = Context(
-        targets={target.label: target},
-        suites={},
-        choices=Choices(arches=("x86_64",), variants=BOTH),
-        store=place.store,
-        keys=make_keys(),
-        root=place.top,
+    inputs = Inputs(
+        targets={target.label: target}, suites={}, choices=Choices(arches=("x86_64",), variants=BOTH)
     )
-    assert [moot(shared, target, v) for v in BOTH] == ["", ""]
-    shared.variants_read[target.label] = WITHOUT
-    assert moot(shared, target, WITHOUT) == ""
-    assert "lacks per-VMA locks" in moot(shared, target, WITH)
+    assert [not_applicable(inputs, target, v) for v in BOTH] == ["", ""]
+    assert not_applicable(inputs, target, WITHOUT, prebuilt_variant=WITHOUT) == ""
+    assert "lacks per-VMA locks" in not_applicable(inputs, target, WITH, prebuilt_variant=WITHOUT)
 
 
 def test_an_image_is_booted_as_it_was_when_it_was_looked_at(place: Place) -> None:
@@ -193,7 +183,7 @@ def test_what_a_resumed_run_reads_must_be_what_it_was(place: Place) -> None:
             config=str(base),
         )
         suites = prepare.suites(choices)
-        return prepare.inputs(prepare.context(choices, targets, suites, place.store, place.top))
+        return digests(prepare.inputs(choices, targets, suites, place.store))
 
     before = inputs()
     assert inputs() == before
@@ -212,10 +202,9 @@ def test_nobodys_home_is_wrong_usage(place: Place) -> None:
 
 
 def test_an_image_of_another_arch_than_was_named(place: Place) -> None:
-    words = dict.fromkeys(("variants", "kconfig", "put", "suites"), ())
-    named = given(kernels=(place.image("Image", arm64_image()),), arches=("x86_64",), **words)
+    options = Options(kernels=(place.image("Image", arm64_image()),), arches=("x86_64",))
     with pytest.raises(UserError, match="is a kernel of arm64"):
-        choices_from_options.choices({**named, "toolchain": "gcc", "config": "", "jobs": None})
+        choose(options)
 
 
 def test_put_is_for_commands(place: Place) -> None:
@@ -243,7 +232,7 @@ def test_the_users_base_must_be_text(place: Place) -> None:
     for config in (str(place.top / "nosuch"), str(place.top)):
         choices = Choices(arches=("x86_64",), variants=BOTH, config=config)
         with pytest.raises(UserError, match="--config"):
-            prepare.context(choices, [target], (), place.store, place.top)
+            prepare.inputs(choices, [target], (), place.store)
 
 
 def test_default_suites_are_there() -> None:

@@ -23,7 +23,9 @@ from orchestrator.cell.record import GuestRecord, ProgramRecord
 from orchestrator.cli import main
 from orchestrator.core import arch
 from orchestrator.core.errors import OrchestrateError
-from orchestrator.plan.plan import CellPlan, Choices, Source
+from orchestrator.plan.choices import Choices, Source
+from orchestrator.plan.inputs import Inputs
+from orchestrator.plan.plan import CellPlan
 from orchestrator.suites import catalog
 from orchestrator.vm import qemu
 from orchestrator.vm.rootfs import overlay
@@ -79,7 +81,8 @@ def _call(**changes: object) -> list[str]:
         cmdline=("nokaslr",),
     )
     source = Source(spec="/no/my linux", label="7.2", patches=("/no/a.mbox",))
-    return reproduce.command(plan, choices, source, {"maps": catalog.load("maps")})
+    inputs = Inputs(choices=choices, targets={}, suites={"maps": catalog.load("maps")})
+    return reproduce.command(plan, inputs, source)
 
 
 def test_call_is_one_that_the_tool_understands() -> None:

@@ -16,19 +16,23 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cell import lifecycle
-from orchestrator.cell.state import Target
+from orchestrator.cell.state import CellState
 from orchestrator.core.errors import UserError
 from orchestrator.core.events import Events
 from orchestrator.core.store import Store
 from orchestrator.engine.local import LocalEngine
-from orchestrator.plan.plan import PLAN_VERSION, CellPlan, Choices, Kernel, Plan, Source
+from orchestrator.plan.choices import Choices, Source
+from orchestrator.plan.inputs import Inputs
+from orchestrator.plan.plan import PLAN_VERSION, CellPlan, Plan, PlannedKernel
+from orchestrator.plan.target import Target
 from orchestrator.results.model import Blame, Case, CellResult, SuiteResult, Verdict
-from orchestrator.run import execute, summary
+from orchestrator.run import summary
+from orchestrator.run.directory import RunDirectory, check_unchanged
+from orchestrator.run.execute import _has_failed, execute
 from orchestrator.run.summary import RunResult
 from orchestrator.source.classify import TreeClass
 from orchestrator.source.model import Tree
 from orchestrator.suites import catalog
-from orchestrator.vm.rootfs.overlay import make_keys
 
 
 def _tree(top: Path) -> Tree:
@@ -64,10 +68,11 @@ class Scene:
 
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tmp_path, self.monkeypatch = tmp_path, monkeypatch
-        self.engine = LocalEngine()
-        self.carried_out: list[str] = []
+        self.store = Store(tmp_path / "cache")
+        self.engine = LocalEngine(self.store)
+        self.executed: list[str] = []
         self.tree = _tree(tmp_path / "tree")
-        self.directory = execute.RunDirectory.fresh(tmp_path / "runs")
+        self.directory = RunDirectory.fresh(tmp_path / "runs")
         self.directory.create()
 
     def target(self) -> Target:
@@ -76,7 +81,7 @@ class Scene:
 
     def plan(self, outcomes: Mapping[str, CellResult], **choices: object) -> Plan:
         both = {"arches": ("x86_64",), "variants": ("per-vma-lock", "mmap-lock")}
-        kernel = Kernel(label="7.2.1", arches=("x86_64",), describe=self.tree.describe, digest="d")
+        kernel = PlannedKernel(label="7.2.1", arches=("x86_64",), describe=self.tree.describe, digest="d")
         return Plan(
             choices=Choices(**{**both, **choices}),  # type: ignore[arg-type]
             kernels=(kernel,),
@@ -95,33 +100,27 @@ class Scene:
             ),
         )
 
-    def carry_out(
+    def execute(
         self, outcomes: Mapping[str, CellResult], junit: Path | None = None, **choices: object
     ) -> RunResult:
         the_plan = self.plan(outcomes, **choices)
-        context = lifecycle.Context(
+        inputs = Inputs(
             targets={"7.2.1": self.target()},
             suites={"maps": catalog.load("maps")},
             choices=the_plan.choices,
-            store=Store(self.tmp_path / "cache"),
-            keys=make_keys(),
-            root=self.directory.path,
-            cancelled=self.engine.cancelled,
         )
         done = self.directory.done(the_plan)
 
-        def carry_out(_context: object, plan: CellPlan, _say: object) -> CellResult:
-            self.carried_out.append(plan.id)
-            return outcomes[plan.id]
+        def result(cell: CellState) -> CellResult:
+            self.executed.append(cell.plan.id)
+            return outcomes[cell.plan.id]
 
-        self.monkeypatch.setattr(lifecycle, "carry_out", carry_out)
+        self.monkeypatch.setattr(lifecycle, "_result", result)
         with (
             self.directory.held(),
             Events(Console(quiet=True), self.directory.path / "events.ndjson") as events,
         ):
-            return execute.carry_out(
-                the_plan, context, self.directory, self.engine, events, junit_path=junit, done=done
-            )
+            return execute(the_plan, inputs, self.directory, self.engine, events, junit_path=junit, done=done)
 
 
 @pytest.fixture
@@ -131,7 +130,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
 
 def test_everything_is_on_disk(scene: Scene, tmp_path: Path) -> None:
     junit = tmp_path / "elsewhere" / "all.xml"
-    result = scene.carry_out({"a": _result("a", "per-vma-lock", Verdict.PASS)}, junit)
+    result = scene.execute({"a": _result("a", "per-vma-lock", Verdict.PASS)}, junit)
     folder = scene.directory.path
     for name in ("plan.json", "events.ndjson", "results.json", "junit.xml", "cells/a/result.json"):
         assert (folder / name).stat().st_size, name
@@ -154,7 +153,7 @@ def test_results_are_there_after_each_cell(scene: Scene) -> None:
 
     outcomes = Broken(a=_result("a", "per-vma-lock", Verdict.PASS), b=_result("b", "mmap-lock", Verdict.PASS))
     with pytest.raises(RuntimeError):
-        scene.carry_out(outcomes)
+        scene.execute(outcomes)
     kept = json.loads((scene.directory.path / "results.json").read_bytes())
     assert [c["cell"] for c in kept["cells"]] == ["a"]
     assert scene.engine.cancelled()
@@ -162,14 +161,14 @@ def test_results_are_there_after_each_cell(scene: Scene) -> None:
 
 def test_interrupted_cell_is_shown_but_not_kept_for_resuming(scene: Scene) -> None:
     half = msgspec.structs.replace(_result("a", "per-vma-lock", Verdict.PASS), interrupted=True)
-    result = scene.carry_out({"a": half})
+    result = scene.execute({"a": half})
     assert [c.cell for c in result.cells] == ["a"]
     assert not (scene.directory.path / "cells/a/result.json").exists()
 
 
 def test_cancelled_run_is_130(scene: Scene) -> None:
     scene.engine.cancel()
-    result = scene.carry_out({"a": _result("a", "per-vma-lock", Verdict.FAIL)})
+    result = scene.execute({"a": _result("a", "per-vma-lock", Verdict.FAIL)})
     assert result.interrupted
     assert not result.cells
     assert result.exit_code() == 130
@@ -190,12 +189,12 @@ def test_cancelled_run_is_130(scene: Scene) -> None:
 )
 def test_exit_code(scene: Scene, verdicts: list[Verdict], code: int) -> None:
     cells = {f"c{n}": _result(f"c{n}", "per-vma-lock", v) for n, v in enumerate(verdicts)}
-    assert scene.carry_out(cells).exit_code() == code
+    assert scene.execute(cells).exit_code() == code
 
 
 def test_a_cell_of_which_only_its_build_passed_is_not_green(scene: Scene) -> None:
     bare = msgspec.structs.replace(_result("a", "per-vma-lock", Verdict.PASS), suites=())
-    assert scene.carry_out({"a": bare}).exit_code() == 4
+    assert scene.execute({"a": bare}).exit_code() == 4
 
 
 def test_benchmark_variants_are_compared() -> None:
@@ -220,7 +219,7 @@ def test_benchmark_variants_are_compared() -> None:
 def test_unwritable_folder_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--out"):
-        execute.RunDirectory.fresh(tmp_path / "file" / "runs").create()
+        RunDirectory.fresh(tmp_path / "file" / "runs").create()
 
 
 def test_published_schema_is_that_of_the_results() -> None:
@@ -257,12 +256,12 @@ def test_a_resumed_run_repeats_only_what_has_no_result(scene: Scene) -> None:
             return super().__getitem__(name)
 
     with pytest.raises(RuntimeError):
-        scene.carry_out(Killed(cells))
+        scene.execute(Killed(cells))
     left = scene.directory.path / "cells/b/console.log"
     left.write_text("of the first attempt")
-    scene.engine = LocalEngine()
-    again = scene.carry_out(cells)
-    assert scene.carried_out == ["a", "b", "b", "c"]
+    scene.engine = LocalEngine(scene.store)
+    again = scene.execute(cells)
+    assert scene.executed == ["a", "b", "b", "c"]
     assert [c.cell for c in again.cells] == ["a", "b", "c"]
     assert again.exit_code() == 0
     assert not left.exists()
@@ -270,13 +269,13 @@ def test_a_resumed_run_repeats_only_what_has_no_result(scene: Scene) -> None:
 
 def test_the_plan_of_a_run_is_what_it_was_begun_with(scene: Scene) -> None:
     cells = {"a": _result("a", "per-vma-lock", Verdict.PASS)}
-    scene.carry_out(cells)
+    scene.execute(cells)
     runs = scene.directory.path.parent
     assert scene.directory.plan() == scene.plan(cells)
     for name in (scene.directory.id, str(scene.directory.path), "last"):
-        assert execute.RunDirectory.existing(runs, name).path == scene.directory.path
+        assert RunDirectory.existing(runs, name).path == scene.directory.path
     with pytest.raises(UserError, match="no run 'nosuch'") as caught:
-        execute.RunDirectory.existing(runs, "nosuch")
+        RunDirectory.existing(runs, "nosuch")
     assert scene.directory.id in caught.value.remedy
 
 
@@ -296,18 +295,18 @@ def test_a_plan_of_a_newer_version_is_not_touched(scene: Scene) -> None:
 
 def test_a_source_that_has_changed_stops_a_resume(scene: Scene) -> None:
     the_plan = scene.plan({})
-    execute.check_unchanged(the_plan, [scene.target()], {})
+    check_unchanged(the_plan, [scene.target()], {})
     tree = msgspec.structs.replace(scene.tree, digest="other", describe="7.2.1 (dirty)")
     for found in ([], [msgspec.structs.replace(scene.target(), tree=tree)]):
         with pytest.raises(UserError, match="when the run began"):
-            execute.check_unchanged(the_plan, found, {})
+            check_unchanged(the_plan, found, {})
     for then, now in (
         ({"suite 'x'": "1"}, {}),
         ({}, {"suite 'x'": "1"}),
         ({"--config": "1"}, {"--config": "2"}),
     ):
-        with pytest.raises(UserError, match="is not what it was when the run began"):
-            execute.check_unchanged(msgspec.structs.replace(the_plan, inputs=then), [scene.target()], now)
+        with pytest.raises(UserError, match="has changed since the run began"):
+            check_unchanged(msgspec.structs.replace(the_plan, inputs=then), [scene.target()], now)
 
 
 def test_two_processes_in_one_run(scene: Scene) -> None:
@@ -342,20 +341,20 @@ def _boots(variant: str, *verdicts: Verdict) -> dict[str, CellResult]:
 def test_until_fail_ends_the_repeats_of_the_kernel_that_failed(scene: Scene) -> None:
     good, bad = Verdict.PASS, Verdict.CRASH
     cells = _boots("per-vma-lock", good, bad, good, good) | _boots("mmap-lock", good, good, good)
-    scene.carry_out(cells, until_fail=True)
-    assert [n for n in scene.carried_out if n.startswith("per")] == ["per-vma-lock-1", "per-vma-lock-2"]
-    assert len([n for n in scene.carried_out if n.startswith("mmap")]) == 3
+    scene.execute(cells, until_fail=True)
+    assert [n for n in scene.executed if n.startswith("per")] == ["per-vma-lock-1", "per-vma-lock-2"]
+    assert len([n for n in scene.executed if n.startswith("mmap")]) == 3
 
 
 def test_repeats_give_a_rate_with_its_interval(scene: Scene) -> None:
     good, bad, unjudged = Verdict.PASS, Verdict.FAIL, Verdict.ERROR
-    result = scene.carry_out(_boots("per-vma-lock", good, bad, good, unjudged, good, bad))
+    result = scene.execute(_boots("per-vma-lock", good, bad, good, unjudged, good, bad))
     (rate,) = result.rates
     assert (rate.case, rate.failures, rate.boots) == ("maps/x", 2, 5)
     assert 0.1 < rate.low < 0.4 < rate.high < 0.8
     assert summary.rate_text(rate) == "2 of 5 boots failed: 40.0 %, 95 % interval 11.8 .. 76.9 %"
-    (told, *_) = summary.told(result)
-    assert told.properties["rate: maps/x"] == summary.rate_text(rate)
+    (annotated, *_) = summary.annotated_cells(result)
+    assert annotated.properties["rate: maps/x"] == summary.rate_text(rate)
 
 
 @pytest.mark.parametrize(
@@ -374,7 +373,7 @@ def test_repeats_give_a_rate_with_its_interval(scene: Scene) -> None:
 def test_what_the_pair_says(
     scene: Scene, with_locks: list[Verdict], without: list[Verdict], legs: str | None
 ) -> None:
-    result = scene.carry_out(_boots("per-vma-lock", *with_locks) | _boots("mmap-lock", *without))
+    result = scene.execute(_boots("per-vma-lock", *with_locks) | _boots("mmap-lock", *without))
     assert [p.legs for p in result.pairs] == ([legs] if legs else [])
     if legs:
         (pair,) = result.pairs
@@ -427,17 +426,14 @@ def test_until_fail_leaves_other_boots_alone(scene: Scene) -> None:
     the_plan = scene.plan(cells, until_fail=True)
     other = msgspec.structs.replace(the_plan.cells[1], vsyscall="xonly")
     the_plan = msgspec.structs.replace(the_plan, cells=(the_plan.cells[0], other))
-    context = lifecycle.Context(
-        targets={}, suites={"maps": catalog.load("maps")}, choices=the_plan.choices,
-        store=Store(scene.tmp_path), keys=make_keys(), root=scene.tmp_path,
-    )  # fmt: skip
+    inputs = Inputs(targets={}, suites={"maps": catalog.load("maps")}, choices=the_plan.choices)
     found = {the_plan.cells[0].id: cells[the_plan.cells[0].id]}
-    assert not execute._has_failed(other, the_plan, context, found)
-    assert execute._has_failed(the_plan.cells[0], the_plan, context, found)
+    assert not _has_failed(other, the_plan, inputs, found)
+    assert _has_failed(the_plan.cells[0], the_plan, inputs, found)
 
 
 def test_one_leg_alone_says_nothing_of_a_pair(scene: Scene) -> None:
-    assert scene.carry_out(_boots("per-vma-lock", Verdict.FAIL)).pairs == ()
+    assert scene.execute(_boots("per-vma-lock", Verdict.FAIL)).pairs == ()
 
 
 @pytest.mark.parametrize(
@@ -459,16 +455,16 @@ def test_one_leg_alone_says_nothing_of_a_pair(scene: Scene) -> None:
 def test_exit_code_for_git_bisect(scene: Scene, own: Verdict, suite: Verdict, code: int) -> None:
     made = _result("a", "per-vma-lock", suite)
     made = msgspec.structs.replace(made, cases=(Case(id="build", verdict=own),))
-    assert scene.carry_out({"a": made}).exit_code(bisect=True) == code
+    assert scene.execute({"a": made}).exit_code(bisect=True) == code
 
 
 def test_a_kernel_that_does_not_boot_is_bad_for_git_bisect(scene: Scene) -> None:
     made = msgspec.structs.replace(
         _result("a", "per-vma-lock", Verdict.INCONCLUSIVE), cases=(Case(id="boot", verdict=Verdict.FAIL),)
     )
-    assert scene.carry_out({"a": made}).exit_code(bisect=True) == 1
+    assert scene.execute({"a": made}).exit_code(bisect=True) == 1
 
 
 def test_interrupted_stops_git_bisect(scene: Scene) -> None:
     scene.engine.cancel()
-    assert scene.carry_out({"a": _result("a", "per-vma-lock", Verdict.PASS)}).exit_code(bisect=True) >= 128
+    assert scene.execute({"a": _result("a", "per-vma-lock", Verdict.PASS)}).exit_code(bisect=True) >= 128

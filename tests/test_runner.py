@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cell import program as runner
+from orchestrator.cell.program import ProgramResult, ProgramRun
+from orchestrator.evidence.collect import HangProbe, HangReport
 from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.results.model import Blame, Case, Verdict
 from orchestrator.suites import catalog
 from orchestrator.suites.catalog import Expectation, Program, Suite
+from orchestrator.verdict.expected import complete
+from orchestrator.verdict.program import Numbers
 from orchestrator.vm.ssh import Lost, Ran, Silent, Trailer
 
 LOGS = Path(__file__).parent / "data/splat"
@@ -91,27 +94,27 @@ def suite(**program: Any) -> Suite:
     )
 
 
-Judge = Callable[..., runner.ProgramResult]
+Judge = Callable[..., ProgramResult]
 
 
 @pytest.fixture
 def judge(tmp_path: Path) -> Judge:
-    def run(guest: FakeGuest, look: runner.Look | None = None, **program: Any) -> runner.ProgramResult:
+    def run(guest: FakeGuest, probe: HangProbe | None = None, **program: Any) -> ProgramResult:
         folder = tmp_path / "suites/s"
-        return runner.run(
+        return ProgramRun(
             guest,  # type: ignore[arg-type]
             suite(**program),
             "p",
             folder=folder,
             root=tmp_path,
             watch=guest.watch,
-            look=look,
-        )
+            probe=probe,
+        ).execute()
 
     return run
 
 
-def only(result: runner.ProgramResult) -> Case:
+def only(result: ProgramResult) -> Case:
     (case,) = result.cases
     assert case.id == "s/p"
     return case
@@ -239,7 +242,7 @@ def test_a_splat_outweighs_what_the_program_says(judge: Judge, parser: str) -> N
     assert (case.verdict, case.blame) == (Verdict.CRASH, Blame.KERNEL)
     assert case.reason.startswith("WARNING in vma_start_read")
     assert case.log == "suites/s/p.log"
-    assert result.numbers == runner.Numbers()
+    assert result.numbers == Numbers()
 
 
 def test_running_out_of_memory_is_nobodys_crash(judge: Judge) -> None:
@@ -327,12 +330,12 @@ def test_what_was_done_before_the_guest_died_is_kept(judge: Judge, tmp_path: Pat
     assert (tmp_path / "suites/s/p.log").read_bytes() == KTAP[:-7]
 
 
-def told(seen: list[str]) -> runner.Look:
-    def at(guest: object, name: str) -> runner.Told:
+def probe_of(seen: list[str]) -> HangProbe:
+    def at(guest: object, name: str) -> HangReport:
         seen.append(name)
-        return runner.Told("p/1 waits for a VMA lock", "evidence: p.hang.txt")
+        return HangReport("p/1 waits for a VMA lock", "evidence: p.hang.txt")
 
-    return runner.Look(at, 30.0)
+    return HangProbe(at, 30.0)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +350,7 @@ def test_what_hangs_is_looked_at_once_and_the_verdict_stays(
     judge: Judge, guest: dict[str, Any], verdict: Verdict, blame: Blame
 ) -> None:
     seen: list[str] = []
-    case = only(judge(FakeGuest(**guest), look=told(seen)))
+    case = only(judge(FakeGuest(**guest), probe=probe_of(seen)))
     assert seen == ["p"]
     assert (case.verdict, case.blame) == (verdict, blame)
     assert case.reason.endswith("; p/1 waits for a VMA lock")
@@ -359,7 +362,7 @@ def test_what_hangs_is_looked_at_once_and_the_verdict_stays(
 )
 def test_what_does_not_hang_is_left_alone(judge: Judge, guest: dict[str, Any]) -> None:
     seen: list[str] = []
-    judge(FakeGuest(**guest), look=told(seen))
+    judge(FakeGuest(**guest), probe=probe_of(seen))
     assert seen == []
 
 
@@ -384,7 +387,7 @@ def case(id: str, verdict: Verdict = PASS, reason: str = "") -> Case:
 def completed(
     wanted: dict[str, Expectation], found: dict[str, list[Case]], away: dict[str, str] | None = None
 ) -> dict[str, tuple[Verdict, str]]:
-    cases, _ = runner.complete(suite(), wanted, away or {}, found)
+    cases, _ = complete(suite(), wanted, away or {}, found)
     return {c.id: (c.verdict, c.reason) for c in cases}
 
 
@@ -439,7 +442,7 @@ def test_a_question_that_does_not_arise() -> None:
 
 def test_programs_that_nobody_expected_are_named() -> None:
     found = {"p": [case("s/p")], "zz": [case("s/zz", FAIL)], "aa": [case("s/aa")]}
-    cases, unknown = runner.complete(suite(), {"p": P}, {}, found)
+    cases, unknown = complete(suite(), {"p": P}, {}, found)
     assert unknown == ("aa", "zz")
     assert {c.id: c.verdict for c in cases} == {"s/p": PASS, "s/zz": FAIL, "s/aa": PASS}
 
@@ -447,6 +450,6 @@ def test_programs_that_nobody_expected_are_named() -> None:
 @pytest.mark.parametrize("name", catalog.names())
 def test_a_suite_that_did_not_run_at_all_is_not_green(name: str) -> None:
     whole = catalog.load(name)
-    cases, _ = runner.complete(whole, catalog.expected(whole, "7.2", "x86_64"), {}, {})
+    cases, _ = complete(whole, catalog.expected(whole, "7.2", "x86_64"), {}, {})
     assert cases
     assert {c.verdict for c in cases} == {Verdict.INCONCLUSIVE}

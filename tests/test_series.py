@@ -17,7 +17,7 @@ from fakes.trees import git, snapshot
 from rich.console import Console
 
 from orchestrator.cell import lifecycle
-from orchestrator.cell.state import Cell
+from orchestrator.cell.state import CellState
 from orchestrator.core import arch, data
 from orchestrator.core.errors import UserError
 from orchestrator.core.store import Store
@@ -25,11 +25,12 @@ from orchestrator.engine.local import LocalEngine
 from orchestrator.kernel import build
 from orchestrator.kernel.spec import Kernel, KernelSpec
 from orchestrator.plan import prepare
-from orchestrator.plan.plan import Choices
+from orchestrator.plan.choices import Choices
+from orchestrator.plan.options import Options
 from orchestrator.results import junit
 from orchestrator.results.model import Blame, Case, SuiteResult, Verdict
-from orchestrator.run.execute import RunDirectory
-from orchestrator.series import matrix, session
+from orchestrator.run.directory import RunDirectory
+from orchestrator.series import matrix, request, session
 from orchestrator.series.model import Series
 
 pytestmark = [
@@ -40,12 +41,7 @@ pytestmark = [
 ]
 
 HOST = arch.host().name
-OPTIONS: dict[str, Any] = {
-    "source": "", "arches": (), "variants": ("mmap-lock",), "kconfig": (), "flavors": (), "config": "",
-    "toolchain": "gcc", "jobs": 1, "suites": ("maps-coherency",), "selftests_from": "", "known": (),
-    "strict": False, "also": ("none",), "no_bench": True,
-    "boots": None, "accel": "tcg", "smp": 2, "mem": None, "cmdline": "",
-}  # fmt: skip
+OPTIONS = Options(variants=("mmap-lock",), jobs=1, suites=("maps-coherency",), accel="tcg")
 
 
 class Guests:
@@ -57,7 +53,7 @@ class Guests:
         self.engine: LocalEngine | None = None
         self.figures: dict[str, list[float]] = {}
 
-    def run_suites(self, its: Cell, kernel: Kernel) -> None:
+    def run_suites(self, its: CellState, kernel: Kernel) -> None:
         self.booted.append(its.plan.id)
         if self.interrupt_at and self.interrupt_at in its.plan.id:
             assert self.engine is not None
@@ -67,7 +63,7 @@ class Guests:
         its.properties |= {"accelerator": "tcg", "QEMU": "QEMU 7.2", "vCPUs": "2", "memory": "512 MiB"}
         its.put(Case(id="boot", verdict=Verdict.PASS))
         for name in its.plan.suites:
-            if its.context.suites[name].kind == "benchmark":
+            if its.inputs.suites[name].kind == "benchmark":
                 value = self.figures[its.plan.label][its.plan.boot - 1]
                 its.suites.append(
                     SuiteResult(
@@ -111,23 +107,28 @@ class Scene:
         shutil.copytree(configs, self.store.root / configs.name)
         self.guests = guests
         self.said = ""
-        self.engine = LocalEngine()
+        self.engine = LocalEngine(self.store)
         guests.engine = self.engine
 
     def begin(self, series: str | Path, **changes: Any) -> int:
         self.place = RunDirectory.fresh(self.out, session.KIND)
-        return self._go(session.asked(str(series), {**OPTIONS, **changes}, lambda _: None))
+        own = {name: changes.pop(name) for name in ("source", "also", "no_bench") if name in changes}
+        options = msgspec.structs.replace(OPTIONS, **changes)
+        asked = request.SeriesRequest(
+            options=options, patches=str(series), **{"also": ("none",), "no_bench": True, **own}
+        )
+        return self._go(request.reader_of(asked, lambda _: None))
 
     def resume(self, name: str = "last") -> int:
-        self.engine = self.guests.engine = LocalEngine()
+        self.engine = self.guests.engine = LocalEngine(self.store)
         self.guests.interrupt_at = ""
         self.place = RunDirectory.existing(self.out, name, session.KIND)
         return self._go(session.load(self.place))
 
-    def _go(self, what: session.Reader | Series) -> int:
+    def _go(self, what: request.Reader | Series) -> int:
         with (self.out.parent / "said").open("w") as stream:
             console = Console(file=stream, width=80, highlight=False, markup=False, emoji=False)
-            code = session.carry_out(
+            code = session.execute(
                 self.place, what, store=self.store, engine=self.engine, console=console, say=lambda _: None
             )
         self.said = (self.out.parent / "said").read_text()
@@ -355,7 +356,7 @@ def test_suites_of_patches_and_benchmarks_of_the_ends(
 ) -> None:
     chosen = suites or prepare.default_suites(flavors)
     choices = Choices(arches=(HOST,), variants=("mmap-lock",), suites=chosen, flavors=flavors)
-    each, benchmarks, why = session.split_suites(choices, measure=measure)
+    each, benchmarks, why = request.split_suites(choices, measure=measure)
     assert benchmarks == bench
     assert bool(why) == bool(flavors)
     if functional is not True:

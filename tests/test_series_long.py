@@ -144,7 +144,7 @@ def check(folder: Path, arches: tuple[str, ...]) -> None:
         assert texts[f"boot {a} {v}"][1] == "="
         assert texts[f"maps {a} {v}"][1] == "="
         assert set(texts[f"warnings {a} {v}"]) <= {"ok", "-"}
-    for name in series.asked.also:
+    for name in series.scope.also:
         assert set(texts[f"compile {name}"]) <= {"ok", "skip"}
         assert set(texts[f"warnings {name}"]) <= {"ok", "-"}
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from orchestrator.plan.plan import Choices
+from orchestrator.plan.choices import Choices
 from orchestrator.results.model import Case, Verdict
 from orchestrator.series import matrix
-from orchestrator.series.model import Asked, Patch, Row, RowResult, Series, Step
+from orchestrator.series.model import Patch, Row, RowResult, Scope, Series, Step
 
 BUILD = Row(check="build", arch="arm64", variant="mmap-lock")
 WARNED = Row(check="warnings", arch="arm64", variant="mmap-lock")
@@ -25,9 +25,7 @@ def series_of(rows: dict[Row, list[RowResult | None]], **changes: object) -> Ser
     count = max(map(len, rows.values()))
     given = {
         "id": "s",
-        "asked": Asked(
-            choices=Choices(arches=("arm64",), variants=("mmap-lock",)), folder="/l", given="a..b"
-        ),
+        "scope": Scope(choices=Choices(arches=("arm64",), variants=("mmap-lock",)), folder="/l", name="a..b"),
         "patches": tuple(
             Patch(number=n, commit=f"{n:040x}", subject=f"mm: change {n}") for n in range(count)
         ),

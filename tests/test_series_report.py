@@ -16,12 +16,12 @@ from test_series_matrix import result, series_of
 
 from orchestrator.analysis.stats import Says, ratio_interval
 from orchestrator.core.text import one_line
-from orchestrator.plan.plan import Choices
+from orchestrator.plan.choices import Choices
 from orchestrator.results.model import Blame, Case, Verdict
 from orchestrator.series import cover, matrix
 from orchestrator.series import page as series_page
 from orchestrator.series import terminal as shown
-from orchestrator.series.model import Asked, Change, Kernel, Row, RowResult, Series, Step
+from orchestrator.series.model import Change, PatchKernel, Row, RowResult, Scope, Series, Step
 
 GOLDEN = Path(__file__).with_name("data") / "series"
 HOSTILE = "<script>alert(1)</script>\x1b[31m & co"
@@ -73,14 +73,14 @@ def example() -> Series:
             Step(
                 number=step.number, rows=here, done=True,
                 kernels={
-                    f"{a} {v}": Kernel(image="i", release="7.2.1", toolchain=gcc[a]) for a, v in kernels
+                    f"{a} {v}": PatchKernel(image="i", release="7.2.1", toolchain=gcc[a]) for a, v in kernels
                 },
                 machines={a: "QEMU 7.2, tcg, 2 CPUs, 512 MiB" for a, _ in kernels},
             )
         )  # fmt: skip
-    asked = Asked(
+    asked = Scope(
         choices=Choices(arches=("x86_64", "arm64"), variants=("per-vma-lock", "mmap-lock")),
-        folder="/home/me/linux", given="base..maps", also=("riscv-nommu",), bench=("map-latency",),
+        folder="/home/me/linux", name="base..maps", also=("riscv-nommu",), bench=("map-latency",),
     )  # fmt: skip
     changes = [
         Change(
@@ -99,7 +99,7 @@ def example() -> Series:
         for patch in series.patches
     )
     return msgspec.structs.replace(
-        series, id="series-20261126-100000-abcd", steps=tuple(steps), asked=asked, changes=tuple(changes),
+        series, id="series-20261126-100000-abcd", steps=tuple(steps), scope=asked, changes=tuple(changes),
         patches=patches, notes=("1 of its commits is a merge",),
     )  # fmt: skip
 

@@ -28,9 +28,9 @@ from orchestrator.bisect.predicate import (
 )
 from orchestrator.bisect.recorder import Bench
 from orchestrator.bisect.session import Session
-from orchestrator.bisect.setup import Conclusion, Said, Setup
+from orchestrator.bisect.setup import Conclusion, ReplayedCommit, Setup
 from orchestrator.core.errors import Inconclusive, InfraError, UserError
-from orchestrator.plan.plan import Choices
+from orchestrator.plan.choices import Choices
 from orchestrator.results.model import CellResult, Verdict
 
 pytestmark = pytest.mark.slow
@@ -228,9 +228,9 @@ def test_what_git_bisect_knows_is_taken_in(tmp_path: Path) -> None:
     parents = history(64, merges=False)
     names = list(parents)
     replay = (
-        Said(commit=names[30], bad=True),
-        Said(commit=names[22], bad=False),
-        Said(commit=names[26], bad=None),
+        ReplayedCommit(commit=names[30], bad=True),
+        ReplayedCommit(commit=names[22], bad=False),
+        ReplayedCommit(commit=names[26], bad=None),
     )
     found = Case(tmp_path, parents, FakeOracle(tmp_path, teller(parents, names[25])), replay=replay).run()
     assert found.culprit == names[25]

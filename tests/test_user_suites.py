@@ -15,8 +15,8 @@ from test_runner import FakeGuest
 from under_test import SOURCE
 
 from orchestrator import source
-from orchestrator.cell import program as runner
-from orchestrator.core import arch, compile, toolchain
+from orchestrator.cell.program import ProgramRun
+from orchestrator.core import arch, toolchain
 from orchestrator.core.errors import InfraError, KernelError, UserError
 from orchestrator.core.store import Store, default_cache
 from orchestrator.evidence.watch import ConsoleWatch
@@ -24,8 +24,9 @@ from orchestrator.kernel import build as kernels
 from orchestrator.kernel.spec import KernelSpec
 from orchestrator.results.model import Blame, Case, Verdict
 from orchestrator.source.classify import classify
-from orchestrator.suites import build, catalog
+from orchestrator.suites import build, catalog, selftests
 from orchestrator.suites import files as folder
+from orchestrator.verdict.expected import complete
 from orchestrator.vm import accel
 from orchestrator.vm.machine import Guest
 from orchestrator.vm.qemu import GuestSpec
@@ -386,19 +387,19 @@ def test_a_suite_of_a_trees_directory(tmp_path: Path, store: Store, monkeypatch:
     suite = catalog.load(str(suite_in(tmp_path / "mm", TREE_SUITE, words="x")))
     asked = []
 
-    def selftests(tree: Any, directory: str, **options: Any) -> dict[str, Path]:
+    def compiled(tree: Any, directory: str, **options: Any) -> dict[str, Path]:
         asked.append((tree, directory))
         return {name: tmp_path / name for name in ("b-test", "a-test")}
 
-    monkeypatch.setattr(compile, "build_selftests", selftests)
+    monkeypatch.setattr(selftests, "build_selftests", compiled)
     files = built(suite, store, tree="a tree")
     assert asked == [("a tree", "tools/testing/selftests/mm")]
     assert set(files) == {"a-test", "b-test", "words"}
     assert build.runnable(suite, files, version="7.2", arch="arm64") == ("b-test", "a-test")
     # nothing was said about its programs, so none was forgotten
     found = {"a-test": [Case(id="mm/a-test", verdict=Verdict.SKIP, reason="no")], "b-test": []}
-    assert runner.complete(suite, catalog.expected(suite, "7.2", "arm64"), {}, found)[1] == ()
-    monkeypatch.setattr(compile, "build_selftests", lambda *_, **__: {"words": tmp_path / "words"})
+    assert complete(suite, catalog.expected(suite, "7.2", "arm64"), {}, found)[1] == ()
+    monkeypatch.setattr(selftests, "build_selftests", lambda *_, **__: {"words": tmp_path / "words"})
     with pytest.raises(UserError, match="'words' would lie where a program is"):
         built(suite, store, tree="a tree")
 
@@ -412,7 +413,7 @@ def test_no_tree_to_take_tests_from(store: Store, monkeypatch: pytest.MonkeyPatc
     def none(*_: Any, **__: Any) -> dict[str, Path]:
         raise KernelError("5.4: no tools/testing/selftests/proc in this tree")
 
-    monkeypatch.setattr(compile, "build_selftests", none)
+    monkeypatch.setattr(selftests, "build_selftests", none)
     with pytest.raises(KernelError):
         built(suite, store, tree="a tree")
     with pytest.raises(UserError, match=r"5\.4: no tools"):
@@ -452,7 +453,7 @@ def test_commands(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch)
     here = catalog.expected(suite, "7.2", "arm64")
     assert list(here) == ["cmd-1", "cmd-2"]
     assert catalog.elsewhere(suite, "7.2", "arm64") == {}
-    cases, _ = runner.complete(suite, here, {}, {})
+    cases, _ = complete(suite, here, {}, {})
     assert {c.id: c.verdict for c in cases} == dict.fromkeys(("cmd/cmd-1", "cmd/cmd-2"), Verdict.INCONCLUSIVE)
 
 
@@ -499,16 +500,16 @@ Judge = Callable[..., Case]
 def judge(tmp_path: Path) -> Judge:
     def run(suite: catalog.Suite, guest: FakeGuest) -> Case:
         name = suite.program[0].name
-        done = runner.run(
+        done = ProgramRun(
             guest,  # type: ignore[arg-type]
             suite,
             name,
             folder=tmp_path / "logs",
             root=tmp_path,
             watch=guest.watch,
-        )
+        ).execute()
         here = catalog.expected(suite, "7.2", "x86_64")
-        (case,) = runner.complete(suite, here, {}, {name: done.cases})[0]
+        (case,) = complete(suite, here, {}, {name: done.cases})[0]
         return case
 
     return run
@@ -584,7 +585,7 @@ def test_a_program_that_the_manifest_forgot_must_report_too(tmp_path: Path) -> N
     suite = _script(tmp_path, program="[[program]]\nname = 'q'\nscript = 'p.sh'\n[[expect]]\nprogram = 'q'")
     here = catalog.expected(suite, "7.2", "x86_64")
     assert {name: e.outcome for name, e in here.items()} == {"p": "any", "q": "pass"}
-    cases, unknown = runner.complete(suite, here, {}, {})
+    cases, unknown = complete(suite, here, {}, {})
     assert {c.verdict for c in cases} == {Verdict.INCONCLUSIVE}
     assert unknown == ()
 
@@ -595,7 +596,7 @@ def test_a_program_for_newer_kernels(tmp_path: Path, store: Store) -> None:
     assert build.runnable(suite, files, version="7.2", arch="x86_64") == ("p",)
     assert build.runnable(suite, files, version="6.12", arch="x86_64") == ()
     away = catalog.elsewhere(suite, "6.12", "x86_64")
-    (case,) = runner.complete(suite, catalog.expected(suite, "6.12", "x86_64"), away, {})[0]
+    (case,) = complete(suite, catalog.expected(suite, "6.12", "x86_64"), away, {})[0]
     assert (case.verdict, case.reason) == (Verdict.NA, "about what kernels have since 7.0")
 
 
@@ -643,10 +644,11 @@ class Guests:
                 found = {}
                 for program in build.runnable(suite, built[suite.name], version="7.2", arch=arch_name):
                     place = folder / suite.name
-                    done = runner.run(guest, suite, program, folder=place, root=folder, watch=watch)
+                    run = ProgramRun(guest, suite, program, folder=place, root=folder, watch=watch)
+                    done = run.execute()
                     assert not done.lost, done.cases
                     found[program] = done.cases
-                cases, unknown = runner.complete(suite, here, away, found)
+                cases, unknown = complete(suite, here, away, found)
                 assert unknown == ()
                 self.cases |= {case.id: case for case in cases}
         finally:

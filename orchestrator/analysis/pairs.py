@@ -9,10 +9,8 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from orchestrator.analysis.stats import wilson_interval
+from orchestrator.kernel.kconfig import WITH, WITHOUT
 from orchestrator.results.model import AT_FAULT, CELL_CASES, Case, CellResult, Verdict
-
-#: The variant that has the feature, and the one that has not.
-WITH, WITHOUT = "per-vma-lock", "mmap-lock"
 
 #: What a case that fails on these legs points at.
 SAYS = {

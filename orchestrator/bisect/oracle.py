@@ -15,27 +15,29 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from orchestrator.bisect.journal import Built, Subject
-from orchestrator.cell.state import Context, Target, kernel_spec, moot
+from orchestrator.core import codec
 from orchestrator.core.errors import InfraError, Interrupted, KernelError, OrchestrateError, UserError
 from orchestrator.core.events import Events
-from orchestrator.core.store import digest_of, file_digest
-from orchestrator.engine import Engine, Work
+from orchestrator.core.store import Store, digest_of, file_digest
+from orchestrator.engine.protocol import Engine
 from orchestrator.kernel import build as kernels
 from orchestrator.kernel.spec import Kernel
 from orchestrator.plan import prepare
-from orchestrator.plan.plan import CellPlan, Choices, Source
+from orchestrator.plan.choices import Choices, Source
+from orchestrator.plan.inputs import Inputs, kernel_spec, not_applicable
+from orchestrator.plan.target import Target, target_of
 from orchestrator.results.model import CellResult
-from orchestrator.run import execute as runs
+from orchestrator.run.directory import RunDirectory
+from orchestrator.run.execute import execute
 from orchestrator.source.checkout import Fix, Workshop
 from orchestrator.suites import catalog
-from orchestrator.suites.catalog import Suite
 from orchestrator.vm.rootfs.overlay import write_atomically
 
 
@@ -70,7 +72,7 @@ class Oracle(Protocol):
         ...
 
 
-class _Kept(msgspec.Struct, frozen=True, kw_only=True):
+class _Build(msgspec.Struct, frozen=True, kw_only=True):
     """A file in ``builds``."""
 
     built: Built
@@ -78,14 +80,10 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     target: Target | None = None
 
 
-def _decoded(kind: type[Path], text: str) -> Path:
-    return kind(text)
-
-
 class KernelOracle:
     """The oracle of real kernels and guests. A context manager: at its end nothing is at work any more.
 
-    :param shared: what the cells of all boots share; targets and root are put in for each.
+    :param inputs: those of all boots; each boot has a target of its own.
     :param parallel: whether kernels are built while guests run.
     """
 
@@ -93,8 +91,8 @@ class KernelOracle:
         self,
         folder: Path,
         workshop: Workshop,
-        shared: Context,
-        suites: Sequence[Suite],
+        inputs: Inputs,
+        store: Store,
         engine: Engine,
         events: Events,
         *,
@@ -103,23 +101,28 @@ class KernelOracle:
     ) -> None:
         self._folder = folder
         self._workshop = workshop
-        self._shared = shared
-        self._suites = suites
+        self._inputs = inputs
+        self._store = store
         self._engine = engine
         self._events = events
         self._fixes = fixes
         self._parallel = parallel
-        self._wanted: list[Subject] = []
+        self._next: list[Subject] = []
         self._worker: threading.Thread | None = None
         self._closed = False
         #: the folder of objects of what was built last
         self.objects: Path | None = None
 
+    @property
+    def tree(self) -> Path:
+        """The tree that commits are checked out to."""
+        return self._workshop.path
+
     def __enter__(self) -> KernelOracle:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._wanted, self._closed = [], True
+        self._next, self._closed = [], True
         if self._worker is not None and self._worker.is_alive():
             from orchestrator.core import process
 
@@ -136,7 +139,7 @@ class KernelOracle:
         with self._workshop.lock:
             return self._build(subject).built
 
-    def _build(self, subject: Subject, jobs: int = 0) -> _Kept:
+    def _build(self, subject: Subject, jobs: int = 0) -> _Build:
         """Check out and build, with the workshop's lock held."""
         kept = self._kept(subject)
         if kept is not None and (kept.built.error or self._is_there(kept)):
@@ -151,40 +154,40 @@ class KernelOracle:
             raise
         except OrchestrateError as error:
             self._check_interrupted()
-            kept = _Kept(built=self._failed(subject, error, log))
+            kept = _Build(built=self._failed(subject, error, log))
         seconds = round(time.monotonic() - since, 1)
         kept = msgspec.structs.replace(kept, built=msgspec.structs.replace(kept.built, seconds=seconds))
-        write_atomically(self._path(subject), msgspec.json.encode(kept, enc_hook=str), mode=0o644)
+        write_atomically(self._path(subject), codec.encode(kept), mode=0o644)
         return kept
 
-    def _make(self, subject: Subject, log: Path, jobs: int) -> _Kept:
-        choices = self._shared.choices
+    def _make(self, subject: Subject, log: Path, jobs: int) -> _Build:
+        choices = self._inputs.choices
         (arch,), (variant,) = choices.arches, choices.variants
         tree = self._workshop.check_out(
             subject.commit, self._fixes, without=subject.without, keep=self._folder / "patches"
         )
         source = Source(spec=tree.base_spec, patches=tree.patches)
-        target = prepare.target_of(subject.name, tree, source)
-        shared = self._context(target)
-        if reason := moot(shared, target, variant):
-            return _Kept(built=Built(subject=subject, error=f"not applicable: {reason}"))
-        spec = kernel_spec(shared, target.label, arch, variant)
+        target = target_of(subject.name, tree, source)
+        inputs = self._with_target(target)
+        if reason := not_applicable(inputs, target, variant):
+            return _Build(built=Built(subject=subject, error=f"not applicable: {reason}"))
+        spec = kernel_spec(inputs, target.label, arch, variant)
         place = self._workshop.objects(
-            arch, variant, choices.flavors, choices.kconfig, digest_of(shared.base), spec.toolchain.version
+            arch, variant, choices.flavors, choices.kconfig, digest_of(inputs.base), spec.toolchain.version
         )
         spec = msgspec.structs.replace(spec, workplace=place)
         self.objects = place / "o"
         # both legs are configured now: later the tree may be another commit's
-        kernels.pair_difference(spec, shared.store)
+        kernels.pair_difference(spec, self._store)
         kernel = kernels.build(
             spec,
-            shared.store,
+            self._store,
             say=lambda text: self._events.emit(subject.name, "build", text),
             log=log,
             jobs=jobs or choices.jobs,
         )
         built = Built(subject=subject, image=_image(kernel), cached=kernel.cached)
-        return _Kept(built=built, key=kernel.key, target=target)
+        return _Build(built=built, key=kernel.key, target=target)
 
     def _failed(self, subject: Subject, error: OrchestrateError, log: Path) -> Built:
         return Built(
@@ -201,29 +204,23 @@ class KernelOracle:
     def _path(self, subject: Subject) -> Path:
         return self._folder / "builds" / f"{subject.name}.json"
 
-    def _kept(self, subject: Subject) -> _Kept | None:
+    def _kept(self, subject: Subject) -> _Build | None:
         with contextlib.suppress(OSError, msgspec.MsgspecError):
-            return msgspec.json.decode(self._path(subject).read_bytes(), type=_Kept, dec_hook=_decoded)
+            return codec.decode(self._path(subject).read_bytes(), _Build)
         return None
 
-    def _is_there(self, kept: _Kept) -> bool:
-        return self._shared.store.find("kernels", kept.key) is not None
+    def _is_there(self, kept: _Build) -> bool:
+        return self._store.find("kernels", kept.key) is not None
 
-    def _context(self, target: Target, root: Path | None = None) -> Context:
-        return msgspec.structs.replace(
-            self._shared,
-            targets={target.label: target},
-            root=root or self._folder,
-            broken={},
-            variants_read={},
-        )
+    def _with_target(self, target: Target) -> Inputs:
+        return msgspec.structs.replace(self._inputs, targets={target.label: target})
 
     # --- boots
 
     def boot(self, subject: Subject, number: int, case: str = "") -> Boot:
         """See ``Oracle.boot``."""
-        suites = [catalog.only(suite, case) for suite in self._suites]
-        directory = runs.RunDirectory(self._folder / "boots" / f"{subject.name}-{number}")
+        suites = [catalog.only(suite, case) for suite in self._inputs.suites.values()]
+        directory = RunDirectory(self._folder / "boots" / f"{subject.name}-{number}")
         name = str(directory.path.relative_to(self._folder))
         kept = self._kept(subject)
         if kept is None or not self._is_there(kept):
@@ -232,22 +229,20 @@ class KernelOracle:
         target = kept.target
         if target is None:
             raise InfraError(f"{subject.name}: its kernel cannot be built any more: {kept.built.error}")
-        choices = once(self._shared.choices, target.source)
+        choices = once(self._inputs.choices, target.source)
         plan = prepare.plan(choices, [target], suites)
         done = directory.done(plan) if directory.path.exists() else {}
         since = time.monotonic()
         if len(done) < len(plan.cells):
             self._check_interrupted()
-            shared = msgspec.structs.replace(
-                self._context(target, directory.path),
-                choices=choices,
-                suites={suite.name: suite for suite in suites},
+            inputs = msgspec.structs.replace(
+                self._with_target(target), choices=choices, suites={suite.name: suite for suite in suites}
             )
-            engine = _Around(self._engine, self._begin)
             with _hosts_trouble():
                 directory.create()
                 with directory.held():
-                    runs.carry_out(plan, shared, directory, engine, self._events, done=done)
+                    self._begin_prefetch()
+                    execute(plan, inputs, directory, self._engine, self._events, done=done)
             self._check_interrupted()
             done = directory.done(plan)
         result = merged([done[cell.id] for cell in plan.cells])
@@ -269,43 +264,22 @@ class KernelOracle:
 
     def prefetch(self, subjects: Sequence[Subject]) -> None:
         """See ``Oracle.prefetch``."""
-        self._wanted = list(subjects) if self._parallel else []
+        self._next = list(subjects) if self._parallel else []
 
-    def _begin(self) -> None:
-        """Start building what is wanted; called once a boot no longer looks at the tree."""
-        if self._wanted and (self._worker is None or not self._worker.is_alive()):
+    def _begin_prefetch(self) -> None:
+        """Start building what comes next; called once a boot no longer reads the tree."""
+        if self._next and (self._worker is None or not self._worker.is_alive()):
             self._worker = threading.Thread(target=self._work, name="prefetch", daemon=True)
             self._worker.start()
 
     def _work(self) -> None:
-        choices = self._shared.choices
+        choices = self._inputs.choices
         jobs = max(1, min(choices.jobs or os.cpu_count() or 1, (os.cpu_count() or 1) - choices.smp))
-        while self._wanted and not self._closed and not self._engine.cancelled():
-            subject = self._wanted.pop(0)
+        while self._next and not self._closed and not self._engine.cancelled():
+            subject = self._next.pop(0)
             # what goes wrong goes wrong again when its turn comes
             with contextlib.suppress(OrchestrateError, OSError), self._workshop.lock:
                 self._build(subject, jobs)
-
-
-class _Around:
-    """An engine that says when it begins."""
-
-    def __init__(self, engine: Engine, begin: Callable[[], None]) -> None:
-        self._engine = engine
-        self._begin = begin
-
-    def carry_out(self, cells: Iterable[CellPlan], work: Work) -> Iterator[tuple[CellPlan, CellResult]]:
-        """See ``Engine.carry_out``."""
-        self._begin()
-        return self._engine.carry_out(cells, work)
-
-    def cancelled(self) -> bool:
-        """See ``Engine.cancelled``."""
-        return self._engine.cancelled()
-
-    def cancel(self) -> None:
-        """See ``Engine.cancel``."""
-        self._engine.cancel()
 
 
 @contextlib.contextmanager

@@ -3,67 +3,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from orchestrator.bisect import gitlog
 from orchestrator.bisect.graph import History
 from orchestrator.bisect.predicate import BootFails, BuildFails, Predicate, parse, suites_of
-from orchestrator.bisect.setup import Mend, Said, Setup
-from orchestrator.cli import choices_from_options
+from orchestrator.bisect.setup import FixRange, ReplayedCommit, Setup
 from orchestrator.core.errors import UserError
 from orchestrator.core.store import absolute
+from orchestrator.kernel.kconfig import WITH
 from orchestrator.plan import prepare
-from orchestrator.plan.plan import Choices
+from orchestrator.plan.choices import Choices
+from orchestrator.plan.options import Options, choose
 from orchestrator.source import identity
 from orchestrator.source.clone import GitError, run_git
 from orchestrator.suites import catalog
 from orchestrator.suites.catalog import Suite
 
 Say = Callable[[str], None]
-_DEFAULT_VARIANT = "per-vma-lock"
 _NO_COMMIT = "# CONFIG_LOCALVERSION_AUTO is not set"
 
 
-def plan(given: Mapping[str, Any], say: Say) -> tuple[Setup, History]:
-    """What the options ask for, with every revision under its full name.
+class BisectRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A bisect that the user asks for; revisions are as the user called them.
 
-    :raises UserError: something is not as it must be; nothing was built yet.
+    ``options`` name how kernels are built and what is tested. ``source`` is the repository, empty for the
+    one that the user is in; an empty ``bad`` is HEAD. Of ``case``, ``splat``, ``metric``, ``boot`` and
+    ``build`` one at most is given. ``fixes`` are ``COMMIT:A..B``, ``replay`` a file of `git bisect log`.
     """
-    repository = _repository(given["source"])
-    replayed = _replayed(given["replay"], repository)
-    goods = given["goods"] or tuple(commit for commit, bad in replayed if bad is False)
+
+    options: Options
+    source: str = ""
+    goods: tuple[str, ...] = ()
+    bad: str = ""
+    case: str = ""
+    splat: str = ""
+    metric: str = ""
+    boot: bool = False
+    build: bool = False
+    fixes: tuple[str, ...] = ()
+    confidence: float = 0.985
+    ends: int = 3
+    replay: str = ""
+
+
+def prepare_bisect(request: BisectRequest, say: Say) -> tuple[Setup, History]:
+    """The setup of a bisect, with every revision under its full name, and its history.
+
+    :raises UserError: something cannot be used as asked; nothing was built yet.
+    """
+    repository = _repository(request.source)
+    replayed = _replayed(request.replay, repository)
+    goods = request.goods or tuple(commit for commit, bad in replayed if bad is False)
     if not goods:
         raise UserError("--good: which commit is good?", remedy="Name one, such as --good v6.16.")
-    bad = given["bad"] or next((commit for commit, is_bad in reversed(replayed) if is_bad), "HEAD")
+    bad = request.bad or next((commit for commit, is_bad in reversed(replayed) if is_bad), "HEAD")
     history = History.read(repository, goods, bad)
     if _is_dirty(repository):
         say(f"{repository} has local changes: commits are bisected, and they are in none")
     predicate = parse(
-        case=given["case"],
-        splat=given["splat"],
-        metric=given["metric"],
-        boot=given["boot"],
-        build=given["build"],
+        case=request.case,
+        splat=request.splat,
+        metric=request.metric,
+        boot=request.boot,
+        build=request.build,
     )
-    choices = _choices(given, predicate, repository, history.bad)
-    fixes = tuple(_fix(repository, word) for word in given["fixes"])
-    found = Setup(
+    setup = Setup(
         repository=str(repository),
         good=history.goods,
         bad=history.bad,
         called=(*map(str, goods), str(bad)),
-        choices=choices,
+        choices=_choices(request.options, predicate, repository, history.bad),
         predicate=predicate,
-        confidence=given["confidence"],
-        ends=given["ends"],
-        fixes=fixes,
-        replay=tuple(Said(commit=commit, bad=is_bad) for commit, is_bad in replayed),
+        confidence=request.confidence,
+        ends=request.ends,
+        fixes=tuple(_fix(repository, word) for word in request.fixes),
+        replay=tuple(ReplayedCommit(commit=commit, bad=is_bad) for commit, is_bad in replayed),
     )
-    return found, history
+    return setup, history
 
 
 def _repository(spec: str) -> Path:
@@ -106,7 +126,7 @@ def _commit(repository: Path, name: str, where: str) -> str:
         raise UserError(f"{where}: {repository} has no commit {name!r}: {error.first}") from error
 
 
-def _fix(repository: Path, word: str) -> Mend:
+def _fix(repository: Path, word: str) -> FixRange:
     commit, colon, revisions = word.partition(":")
     first, dots, last = revisions.partition("..")
     if not (commit and colon and first and dots and last) or last.startswith("."):
@@ -114,28 +134,25 @@ def _fix(repository: Path, word: str) -> Mend:
             f"--fix {word}: it is COMMIT:A..B", remedy="The range is of the commits that need the fix."
         )
     ends = [_commit(repository, end, f"--fix {word}") for end in (first, last)]
-    return Mend(commit=_commit(repository, commit, f"--fix {word}"), revisions="..".join(ends))
+    return FixRange(commit=_commit(repository, commit, f"--fix {word}"), revisions="..".join(ends))
 
 
-def _choices(given: Mapping[str, Any], predicate: Predicate, repository: Path, bad: str) -> Choices:
+def _choices(options: Options, predicate: Predicate, repository: Path, bad: str) -> Choices:
     """The choices for one boot: one architecture, one variant, the suites that the predicate is about."""
-    variants = tuple(given["variants"]) or (_DEFAULT_VARIANT,)
-    suites, commands = tuple(given["suites"]), tuple(given["commands"])
+    names, commands = options.suites, options.commands
     if isinstance(predicate, BuildFails):
-        if suites or commands:
+        if names or commands:
             raise UserError("--build boots nothing", remedy="Leave --suite and --cmd out.")
-    elif not suites and not commands:
-        suites, commands = _default_tests(predicate, tuple(given["flavors"]))
-    asked = {
-        **given,
-        "variants": variants,
-        "suites": suites,
-        "commands": commands,
-        "sources": (f"{repository}@{bad}",),
-        "patches": (),
-        "digests": (),
-    }
-    choices = choices_from_options.choices(asked, tests=not isinstance(predicate, BuildFails))
+    elif not names and not commands:
+        names, commands = _default_tests(predicate, options.flavors)
+    options = msgspec.structs.replace(
+        options,
+        variants=options.variants or (WITH,),
+        suites=names,
+        commands=commands,
+        sources=(f"{repository}@{bad}",),
+    )
+    choices = choose(options, tests=not isinstance(predicate, BuildFails))
     for name, values in (("--arch", choices.arches), ("--variant", choices.variants)):
         if len(values) > 1:
             raise UserError(

@@ -19,7 +19,7 @@ from orchestrator.bisect.metric import Numbers
 from orchestrator.bisect.predicate import BuildFails, Judgement, Kind, MetricWorse, of_build
 from orchestrator.bisect.recorder import Bench
 from orchestrator.bisect.search import Rates, Search
-from orchestrator.bisect.setup import Conclusion, Recheck, Said, Setup, Suspect
+from orchestrator.bisect.setup import Conclusion, Recheck, ReplayedCommit, Setup, Suspect
 
 #: Minutes that are assumed for a build upon another one, and for a boot, until some were seen.
 _BUILD_MIN, _BOOT_MIN = 3.0, 1.0
@@ -109,7 +109,7 @@ class Session:
                     f"the bad end shows it in {self._rates.shown_bad} of {self._rates.boots_bad} boots"
                 )
 
-    def _replay(self, said: Said) -> None:
+    def _replay(self, said: ReplayedCommit) -> None:
         if said.commit not in self._history.commits or said.commit == self._history.bad:
             return
         if said.bad is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a bisect was asked for, and what it comes to: the two files beside its journal."""
+"""The setup of a bisect and its conclusion: the two files beside its journal."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import msgspec
 
 from orchestrator.bisect.journal import Subject
 from orchestrator.bisect.predicate import AnyFails, Predicate
-from orchestrator.plan.plan import Choices
-from orchestrator.run.execute import read_kept
+from orchestrator.plan.choices import Choices
+from orchestrator.run.directory import read_kept
 
 VERSION = 1
 #: As ``RunDirectory`` calls it.
@@ -19,15 +19,15 @@ SETUP = f"{KIND}.json"
 CONCLUSION = "conclusion.json"
 
 
-class Mend(msgspec.Struct, frozen=True, kw_only=True):
+class FixRange(msgspec.Struct, frozen=True, kw_only=True):
     """``--fix COMMIT:RANGE``, both by names that hold for good."""
 
     commit: str
     revisions: str
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``git bisect`` was told of a commit: bad, good, or (``None``) skip."""
+class ReplayedCommit(msgspec.Struct, frozen=True, kw_only=True):
+    """A commit of a `git bisect log`: bad, good, or (``None``) skipped."""
 
     commit: str
     bad: bool | None
@@ -49,8 +49,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     predicate: Predicate = AnyFails()
     confidence: float = 0.985
     ends: int = 3
-    fixes: tuple[Mend, ...] = ()
-    replay: tuple[Said, ...] = ()
+    fixes: tuple[FixRange, ...] = ()
+    replay: tuple[ReplayedCommit, ...] = ()
     inputs: dict[str, str] = {}
 
 

@@ -8,91 +8,110 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator.analysis.pairs import WITH, WITHOUT
 from orchestrator.cell import health as cell_health
-from orchestrator.cell.state import Cell, Moot, another_variant
+from orchestrator.cell.state import CellState, NotApplicable
 from orchestrator.core.errors import InfraError, Interrupted, KernelError, OrchestrateError, UserError
 from orchestrator.evidence import health
 from orchestrator.kernel import kconfig
+from orchestrator.kernel.kconfig import WITH, WITHOUT
 from orchestrator.kernel.spec import Kernel
+from orchestrator.plan.target import other_variant
 from orchestrator.results.model import Verdict
 from orchestrator.source.classify import TreeClass
 from orchestrator.verdict import proof
-from orchestrator.verdict.crash import burned
+from orchestrator.verdict.crash import new_console_case
 from orchestrator.vm import accel, qemu
 from orchestrator.vm.machine import BootFailure, Deadlines, Guest
 from orchestrator.vm.qemu import GuestSpec
 from orchestrator.vm.ssh import Lost
 
 
-def console_log(cell: Cell) -> Path:
+def console_log(cell: CellState) -> Path:
     """The console log of the cell's next guest: ``console.log``, ``console-2.log`` …"""
     cell.guests += 1
     suffix = f"-{cell.guests}" if cell.guests > 1 else ""
     return cell.folder / f"console{suffix}.log"
 
 
-def boot(cell: Cell, kernel: Kernel, spec: GuestSpec) -> Guest | None:
-    """A guest that answers and has proven what it is; otherwise a case that says why not."""
-    context, choices = cell.context, cell.context.choices
-    if context.cancelled():
+def boot(cell: CellState, kernel: Kernel, spec: GuestSpec) -> Guest | None:
+    """A guest that answers and has proven what it is; otherwise a case says why there is none."""
+    if cell.host.cancelled():
         raise Interrupted("interrupted")
-    log = console_log(cell)
     since = time.monotonic()
+    log = console_log(cell)
     cell.watch_anew(kernel)
     try:
-        chosen = accel.choose(cell.arch, choices.accel, context.store.root)
-        cell.say("boot", f"starting QEMU ({chosen.name}: {chosen.reason})")
-
-        def start(name: str, deadlines: Deadlines) -> Guest:
-            watch = cell.watch_anew(kernel)
-            return Guest.boot(
-                spec,
-                accel=name,
-                keys=context.keys,
-                log=log,
-                sink=watch.feed,
-                say=lambda text: cell.say("boot", text),
-                deadlines=deadlines,
-            )
-
-        guest, chosen = accel.boot(
-            cell.arch,
-            chosen,
-            choices.accel == "kvm",
-            context.store.root,
-            start,
-            lambda text: cell.say("boot", text),
-        )
+        guest, accelerator = _start(cell, kernel, spec, log)
     except UserError:
         raise
     except OrchestrateError as error:
-        if context.cancelled():
-            raise Interrupted("interrupted") from None
-        where = str(log.relative_to(context.root))
-        if isinstance(error, BootFailure) and (crash := burned("boot", cell.watch)):
-            cell.put(msgspec.structs.replace(crash, log=where))
-        else:
-            cell.case("boot", error, since=since, log=where)
-        cell.say("boot", error.message)
+        _record_failed_boot(cell, error, since, log)
         return None
     try:
-        _record(cell, guest, chosen, kernel)
+        _record(cell, guest, accelerator, kernel)
         return _proven(cell, guest, kernel, since, log)
     except Lost as error:
         guest.close()
-        if context.cancelled():
-            raise Interrupted("interrupted") from None
-        died = KernelError(error.message) if guest.panicked else error
-        crash = burned("proof", cell.watch)
-        cell.put(crash) if crash else cell.case("proof", died, since=since)
+        _record_lost_guest(cell, guest, error, since)
         return None
     except BaseException:
         guest.close()
         raise
 
 
-def _record(cell: Cell, guest: Guest, chosen: accel.Accelerator, kernel: Kernel) -> None:
+def _start(cell: CellState, kernel: Kernel, spec: GuestSpec, log: Path) -> tuple[Guest, accel.Accelerator]:
+    choices, store = cell.inputs.choices, cell.host.store
+
+    def say(text: str) -> None:
+        cell.say("boot", text)
+
+    def start(name: str, deadlines: Deadlines) -> Guest:
+        watch = cell.watch_anew(kernel)
+        return Guest.boot(
+            spec,
+            accel=name,
+            keys=cell.host.keys,
+            log=log,
+            sink=watch.feed,
+            say=say,
+            deadlines=deadlines,
+        )
+
+    chosen = accel.choose(cell.arch, choices.accel, store.root)
+    say(f"starting QEMU ({chosen.name}: {chosen.reason})")
+    return accel.boot(cell.arch, chosen, choices.accel == "kvm", store.root, start, say)
+
+
+def _record_failed_boot(cell: CellState, error: OrchestrateError, since: float, log: Path) -> None:
+    """Record why no guest came up.
+
+    :raises Interrupted: the run is cancelled.
+    """
+    if cell.host.cancelled():
+        raise Interrupted("interrupted") from None
+    relative = str(log.relative_to(cell.host.root))
+    crash = new_console_case("boot", cell.watch) if isinstance(error, BootFailure) else None
+    if crash:
+        cell.put(msgspec.structs.replace(crash, log=relative))
+    else:
+        cell.case("boot", error, since=since, log=relative)
+    cell.say("boot", error.message)
+
+
+def _record_lost_guest(cell: CellState, guest: Guest, error: Lost, since: float) -> None:
+    """Record that a guest went away before it had proven what it is.
+
+    :raises Interrupted: the run is cancelled.
+    """
+    if cell.host.cancelled():
+        raise Interrupted("interrupted") from None
+    if crash := new_console_case("proof", cell.watch):
+        cell.put(crash)
+    else:
+        cell.case("proof", KernelError(error.message) if guest.panicked else error, since=since)
+
+
+def _record(cell: CellState, guest: Guest, chosen: accel.Accelerator, kernel: Kernel) -> None:
     cell.properties |= {
         "accelerator": chosen.name,
         "accelerator reason": chosen.reason,
@@ -114,12 +133,12 @@ def _record(cell: Cell, guest: Guest, chosen: accel.Accelerator, kernel: Kernel)
     (cell.folder / "qemu.json").write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
 
 
-def _proven(cell: Cell, guest: Guest, kernel: Kernel, since: float, log: Path) -> Guest | None:
+def _proven(cell: CellState, guest: Guest, kernel: Kernel, since: float, log: Path) -> Guest | None:
     again = any(c.id == "boot" for c in cell.cases)
-    relative = str(log.relative_to(cell.context.root))
+    relative = str(log.relative_to(cell.host.root))
     if not again:
         cell.case("boot", since=since, log=relative)
-    if crash := burned("boot", cell.watch):
+    if crash := new_console_case("boot", cell.watch):
         cell.put(msgspec.structs.replace(crash, reason=f"while booting: {crash.reason}", log=relative))
     cell.say("proof", "asking the guest what it is")
     since = time.monotonic()
@@ -134,7 +153,7 @@ def _proven(cell: Cell, guest: Guest, kernel: Kernel, since: float, log: Path) -
     if cell.target.prebuilt is not None:
         _read_variant(cell, guest, found)
     cell_health.leakless(cell, guest)
-    cell.state = cell.proven_state = cell_health.state(guest)
+    cell.health = cell.proven_health = cell_health.state(guest)
     if found.tainted:
         cell.properties["tainted after boot"] = ", ".join(health.taint_reasons(found.tainted))
     case = msgspec.structs.replace(found.case(), duration_s=round(time.monotonic() - since, 3))
@@ -157,28 +176,28 @@ def _proven(cell: Cell, guest: Guest, kernel: Kernel, since: float, log: Path) -
     return guest
 
 
-def _has_locks(cell: Cell) -> bool | None:
+def _has_locks(cell: CellState) -> bool | None:
     if cell.target.tree_class is None:
         return None
     return cell.target.tree_class is not TreeClass.ABSENT and cell.plan.variant == WITH
 
 
-def _read_variant(cell: Cell, guest: Guest, found: proof.Proof) -> None:
+def _read_variant(cell: CellState, guest: Guest, found: proof.Proof) -> None:
     """Which variant a prebuilt kernel is.
 
-    :raises Moot: not the one that this cell is about.
+    :raises NotApplicable: not the one that this cell is about.
     """
     cell.release = guest.release
     if found.has_locks is None:
         return
     read = WITH if found.has_locks else WITHOUT
-    cell.context.variants_read[cell.plan.label] = read
+    cell.prebuilt_variant = read
     if read != cell.plan.variant:
         guest.close()
-        raise Moot(another_variant(read))
+        raise NotApplicable(other_variant(read))
 
 
-def shut_down(cell: Cell, guest: Guest, *, after: str) -> None:
+def shut_down(cell: CellState, guest: Guest, *, after: str) -> None:
     """The end of a guest that was looked at: late splats, and whether it goes down when told to.
 
     :param after: the program that ran last in this guest.
@@ -195,7 +214,7 @@ def shut_down(cell: Cell, guest: Guest, *, after: str) -> None:
     until = time.monotonic() + 20 * guest.factor
     while guest.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
-    if late := burned("shutdown", cell.watch):
+    if late := new_console_case("shutdown", cell.watch):
         cell.put(late)
     elif guest.poll() is None:
         cell.case(
@@ -205,9 +224,9 @@ def shut_down(cell: Cell, guest: Guest, *, after: str) -> None:
         cell.case("shutdown", since=since)
 
 
-def not_answering(cell: Cell, error: Lost, *, since: float, after: str) -> None:
+def not_answering(cell: CellState, error: Lost, *, since: float, after: str) -> None:
     """A guest that was there at the end of its program and is gone a moment later."""
-    if late := burned("shutdown", cell.watch):
+    if late := new_console_case("shutdown", cell.watch):
         cell.put(late)
     else:
         cell.case("shutdown", InfraError(f"the guest did not answer after {after}: {error}"), since=since)

@@ -12,10 +12,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from orchestrator.cell.boot import boot, console_log
-from orchestrator.cell.state import Cell
+from orchestrator.cell.state import CellState
 from orchestrator.core.errors import InfraError, Interrupted, KernelError, OrchestrateError
 from orchestrator.kernel.spec import Kernel
-from orchestrator.verdict.crash import burned
+from orchestrator.verdict.crash import new_console_case
 from orchestrator.vm import snapshot
 from orchestrator.vm.machine import Guest
 from orchestrator.vm.qemu import GuestSpec
@@ -29,7 +29,7 @@ _HOW = "further guests"
 class _Coming:
     """A guest that is being restored, by a thread of its own. It is taken or discarded."""
 
-    def __init__(self, cell: Cell, kernel: Kernel, saved: snapshot.Saved) -> None:
+    def __init__(self, cell: CellState, kernel: Kernel, saved: snapshot.Saved) -> None:
         self.watch = cell.watch_for(kernel)
         self._log = console_log(cell)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="restore")
@@ -52,7 +52,7 @@ class _Coming:
 class Guests:
     """Guests of one kernel. ``one_each``: each program wants its own; else one is used until it is lost."""
 
-    def __init__(self, cell: Cell, kernel: Kernel, spec: GuestSpec, *, one_each: bool) -> None:
+    def __init__(self, cell: CellState, kernel: Kernel, spec: GuestSpec, *, one_each: bool) -> None:
         self.one_each = one_each
         self._cell, self._kernel, self._spec = cell, kernel, spec
         self._saved: snapshot.Saved | None = None
@@ -82,7 +82,7 @@ class Guests:
 
         :param left: as of ``next``.
         """
-        if left and self._saved is not None and not self._cell.context.cancelled():
+        if left and self._saved is not None and not self._cell.host.cancelled():
             self._begin(self._saved)
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ class Guests:
         return self._coming
 
     def _restored(self, saved: snapshot.Saved) -> Guest | None:
-        if self._cell.context.cancelled():
+        if self._cell.host.cancelled():
             raise Interrupted("interrupted")
         since = time.monotonic()
         coming = self._begin(saved)
@@ -112,12 +112,12 @@ class Guests:
         except (InfraError, KernelError) as error:
             if isinstance(error, KernelError):
                 # it had come up before: whatever it burned now is the kernel's
-                crash = burned("boot", self._cell.watch)
+                crash = new_console_case("boot", self._cell.watch)
                 self._cell.put(crash) if crash else self._cell.case("boot", error, since=since)
             self._give_up(error)
             return None
         self._waited_s.append(time.monotonic() - since)
-        self._cell.state = self._cell.proven_state
+        self._cell.health = self._cell.proven_health
         self._cell.properties |= {
             "restored guests": str(len(self._waited_s)),
             "last restore (s)": f"{guest.phases_s['fresh']:.2f}",
@@ -131,7 +131,7 @@ class Guests:
         key = snapshot.key(
             self._spec, guest.accel, kernel=self._kernel.key, image=cell.properties["guest image"]
         )
-        trust = snapshot.trusted(cell.context.store, key)
+        trust = snapshot.trusted(cell.host.store, key)
         try:
             cell.say("save", "saving the guest that came up")
             self._saved = snapshot.save(guest)
@@ -157,7 +157,7 @@ class Guests:
         try:
             guest = snapshot.restore(saved, log=console_log(cell))
             try:
-                return snapshot.remember(cell.context.store, key, snapshot.behaves(guest, saved))
+                return snapshot.remember(cell.host.store, key, snapshot.behaves(guest, saved))
             finally:
                 guest.close()
         except (InfraError, KernelError) as error:
@@ -167,7 +167,7 @@ class Guests:
             cell.watch = watch
 
     def _give_up(self, error: OrchestrateError) -> None:
-        if self._cell.context.cancelled():
+        if self._cell.host.cancelled():
             raise Interrupted("interrupted") from None
         self._boot_each(error.message)
         self.close()

@@ -12,10 +12,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from orchestrator.cell.program import ProgramResult, Told
-from orchestrator.cell.state import Cell
+from orchestrator.cell.program import ProgramResult
+from orchestrator.cell.state import CellState
 from orchestrator.core.text import clean
 from orchestrator.evidence import health
+from orchestrator.evidence.collect import HangReport
 from orchestrator.evidence.health import State, Trouble
 from orchestrator.kernel import flavor
 from orchestrator.results.model import GRAVITY, Blame, Case, Verdict
@@ -44,12 +45,12 @@ def state(guest: Guest) -> State:
     return health.parse_state(clean(said))
 
 
-def leakless(cell: Cell, guest: Guest) -> None:
+def leakless(cell: CellState, guest: Guest) -> None:
     """Where kmemleak is to tell what programs leak: what the boot has left behind is none of theirs.
 
     :raises Lost: the guest does not answer.
     """
-    if not flavor.kmemleak(cell.context.choices.flavors):
+    if not flavor.kmemleak(cell.inputs.choices.flavors):
         return
     mount = "mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null"
     guest.ssh.raw(
@@ -59,8 +60,8 @@ def leakless(cell: Cell, guest: Guest) -> None:
     )
 
 
-def _leaks(cell: Cell, guest: Guest) -> tuple[Trouble, ...]:
-    if not flavor.kmemleak(cell.context.choices.flavors):
+def _leaks(cell: CellState, guest: Guest) -> tuple[Trouble, ...]:
+    if not flavor.kmemleak(cell.inputs.choices.flavors):
         return ()
     with cell.watch.ours(Kind.KMEMLEAK):
         said = guest.ssh.raw(
@@ -71,15 +72,15 @@ def _leaks(cell: Cell, guest: Guest) -> tuple[Trouble, ...]:
     return health.leaks(said)
 
 
-def look(
-    cell: Cell, guest: Guest, done: ProgramResult, case_id: str, hang: Callable[[], Told]
+def check(
+    cell: CellState, guest: Guest, done: ProgramResult, case_id: str, hang: Callable[[], HangReport]
 ) -> ProgramResult:
     """A program's result with what its guest suffered from it.
 
     :param hang: looks at what hangs, and is called where processes were left that nobody can kill.
     :raises Lost: the guest does not answer any more.
     """
-    before = cell.state
+    before = cell.health
     after, found = _settled(cell, guest, before)
     found = (*found, *health.negative(cell.watch.negative()), *_leaks(cell, guest))
     explained = any(c.verdict is Verdict.CRASH for c in done.cases) or cell.watch.waits()
@@ -93,13 +94,13 @@ def look(
             trouble = _explained(trouble, hang())
         cases = _with(cases, case_id, trouble)
     cases = _without_lockdep(cell, cases, case_id, before.lockdep, after.lockdep)
-    cell.state = after
+    cell.health = after
     return msgspec.structs.replace(done, cases=tuple(cases))
 
 
-def _settled(cell: Cell, guest: Guest, before: State) -> tuple[State, tuple[Trouble, ...]]:
+def _settled(cell: CellState, guest: Guest, before: State) -> tuple[State, tuple[Trouble, ...]]:
     # a module of ours is one out of the tree, and not signed
-    ours = health.OUT_OF_TREE if flavor.module(cell.context.choices.flavors) else 0
+    ours = health.OUT_OF_TREE if flavor.module(cell.inputs.choices.flavors) else 0
     until = time.monotonic() + PASSING_S * guest.factor
     while True:
         after = state(guest)
@@ -109,11 +110,11 @@ def _settled(cell: Cell, guest: Guest, before: State) -> tuple[State, tuple[Trou
         time.sleep(_AGAIN_S)
 
 
-def _explained(trouble: Trouble, told: Told) -> Trouble:
+def _explained(trouble: Trouble, hang: HangReport) -> Trouble:
     return msgspec.structs.replace(
         trouble,
-        reason="; ".join(word for word in (trouble.reason, told.reason) if word),
-        detail="\n\n".join(text for text in (told.detail, trouble.detail) if text),
+        reason="; ".join(word for word in (trouble.reason, hang.reason) if word),
+        detail="\n\n".join(text for text in (hang.detail, trouble.detail) if text),
     )
 
 
@@ -148,7 +149,7 @@ def _grave(case: Case) -> int:
 
 
 def _without_lockdep(
-    cell: Cell, cases: list[Case], case_id: str, before: bool | None, after: bool | None
+    cell: CellState, cases: list[Case], case_id: str, before: bool | None, after: bool | None
 ) -> list[Case]:
     """What passed without lockdep in a kernel that is to have it has not been shown to be right."""
     if after is not False:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator.cell import program as runner
 from orchestrator.core import arch as arches
 from orchestrator.core.errors import UserError
 from orchestrator.kernel.spec import Kernel
 from orchestrator.suites import build as suite_build
 from orchestrator.suites.catalog import Suite
+from orchestrator.suites.invocation import invocation
 from orchestrator.vm.qemu import GuestSpec
 
 FILE = "guest.json"
@@ -99,7 +99,7 @@ class GuestRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 def _program(suite: Suite, name: str) -> ProgramRecord:
     program = suite.known(name)
-    call = runner.invocation(suite, program)
+    call = invocation(suite, program)
     return ProgramRecord(
         id=f"{suite.name}/{name}",
         argv=call.argv,

@@ -11,16 +11,16 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.cell.record import GuestRecord, ProgramRecord
 from orchestrator.core import arch as arches
 from orchestrator.core import data
 from orchestrator.core.text import one_line
-from orchestrator.plan.plan import CellPlan, Choices, Source
+from orchestrator.plan.choices import Source
+from orchestrator.plan.inputs import Inputs
+from orchestrator.plan.plan import CellPlan
 from orchestrator.suites import catalog
-from orchestrator.suites.catalog import Suite
 from orchestrator.vm import qemu
 
 NAME = "reproduce.sh"
@@ -51,12 +51,12 @@ when it shows: repeat.
 """
 
 
-def command(plan: CellPlan, choices: Choices, source: Source, suites: Mapping[str, Suite]) -> list[str]:
-    """The call of orchestrate that carries a cell out, from whatever folder.
+def command(plan: CellPlan, inputs: Inputs, source: Source) -> list[str]:
+    """The call of orchestrate that executes a cell, from whatever folder.
 
     :param source: the cell's kernel, by the spec that it was found under.
-    :param suites: the run's suites by name.
     """
+    choices, suites = inputs.choices, inputs.suites
     argv = ["orchestrate", "run", *_source(source), "--arch", plan.arch, "--variant", plan.variant]
     for name in plan.suites:
         if name == catalog.COMMAND:

@@ -15,14 +15,13 @@ import msgspec
 from orchestrator.cell import artifacts
 from orchestrator.cell import record as guest_record
 from orchestrator.cell.record import GuestRecord
-from orchestrator.cell.state import Context, Say, kernel_spec
+from orchestrator.cell.state import CellState
 from orchestrator.core import arch as arches
 from orchestrator.core.errors import OrchestrateError, UserError
 from orchestrator.core.store import Store
 from orchestrator.core.text import clean, clean_str
 from orchestrator.kernel import debug_build
 from orchestrator.kernel.spec import Kernel, KernelSpec
-from orchestrator.plan.plan import CellPlan
 from orchestrator.results.model import Case, CellResult, Verdict
 from orchestrator.splat import symbolize
 from orchestrator.vm.rootfs.overlay import write_atomically
@@ -34,8 +33,8 @@ _MAX_CONSOLE = 32 << 20
 _MAX_DETAIL = 32768
 
 
-def wanted(result: CellResult) -> bool:
-    """Whether something bad in a cell came with a stack trace."""
+def has_frames(result: CellResult) -> bool:
+    """Whether a case of a cell that did not pass has a stack trace."""
     return any(_has_frames(case.detail) for case in result.all_cases() if case.verdict is not Verdict.PASS)
 
 
@@ -43,29 +42,29 @@ def _has_frames(text: str) -> bool:
     return bool(symbolize.frames(text.split("\n")))
 
 
-def in_run(shared: Context, plan: CellPlan, result: CellResult, say: Say) -> CellResult:
-    """The result of a cell that has just ended, with lines where that is wanted and can be.
+def add_to_result(cell: CellState, result: CellResult) -> CellResult:
+    """The result of a cell that has just ended, with line numbers where it has stack traces.
 
-    Whatever goes wrong is a property of the cell: a result is never lost for want of line numbers.
+    Whatever goes wrong is a property of the cell: no result is lost for want of line numbers.
     """
-    if result.interrupted or shared.cancelled() or not wanted(result):
+    if result.interrupted or cell.host.cancelled() or not has_frames(result):
         return result
-    build = shared.choices.decode
+    root, choices = cell.host.root, cell.inputs.choices
     try:
-        record = guest_record.load(shared.root / "cells" / plan.id)
+        record = guest_record.load(cell.folder)
         vmlinux = explaining(
-            shared.root,
+            root,
             record,
-            lambda: kernel_spec(shared, plan.label, plan.arch, plan.variant),
-            shared.store,
-            lambda text: say("decode", text),
-            build=build,
-            jobs=shared.choices.jobs,
+            cell.kernel_spec,
+            cell.host.store,
+            lambda text: cell.say("decode", text),
+            build=choices.decode,
+            jobs=choices.jobs,
         )
-        return write(shared.root, record, vmlinux, result)[0]
+        return write(root, record, vmlinux, result)[0]
     except (OrchestrateError, OSError) as error:
         why = f"without lines: {error.message if isinstance(error, OrchestrateError) else error.strerror}"
-        say("decode", why)
+        cell.say("decode", why)
         return msgspec.structs.replace(result, properties=result.properties | {PROPERTY: why})
 
 

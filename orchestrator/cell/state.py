@@ -1,133 +1,76 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a cell has in hand while it is carried out, and what an error means for it."""
+"""The state of a cell while it is executed, and what an error means for it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 
-import msgspec
-
-from orchestrator.analysis.pairs import WITH
+from orchestrator.cell.host import Host
+from orchestrator.cell.job import CellJob
 from orchestrator.core import arch as arches
-from orchestrator.core import toolchain
 from orchestrator.core.errors import Inconclusive, KernelError, OrchestrateError
-from orchestrator.core.store import Store
 from orchestrator.evidence.health import State
 from orchestrator.evidence.watch import ConsoleWatch
-from orchestrator.kernel import debug_build, flavor, kconfig
-from orchestrator.kernel.prebuilt import Prebuilt
+from orchestrator.kernel import debug_build
 from orchestrator.kernel.spec import Kernel, KernelSpec
-from orchestrator.plan.plan import CellPlan, Choices, Source
+from orchestrator.plan import inputs as run_inputs
+from orchestrator.plan.inputs import Inputs
 from orchestrator.results.model import GRAVITY, Blame, Case, SuiteResult, Verdict
-from orchestrator.source.classify import TreeClass
-from orchestrator.source.model import Tree
-from orchestrator.suites.catalog import Suite
-from orchestrator.verdict.known import Entry
-from orchestrator.vm.rootfs import overlay
 
 #: Takes phase and text.
 Say = Callable[[str, str], None]
 
 
-class Moot(Exception):
-    """The question does not arise for this kernel; the message says why."""
+class NotApplicable(Exception):
+    """There is no such variant of this kernel; the message says why."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """A kernel under test by its label: a tree to build it from, or an image that is built already.
+class CellState:
+    """A cell while it is executed.
 
-    ``maps_read_under_vma_locks``: whether its code reads maps so; ``None`` where that is not known.
+    ``health`` is the state of its guest when it was last examined, ``proven_health`` that after its proof.
+    ``prebuilt_variant`` is the variant that its prebuilt kernel was found to be, if that is known.
     """
 
-    label: str
-    tree: Tree | None = None
-    tree_class: TreeClass | None = None
-    maps_read_under_vma_locks: bool | None = None
-    prebuilt: Prebuilt | None = None
-    source: Source = Source()
-
-    @property
-    def describe(self) -> str:
-        """What it is, for people."""
-        if self.tree is not None:
-            return self.tree.describe
-        assert self.prebuilt is not None
-        return f"{self.prebuilt.path.name} {self.prebuilt.release} (sha256 {self.prebuilt.digest[:12]})"
-
-    @property
-    def digest(self) -> str:
-        """What identifies it."""
-        if self.tree is not None:
-            return self.tree.digest
-        assert self.prebuilt is not None
-        return self.prebuilt.digest
-
-    @property
-    def version(self) -> str:
-        """The kernel's version."""
-        if self.tree is not None:
-            return self.tree.version
-        assert self.prebuilt is not None
-        return self.prebuilt.release
-
-
-class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """What all cells of a run share.
-
-    ``selftests`` is the tree that the kernel's own tests are taken from, where it is not the kernel's.
-    ``known`` are the known failures that the user names, before those of the suites.
-    ``broken`` has the kernels that do not build, by label, arch and variant: repeats need not find out again.
-    ``variants_read`` holds by label what a prebuilt kernel was found to be when it first ran.
-    ``workplace`` says by arch and variant where kernels are built one after another, if they are.
-    ``swap_kernel`` is a test's hand: it has another image booted than was built.
-    """
-
-    targets: Mapping[str, Target]
-    suites: Mapping[str, Suite]
-    selftests: Tree | None = None
-    choices: Choices
-    store: Store
-    keys: overlay.RunKeys
-    root: Path
-    fragments: tuple[kconfig.Fragment, ...] = ()
-    base: str = ""
-    known: tuple[Entry, ...] = ()
-    cancelled: Callable[[], bool] = lambda: False
-    variants_read: dict[str, str] = msgspec.field(default_factory=dict)
-    broken: dict[tuple[str, str, str], KernelError] = msgspec.field(default_factory=dict)
-    workplace: Callable[[str, str], Path | None] = lambda _arch, _variant: None
-    swap_kernel: Callable[[Kernel], Path] = lambda kernel: kernel.image
-
-
-class Cell:
-    """The cell's state while it is carried out.
-
-    ``state`` is what its guest was like when it was last looked at, ``proven_state`` after its proof.
-    """
-
-    def __init__(self, context: Context, plan: CellPlan, say: Say) -> None:
-        self.context = context
-        self.plan = plan
+    def __init__(self, job: CellJob, host: Host, say: Say) -> None:
+        self.job = job
+        self.host = host
+        self.plan = job.plan
         self.say = say
-        self.folder = context.root / "cells" / plan.id
-        self.arch = arches.load(plan.arch)
-        self.target = context.targets[plan.label]
+        self.folder = host.root / "cells" / self.plan.id
+        self.arch = arches.load(self.plan.arch)
+        self.target = self.inputs.targets[self.plan.label]
+        self.prebuilt_variant = job.prebuilt_variant
         self.cases: list[Case] = []
         self.suites: list[SuiteResult] = []
         self.properties: dict[str, str] = {}
         self.release = ""
         self.guests = 0
         self.dumps = 0
-        self.state = State()
-        self.proven_state = State()
+        self.health = State()
+        self.proven_health = State()
         self.ends = debug_build.Ends(None)
         self.watch = ConsoleWatch()
+
+    @property
+    def inputs(self) -> Inputs:
+        """What the cell is made from."""
+        return self.job.inputs
+
+    def kernel_spec(self) -> KernelSpec:
+        """The kernel that the cell asks for.
+
+        :raises InfraError: its compiler is not installed.
+        """
+        plan = self.plan
+        return run_inputs.kernel_spec(
+            self.inputs, plan.label, plan.arch, plan.variant, objects=self.job.objects
+        )
 
     def watch_for(self, kernel: Kernel) -> ConsoleWatch:
         """A watcher for the console of a guest that is to come."""
@@ -176,58 +119,9 @@ class Cell:
 
 
 def meaning(error: OrchestrateError) -> tuple[Verdict, Blame]:
+    """The verdict and the blame that an error leads to."""
     if isinstance(error, KernelError):
         return Verdict.FAIL, Blame.KERNEL
     if isinstance(error, Inconclusive):
         return Verdict.INCONCLUSIVE, Blame.INFRA
     return Verdict.ERROR, Blame.INFRA
-
-
-def not_applicable(tree_class: TreeClass, variant: str) -> str:
-    """Why a tree leaves no such variant; empty where it does.
-
-    The variant with the locks is moot on a tree without them, the one without where they are universal.
-    """
-    if tree_class is TreeClass.ABSENT and variant == WITH:
-        return "this tree has no per-VMA locks (no lock_vma_under_rcu)"
-    if tree_class is TreeClass.UNIVERSAL and variant != WITH:
-        return "this tree has per-VMA locks universally: CONFIG_PER_VMA_LOCK is gone"
-    return ""
-
-
-def moot(context: Context, target: Target, variant: str) -> str:
-    """Why there is no such variant of a kernel, as far as is known; empty where there is, or may be."""
-    if target.tree_class is not None:
-        old = flavor.too_old(context.choices.flavors, target.version)
-        return not_applicable(target.tree_class, variant) or (
-            f"{old}: this is {target.version}" if old else ""
-        )
-    read = context.variants_read.get(target.label, variant)
-    return another_variant(read) if read != variant else ""
-
-
-def another_variant(read: str) -> str:
-    """Why a prebuilt kernel leaves no other variant than the one it was found to be."""
-    which = "has" if read == WITH else "lacks"
-    return f"this prebuilt kernel {which} per-VMA locks, as its kallsyms says: it is the {read} variant"
-
-
-def kernel_spec(context: Context, label: str, arch: str, variant: str) -> KernelSpec:
-    """The kernel that the run means by a label, an arch and a variant.
-
-    :raises UserError: an unknown toolchain; InfraError: its compiler is not installed.
-    """
-    target = context.targets[label]
-    assert target.tree is not None
-    assert target.tree_class is not None
-    return KernelSpec(
-        tree=target.tree,
-        tree_class=target.tree_class,
-        arch=arches.load(arch),
-        variant=variant,
-        toolchain=toolchain.find(context.choices.toolchain, arches.load(arch)),
-        base=context.base,
-        extra=context.fragments,
-        module=flavor.module(context.choices.flavors),
-        workplace=context.workplace(arch, variant),
-    )

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from orchestrator.cli.exit import ExitRules
 from orchestrator.cli.options import Memory
 from orchestrator.core.errors import UserError
 
@@ -26,6 +27,8 @@ NAME = "orchestrate.toml"
 VARIABLE = "ORCHESTRATE_CONFIG"
 #: Where the path of the file that was used is kept in click's ``Context.meta``.
 META = "orchestrator.cli.config"
+_BISECT_EXIT = "bisect_exit"
+_BISECT_EXIT = "bisect_exit"
 #: Options whose values name files; in a file they are relative to its folder.
 PATHS = frozenset(
     {
@@ -56,6 +59,10 @@ class Verb(click.Command):
     """A command whose options may come from the file; ``--help`` works beside a broken one."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rules = ctx.find_object(ExitRules)
+        # a command line that cannot be parsed must end as the user asked, too
+        if rules is not None and f"--{_BISECT_EXIT.replace('_', '-')}" in args:
+            rules.bisecting = True
         if not ctx.resilient_parsing and not set(args) & set(ctx.help_option_names):
             group = ctx.find_root().command
             assert isinstance(group, click.Group)
@@ -63,6 +70,8 @@ class Verb(click.Command):
             if path is not None and (mine := values.get(ctx.info_name or "")):
                 ctx.default_map = {**mine, **(ctx.default_map or {})}
                 ctx.meta[META] = path
+                if rules is not None and mine.get(_BISECT_EXIT):
+                    rules.bisecting = True
         return super().parse_args(ctx, args)
 
 

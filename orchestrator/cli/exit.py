@@ -7,29 +7,29 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import click
 
-from orchestrator.core.errors import Inconclusive, OrchestrateError, UserError
-
-#: Whether exit codes are for ``git bisect run``, once that is known.
-_bisecting: list[bool] = []
+from orchestrator.core.errors import OrchestrateError, UserError
 
 
-def for_bisect(wanted: bool) -> None:
-    """Say whether the exit codes of this process are for ``git bisect run``."""
-    _bisecting.append(wanted)
+@dataclass
+class ExitRules:
+    """How the command ends; the ``obj`` of click's context. ``bisecting``: for ``git bisect run``."""
 
+    bisecting: bool = False
 
-@contextlib.contextmanager
-def unjudged(bisected: bool) -> Iterator[None]:
-    """While bisecting, what cannot be as asked for is something that cannot be judged."""
-    try:
-        yield
-    except UserError as error:
-        if not bisected:
-            raise
-        raise Inconclusive(error.message, remedy=error.remedy) from None
+    def code(self, code: int) -> int:
+        """The exit code for an error outside the cells of a run.
+
+        To ``git bisect run`` 1 to 127 except 125 mean "bad", which a wrong option is not.
+        """
+        if not self.bisecting:
+            return code
+        from orchestrator.results.model import CANNOT_JUDGE, STOP_BISECT
+
+        return STOP_BISECT if code == UserError.exit_code else CANNOT_JUDGE
 
 
 @contextlib.contextmanager
@@ -47,23 +47,24 @@ def interrupts(cancel: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def carry_out(verbs: click.Group) -> None:
-    """Run a verb; what goes wrong is a line or two and an exit code, never a traceback."""
-    # a batch system's way of saying Ctrl-C; guests and builds go down and results are kept likewise
+def run_verb(verbs: click.Group) -> None:
+    """Run a verb; an error is a line or two and an exit code, never a traceback."""
+    rules = ExitRules()
+    # what a batch system sends in place of Ctrl-C: guests and builds end, results are kept
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGINT))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        verbs(standalone_mode=False)
+        verbs(standalone_mode=False, obj=rules)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
         error.show()
-        sys.exit(_code(2))
+        sys.exit(rules.code(2))
     except OrchestrateError as error:
         click.echo(f"orchestrate: {error}", err=True)
-        sys.exit(_code(error.exit_code))
+        sys.exit(rules.code(error.exit_code))
     except (click.Abort, KeyboardInterrupt):
         from orchestrator.core import process
 
@@ -77,34 +78,21 @@ def carry_out(verbs: click.Group) -> None:
 
         process.end_all()
         click.echo(f"orchestrate: {error.filename or 'input or output'}: {error.strerror or error}", err=True)
-        sys.exit(_code(3))
+        sys.exit(rules.code(3))
     except Exception as error:
         from orchestrator.core import process
 
         process.end_all()
         _bug(error)
-        sys.exit(_code(3))
-
-
-def _code(code: int) -> int:
-    """The exit code for something that went wrong outside a run's cells.
-
-    To ``git bisect run`` 1 to 127 but 125 mean "bad", which a wrong option is not.
-    """
-    # said in an orchestrate.toml, or on a command line that could not be parsed
-    if not any(_bisecting) and "--bisect-exit" not in sys.argv[1:]:
-        return code
-    from orchestrator.results.model import CANNOT_JUDGE, STOP_BISECT
-
-    return STOP_BISECT if code == UserError.exit_code else CANNOT_JUDGE
+        sys.exit(rules.code(3))
 
 
 def _bug(error: Exception) -> None:
-    """A fault of our own: keep the traceback for the report, show the user one line."""
+    """Keep the traceback of a bug for the report, and show the user one line."""
     import tempfile
     import traceback
 
     with tempfile.NamedTemporaryFile("w", prefix="orchestrate-", suffix=".traceback", delete=False) as kept:
         traceback.print_exception(error, file=kept)
-    click.echo(f"orchestrate: a fault of its own: {type(error).__name__}: {error}", err=True)
+    click.echo(f"orchestrate: internal error: {type(error).__name__}: {error}", err=True)
     click.echo(f"  Please report it with {kept.name}.", err=True)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli import choices_from_options, completion, config
-from orchestrator.cli.exit import carry_out, for_bisect, interrupts, unjudged
+from orchestrator.cli import completion, config, requests
+from orchestrator.cli.exit import interrupts, run_verb
 from orchestrator.cli.options import (
     BISECT,
     BUILT,
@@ -60,68 +60,29 @@ def cli() -> None:
     help="Exit for `git bisect run`: 0 good, 1 bad, 125 cannot be judged, 128 or more stops it.",
 )
 @click.pass_context
-def run(context: click.Context, /, **given: Any) -> None:
+def run(context: click.Context, /, **parameters: Any) -> None:
     """Build, boot and test; the main job."""
-    from orchestrator.core.events import Events
     from orchestrator.core.store import open_store
     from orchestrator.engine.local import LocalEngine
-    from orchestrator.plan import prepare
     from orchestrator.report import terminal as report
-    from orchestrator.results import junit
-    from orchestrator.run import execute as runs
+    from orchestrator.run import start
 
-    for_bisect(given["bisect_exit"])
-    junit_path = Path(given["junit"]) if given["junit"] else None
-    console = report.console()
-    store = open_store()
-    engine = LocalEngine()
-    say = _saying(console, context)
-    resuming = given["resume"] is not None
-    if resuming:
+    if parameters["resume"] is not None:
         alone(context, "--resume", "resume", "out", "junit", "bisect_exit")
-        directory = runs.RunDirectory.existing(Path(given["out"]), given["resume"])
-        choices = directory.plan().choices
-    else:
-        directory = runs.RunDirectory.fresh(Path(given["out"]))
-        choices = choices_from_options.choices(given, tests=True)
-    if junit_path is not None:
-        junit.try_path(junit_path)
-    directory.try_folder()
-    with unjudged(given["bisect_exit"] and any(source.patches for source in choices.sources)):
-        # a series that does not apply to this commit says nothing of it
-        found = prepare.targets(choices, store, say)
-    suites = prepare.suites(choices)
-    shared = prepare.context(
-        choices, found, suites, store, directory.path, cancelled=engine.cancelled, say=say
-    )
-    if resuming:
-        the_plan = directory.plan()
-        runs.check_unchanged(the_plan, found, prepare.inputs(shared))
-    else:
-        the_plan = prepare.plan(prepare.pinned(choices, found), found, suites, prepare.inputs(shared))
-    if given["dry_run"]:
+    console, store = report.console(), open_store()
+    say = _progress_printer(console, context)
+    prepared = start.prepare_run(requests.run(parameters), store, say)
+    if parameters["dry_run"]:
         from orchestrator.run import estimate
 
-        report.planned(console, the_plan, estimate.cost(the_plan, shared, Path(given["out"]), say))
+        cost = estimate.cost(prepared.plan, prepared.inputs, store, prepared.request.out, say)
+        report.planned(console, prepared.plan, cost)
         return
-    directory.create()
-    with directory.held():
-        done = directory.done(the_plan) if resuming else {}
-        with Events(console, directory.path / "events.ndjson") as events, interrupts(engine.cancel):
-            kept = f", {len(done)} of them done" if done else ""
-            count = f"{len(the_plan.cells)} cell" + ("s" if len(the_plan.cells) > 1 else "")
-            what = "; ".join(
-                k.describe if k.describe.startswith(k.label) else f"{k.label}: {k.describe}"
-                for k in the_plan.kernels
-            )
-            events.emit("", "", f"{what}: {count}{kept}, results in {directory.path}")
-            # what was asked for and cannot be had of this commit is no fault of the next one
-            with unjudged(given["bisect_exit"]):
-                result = runs.carry_out(
-                    the_plan, shared, directory, engine, events, junit_path=junit_path, done=done
-                )
-    report.closing(console, result, directory.path)
-    sys.exit(result.exit_code(bisect=given["bisect_exit"]))
+    engine = LocalEngine(store)
+    with interrupts(engine.cancel):
+        result = prepared.execute(engine, console)
+    report.closing(console, result, prepared.directory.path)
+    sys.exit(result.exit_code(bisect=prepared.request.bisecting))
 
 
 @cli.command(cls=config.Verb, epilog=_EXIT_CODES)
@@ -130,23 +91,24 @@ def run(context: click.Context, /, **given: Any) -> None:
     "--configure-only", is_flag=True, help="Classify the tree and configure; print the .config's path."
 )
 @click.pass_context
-def build(context: click.Context, /, **given: Any) -> None:
+def build(context: click.Context, /, **parameters: Any) -> None:
     """Build kernels and print where their images are."""
     from orchestrator.core.store import open_store
     from orchestrator.plan import prepare
+    from orchestrator.plan.options import choose
     from orchestrator.report import terminal as report
-    from orchestrator.run import execute as runs
+    from orchestrator.results.model import gravest_exit_code
+    from orchestrator.run.build import build_all
 
     store = open_store()
-    say = _saying(report.console(stderr=True), context)
-    choices = choices_from_options.choices(given)
-    shared = prepare.context(choices, prepare.targets(choices, store, say), (), store, Path())
-    codes = set()
-    for line, error in runs.build_all(shared, say=say, configure_only=given["configure_only"]):
+    say = _progress_printer(report.console(stderr=True), context)
+    choices = choose(requests.options(parameters))
+    inputs = prepare.inputs(choices, prepare.targets(choices, store, say), (), store)
+    codes = []
+    for line, error in build_all(inputs, store, say=say, configure_only=parameters["configure_only"]):
         click.echo(line, err=error is not None)
-        codes.add(error.exit_code if error else 0)
-    # the order in which exit codes win, see docs/verdicts.md; a tree that has none of the kernels is 4
-    sys.exit(next((code for code in (130, 1, 3, 4, 0) if code in codes), 4))
+        codes.append(error.exit_code if error else 0)
+    sys.exit(gravest_exit_code(codes))
 
 
 @cli.command(
@@ -156,7 +118,7 @@ def build(context: click.Context, /, **given: Any) -> None:
 )
 @options(BISECT, BUILT, TESTED, GUEST, RUNS)
 @click.pass_context
-def bisect(context: click.Context, /, **given: Any) -> None:
+def bisect(context: click.Context, /, **parameters: Any) -> None:
     """Find the commit that brought a fault in: functional, flaky or of performance.
 
     Without --case, --splat, --metric, --boot or --build: a case that fails at --bad and passes at --good."""
@@ -165,35 +127,34 @@ def bisect(context: click.Context, /, **given: Any) -> None:
     from orchestrator.core.store import open_store
     from orchestrator.engine.local import LocalEngine
     from orchestrator.report import terminal as report
-    from orchestrator.run import execute as runs
+    from orchestrator.run.directory import RunDirectory
 
-    console = report.console()
-    store = open_store()
-    engine = LocalEngine()
-    say = _saying(console, context)
-    out = Path(given["out"])
-    if given["resume"] is not None:
-        alone(context, "--resume", "resume", "out", why="the bisect goes on as it was begun")
-        folder = runs.RunDirectory.existing(out, given["resume"], setup.KIND).path
-        wanted = setup.load(folder)
-        history = History.read(Path(wanted.repository), wanted.good, wanted.bad)
+    console, store = report.console(), open_store()
+    say = _progress_printer(console, context)
+    out = Path(parameters["out"])
+    if parameters["resume"] is not None:
+        alone(context, "--resume", "resume", "out", why="the bisect continues as it was begun")
+        folder = RunDirectory.existing(out, parameters["resume"], setup.KIND).path
+        bisect_setup = setup.load(folder)
+        history = History.read(Path(bisect_setup.repository), bisect_setup.good, bisect_setup.bad)
     else:
-        wanted, history = request.plan(given, say)
-        folder = runs.RunDirectory.fresh(out, setup.KIND).path
-    if given["dry_run"]:
-        for line in command.estimate(wanted, history, store, out):
+        bisect_setup, history = request.prepare_bisect(requests.bisect(parameters), say)
+        folder = RunDirectory.fresh(out, setup.KIND).path
+    if parameters["dry_run"]:
+        for line in command.estimate(bisect_setup, history, store, out):
             click.echo(line)
         return
+    engine = LocalEngine(store)
     with interrupts(engine.cancel):
-        found = command.carry_out(folder, wanted, history, store, engine, console, say)
-    sys.exit(found.exit_code)
+        conclusion = command.execute(folder, bisect_setup, history, store, engine, console, say)
+    sys.exit(conclusion.exit_code)
 
 
 @cli.command(cls=config.Verb, epilog=_EXIT_CODES)
 @click.argument("patches", required=False, metavar="[SERIES]", shell_complete=completion.files)
 @options(SERIES, BUILT, SUITES, MACHINE, RUNS)
 @click.pass_context
-def series(context: click.Context, /, patches: str | None, **given: Any) -> None:
+def series(context: click.Context, /, **parameters: Any) -> None:
     """Test a patch series, patch by patch.
 
     SERIES is an mbox, a folder of patches, BASE..TIP of the repository, or a message-id (b4 fetches it).
@@ -202,22 +163,24 @@ def series(context: click.Context, /, patches: str | None, **given: Any) -> None
     from orchestrator.core.store import open_store
     from orchestrator.engine.local import LocalEngine
     from orchestrator.report import terminal as report
-    from orchestrator.run.execute import RunDirectory
-    from orchestrator.series import session
+    from orchestrator.run.directory import RunDirectory
+    from orchestrator.series import request, session
     from orchestrator.series.model import Series
 
-    console = report.console()
-    store, engine, say = open_store(), LocalEngine(), _saying(console, context)
-    out = Path(given["out"])
-    if given["resume"] is not None:
-        alone(context, "--resume", "resume", "out", why="the series goes on as it was begun")
-        place = RunDirectory.existing(out, given["resume"], session.KIND)
-        wanted: session.Reader | Series = session.load(place)
+    console, store = report.console(), open_store()
+    say = _progress_printer(console, context)
+    out = Path(parameters["out"])
+    what: request.Reader | Series
+    if parameters["resume"] is not None:
+        alone(context, "--resume", "resume", "out", why="the series continues as it was begun")
+        place = RunDirectory.existing(out, parameters["resume"], session.KIND)
+        what = session.load(place)
     else:
         place = RunDirectory.fresh(out, session.KIND)
-        wanted = session.asked(patches or "", given, say)
+        what = request.reader_of(requests.series(parameters), say)
+    engine = LocalEngine(store)
     with interrupts(engine.cancel):
-        code = session.carry_out(place, wanted, store=store, engine=engine, console=console, say=say)
+        code = session.execute(place, what, store=store, engine=engine, console=console, say=say)
     sys.exit(code)
 
 
@@ -225,7 +188,7 @@ def series(context: click.Context, /, patches: str | None, **given: Any) -> None
 @click.argument("cell", required=False, metavar="[RUN/CELL]", shell_complete=completion.cells)
 @options(KERNEL, PREBUILT, GUEST, RUNS)
 @click.pass_context
-def shell(context: click.Context, /, cell: str | None, **given: Any) -> None:
+def shell(context: click.Context, /, cell: str | None, **parameters: Any) -> None:
     """Boot one kernel and open a shell in its guest.
 
     RUN/CELL is a cell of an earlier run (an id, a path or `last`), whose very guest is booted again;
@@ -233,18 +196,19 @@ def shell(context: click.Context, /, cell: str | None, **given: Any) -> None:
     proven what it is before."""
     from orchestrator.core.store import open_store
     from orchestrator.debug import shell as shells
+    from orchestrator.plan.options import choose
     from orchestrator.report import terminal as report
 
-    say = _saying(report.console(stderr=True), context)
+    say = _progress_printer(report.console(stderr=True), context)
     if cell is not None:
         from orchestrator.debug import reopen
 
         alone(context, cell, "cell", "out", "accel", why="its guest is booted as it was")
-        found = reopen.find(Path(given["out"]), cell)
-        sys.exit(shells.open_again(found, open_store(), say, asked=given["accel"]))
+        found = reopen.find(Path(parameters["out"]), cell)
+        sys.exit(shells.open_again(found, open_store(), say, asked=parameters["accel"]))
     sys.exit(
         shells.open_shell(
-            choices_from_options.choices(given), open_store(), say, named=bool(given["variants"])
+            choose(requests.options(parameters)), open_store(), say, named=bool(parameters["variants"])
         )
     )
 
@@ -268,7 +232,7 @@ def shell(context: click.Context, /, cell: str | None, **given: Any) -> None:
 )
 @click.option("--print", "only_print", is_flag=True, help="Print gdb's command, and wait for Ctrl-C.")
 @click.pass_context
-def gdb(context: click.Context, /, cell: str, words: tuple[str, ...], **given: Any) -> None:
+def gdb(context: click.Context, /, cell: str, words: tuple[str, ...], **parameters: Any) -> None:
     """Boot a cell's guest again, halted, with gdb attached.
 
     RUN/CELL is as for `orchestrate shell`. What follows `--` goes to gdb. Both end together."""
@@ -277,17 +241,17 @@ def gdb(context: click.Context, /, cell: str, words: tuple[str, ...], **given: A
     from orchestrator.debug import reopen
     from orchestrator.report import terminal as report
 
-    say = _saying(report.console(stderr=True), context)
-    found = reopen.find(Path(given["out"]), cell)
-    vmlinux = Path(given["vmlinux"]) if given["vmlinux"] else None
+    say = _progress_printer(report.console(stderr=True), context)
+    found = reopen.find(Path(parameters["out"]), cell)
+    vmlinux = Path(parameters["vmlinux"]) if parameters["vmlinux"] else None
     code = debugger.attach(
         found,
         open_store(),
         say,
-        asked=given["accel"],
+        asked=parameters["accel"],
         vmlinux=vmlinux,
         words=words,
-        only_print=given["only_print"],
+        only_print=parameters["only_print"],
     )
     sys.exit(code)
 
@@ -303,7 +267,7 @@ def gdb(context: click.Context, /, cell: str, words: tuple[str, ...], **given: A
 )
 @click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Compile jobs. Default: one a CPU.")
 @click.pass_context
-def decode(context: click.Context, /, cell: str, **given: Any) -> None:
+def decode(context: click.Context, /, cell: str, **parameters: Any) -> None:
     """Give a cell's stack traces file and line, and what was inlined.
 
     RUN/CELL is as for `orchestrate shell`. A kernel without line numbers is built once more with them,
@@ -312,10 +276,10 @@ def decode(context: click.Context, /, cell: str, **given: Any) -> None:
     from orchestrator.debug import reopen
     from orchestrator.report import terminal as report
 
-    say = _saying(report.console(stderr=True), context)
-    found = reopen.find(Path(given["out"]), cell)
-    vmlinux = Path(given["vmlinux"]) if given["vmlinux"] else None
-    decoded = reopen.decode(found, open_store(), say, vmlinux=vmlinux, jobs=given["jobs"] or 0)
+    say = _progress_printer(report.console(stderr=True), context)
+    found = reopen.find(Path(parameters["out"]), cell)
+    vmlinux = Path(parameters["vmlinux"]) if parameters["vmlinux"] else None
+    decoded = reopen.decode(found, open_store(), say, vmlinux=vmlinux, jobs=parameters["jobs"] or 0)
     for case in decoded.cases:
         click.echo(f"{case.id}: {case.reason}\n{case.detail}\n")
     for path in decoded.files:
@@ -390,8 +354,8 @@ def completion_(shell: str | None) -> None:
     click.echo(completion.script(shell or completion.users_shell(), cli), nl=False)
 
 
-def _saying(console: Console, context: click.Context) -> Callable[[str], None]:
-    """What prints a line of progress; the first one tells which file has given options."""
+def _progress_printer(console: Console, context: click.Context) -> Callable[[str], None]:
+    """A function that prints lines of progress; the first line names the file that options come from."""
 
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, markup=False)
@@ -402,8 +366,8 @@ def _saying(console: Console, context: click.Context) -> Callable[[str], None]:
 
 
 def main() -> None:
-    """Run a verb; what goes wrong is a line or two and an exit code, never a traceback."""
-    carry_out(cli)
+    """Run a verb; an error is a line or two and an exit code, never a traceback."""
+    run_verb(cli)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,9 @@ import click
 
 from orchestrator.cli import completion
 from orchestrator.core.errors import UserError
+from orchestrator.plan import UNTIL_FAIL_TIMES
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-#: Repeats under ``--until-fail`` where ``--times`` says nothing.
-UNTIL_FAIL_TIMES = 1000
 
 
 class Memory(click.IntRange):

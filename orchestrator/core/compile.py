@@ -6,18 +6,15 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.core import toolchain
 from orchestrator.core.arch import Arch
-from orchestrator.core.errors import InfraError, KernelError, UserError
-from orchestrator.core.process import Supervised, require
+from orchestrator.core.errors import InfraError, UserError
 from orchestrator.core.store import Store, digest_of, file_digest
 from orchestrator.core.text import one_line
-from orchestrator.source.model import Tree
 
 _LIMIT_S = 900.0
 #: The compiler's own trouble, or that of its installation.
@@ -111,51 +108,3 @@ def _prerequisites(rules: str) -> list[str]:
         plain = re.sub(r"(['\"])", r"\\\1", rule.removeprefix("x:").replace("$$", "$"))
         words += shlex.split(plain)
     return sorted(set(words))
-
-
-def build_selftests(tree: Tree, directory: str, *, arch: Arch, store: Store, log: Path) -> dict[str, Path]:
-    """The programs of one kselftest directory of a tree, by name; what does not compile is not among them.
-
-    The tree is only read: ``OUTPUT`` is in the store. Headers come from the tree's tools/include/uapi.
-
-    :param log: where a copy of make's output goes.
-    :raises KernelError: the tree has no such directory, or nothing in it compiles.
-    """
-    place = tree.path / directory
-    if not (place / "Makefile").is_file():
-        raise KernelError(f"{tree.describe}: no {directory} in this tree")
-    compiler = toolchain.find("gcc", arch)
-    require("make", remedy="Install it: apt-get install make")
-    key = digest_of("selftests", tree.digest, directory, arch.name, compiler.version)
-
-    def make(fresh: Path) -> None:
-        output = fresh / "programs"
-        output.mkdir()
-        flags = "USERLDFLAGS=-static"
-        if "USERLDFLAGS" not in (tree.path / "tools/testing/selftests/lib.mk").read_text(errors="replace"):
-            flags = "LDFLAGS=-static -pthread"
-        argv = ["make", "-k", "-C", str(place), f"OUTPUT={output}", f"ARCH={arch.make_arch}", flags]
-        argv += [f"CROSS_COMPILE={arch.compiler_prefix}", f"-j{os.cpu_count() or 1}"]
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "KBUILD"))}
-        child = Supervised(argv, limit_s=_LIMIT_S, grace_s=1.0, output=fresh / "log", env=env)
-        outcome = child.to_end()
-        if outcome.reason != "ended":
-            raise InfraError(f"the build of {directory} ended with {outcome}")
-        for path in output.iterdir():
-            if path.suffix in (".o", ".d") or path.is_dir() or not os.access(path, os.X_OK):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if not any(output.iterdir()):
-            shutil.copyfile(fresh / "log", log)
-            lines = [
-                line for line in (fresh / "log").read_text(errors="replace").splitlines() if "error" in line
-            ]
-            first = lines[0] if lines else str(outcome)
-            raise KernelError(
-                f"{tree.describe}: nothing in {directory} compiles for {arch.name}: {first}",
-                remedy=f"The log: {log}",
-            )
-
-    folder = store.entry("selftests", key, make)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(folder / "log", log)
-    return {path.name: path for path in sorted((folder / "programs").iterdir())}

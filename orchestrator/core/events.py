@@ -72,10 +72,15 @@ class Events:
             self._log.close()
 
     def emit(self, cell: str, phase: str, text: str) -> None:
+        """Record an event that happens now."""
+        self.record(Event(now(), cell, phase, text))
+
+    def record(self, event: Event) -> None:
         """Record one event."""
+        cell, phase, text = event.cell, event.phase, event.text
         with self._lock:
             if self._log and not self._log.closed:
-                self._log.write(msgspec.json.encode(Event(now(), cell, phase, text)) + b"\n")
+                self._log.write(msgspec.json.encode(event) + b"\n")
             line = self._lines.setdefault(cell, _Line()) if cell else None
             if line:
                 line.phase, line.text = phase, text

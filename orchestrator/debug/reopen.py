@@ -13,16 +13,17 @@ import msgspec
 from orchestrator.cell import record as guest_record
 from orchestrator.cell import stack_traces
 from orchestrator.cell.record import GuestRecord
-from orchestrator.cell.state import kernel_spec
 from orchestrator.core import elf
 from orchestrator.core.errors import InfraError, OrchestrateError, UserError
 from orchestrator.core.store import Store, absolute
 from orchestrator.kernel import debug_build
 from orchestrator.kernel.spec import KernelSpec, Say
 from orchestrator.plan import prepare
+from orchestrator.plan.inputs import kernel_spec
 from orchestrator.plan.plan import Plan
 from orchestrator.results.model import AT_FAULT, Case, CellResult, Verdict
-from orchestrator.run.execute import RunDirectory, check_unchanged, replace_cell
+from orchestrator.run.directory import RunDirectory, check_unchanged
+from orchestrator.run.execute import replace_cell
 from orchestrator.vm import accel
 from orchestrator.vm.machine import Deadlines, Guest
 from orchestrator.vm.qemu import GuestSpec
@@ -227,8 +228,8 @@ def _kernel_spec(plan: Plan, found: Found, store: Store, say: Say) -> KernelSpec
     choices = msgspec.structs.replace(plan.choices, sources=(source,), suites=(), commands=(), put=())
     targets = prepare.targets(choices, store, say)
     check_unchanged(msgspec.structs.replace(plan, kernels=(plan.kernels[number],), inputs={}), targets, {})
-    shared = prepare.context(choices, targets, (), store, found.root, say=say)
-    return kernel_spec(shared, cell.label, cell.arch, cell.variant)
+    inputs = prepare.inputs(choices, targets, (), store, say)
+    return kernel_spec(inputs, cell.label, cell.arch, cell.variant)
 
 
 def _prove(guest: Guest, record: GuestRecord) -> None:

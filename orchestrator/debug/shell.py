@@ -19,18 +19,20 @@ from pathlib import Path
 import msgspec
 import paramiko
 
-from orchestrator.analysis.pairs import WITH
-from orchestrator.cell import lifecycle as cells
 from orchestrator.cell import reproduce
 from orchestrator.cell.boot import boot
-from orchestrator.cell.state import Cell, Moot
-from orchestrator.cell.suites import guest_spec, programs
+from orchestrator.cell.host import Host
+from orchestrator.cell.job import CellJob
+from orchestrator.cell.kernel import make_kernel
+from orchestrator.cell.machine import build_suites, guest_spec
+from orchestrator.cell.state import CellState, NotApplicable
 from orchestrator.core.errors import InfraError, KernelError, UserError
 from orchestrator.core.store import Store
 from orchestrator.debug import reopen
 from orchestrator.debug.reopen import Found
+from orchestrator.kernel.kconfig import WITH
 from orchestrator.plan import prepare
-from orchestrator.plan.plan import Choices
+from orchestrator.plan.choices import Choices
 from orchestrator.results.model import Blame, Verdict
 from orchestrator.suites import build as suite_build
 from orchestrator.suites import catalog
@@ -57,14 +59,16 @@ def open_shell(choices: Choices, store: Store, say: Say, *, named: bool) -> int:
         raise UserError("a shell is for one kernel", remedy="Name one --variant.")
     if not named:
         choices = msgspec.structs.replace(choices, variants=(WITH,))
-    found = prepare.targets(choices, store, say)
+    targets = prepare.targets(choices, store, say)
     suites = (catalog.command(["true"], [Path(p) for p in choices.put]),) if choices.put else ()
-    plan = prepare.plan(choices, found, suites)
+    plan = prepare.plan(choices, targets, suites)
     if len(plan.cells) != 1:
         raise UserError("a shell is for one kernel", remedy="Name one --source and one --arch.")
     with tempfile.TemporaryDirectory(prefix="orc-shell-") as root:
-        shared = prepare.context(choices, found, suites, store, Path(root), say=say)
-        with _guest(suites, Cell(shared, plan.cells[0], lambda _, text: say(text)), named=named) as guest:
+        inputs = prepare.inputs(choices, targets, suites, store, say)
+        job = CellJob.of(plan.cells[0], inputs, {}, lambda _arch, _variant: None)
+        cell = CellState(job, Host.here(store, Path(root)), lambda _, text: say(text))
+        with _guest(suites, cell, named=named) as guest:
             return interact(guest, suite_build.guest_folder(suites[0]) if suites else "")
 
 
@@ -83,23 +87,22 @@ def open_again(found: Found, store: Store, say: Say, *, asked: str) -> int:
 
 
 @contextlib.contextmanager
-def _guest(suites: Sequence[Suite], cell: Cell, *, named: bool) -> Iterator[Guest]:
+def _guest(suites: Sequence[Suite], cell: CellState, *, named: bool) -> Iterator[Guest]:
     cell.folder.mkdir(parents=True)
     guest = None
     try:
-        kernel = cells.make_kernel(cell)
+        kernel = make_kernel(cell)
         if kernel is not None:
-            spec = guest_spec(cell, kernel, suites, programs(cell, suites))
+            spec = guest_spec(cell, kernel, suites, build_suites(cell, suites))
             try:
                 guest = boot(cell, kernel, spec)
-            except Moot:
+            except NotApplicable:
                 if named:
                     raise
                 # a prebuilt kernel is what it is
-                read = cell.context.variants_read[cell.plan.label]
-                cell.plan = msgspec.structs.replace(cell.plan, variant=read)
+                cell.plan = msgspec.structs.replace(cell.plan, variant=cell.prebuilt_variant)
                 guest = boot(cell, kernel, spec)
-    except Moot as error:
+    except NotApplicable as error:
         raise UserError(error.message) from None
     if guest is None:
         bad = next(case for case in cell.cases if case.verdict is not Verdict.PASS)

@@ -1,16 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The engine of one machine: cells in threads, those that must be alone by themselves."""
+"""The engine of this machine: cells in threads, those that must be alone by themselves."""
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
+from orchestrator.cell.host import Host
+from orchestrator.cell.job import CellJob
 from orchestrator.core import process
-from orchestrator.engine import Work
-from orchestrator.plan.plan import CellPlan
-from orchestrator.results.model import CellResult
+from orchestrator.core.store import Store
+from orchestrator.engine import worker
+from orchestrator.engine.protocol import Finished, Progress, Report
+
+#: Seconds after which the caller's thread looks around: a signal's handler runs between two looks.
+_TICK_S = 0.2
 
 
 class LocalEngine:
@@ -19,7 +27,8 @@ class LocalEngine:
     One by default: two guests or builds at once disturb each other's timing.
     """
 
-    def __init__(self, parallel: int = 1) -> None:
+    def __init__(self, store: Store, parallel: int = 1) -> None:
+        self._store = store
         self._parallel = parallel
         self._cancelled = threading.Event()
 
@@ -28,43 +37,59 @@ class LocalEngine:
         return self._cancelled.is_set()
 
     def cancel(self) -> None:
-        """Start no further cell, and end every build and guest; what they found so far still comes out."""
+        """See ``Engine.cancel``; every build and guest of this process ends."""
         self._cancelled.set()
         process.end_all()
 
-    def carry_out(self, cells: Iterable[CellPlan], work: Work) -> Iterator[tuple[CellPlan, CellResult]]:
-        """See ``Engine.carry_out``."""
+    def run(self, jobs: Iterable[CellJob], root: Path) -> Iterator[Report]:
+        """See ``Engine.run``."""
         pool = ThreadPoolExecutor(self._parallel, thread_name_prefix="cell")
-        running: dict[Future[CellResult], CellPlan] = {}
+        run = _Run(pool, Host.here(self._store, root, self.cancelled))
         try:
-            waiting = iter(cells)
-            while not self.cancelled():
-                # the next cell is asked for when there is room for it: it may depend on what has ended
-                while len(running) >= self._parallel:
-                    yield from self._ended(running)
-                cell = next(waiting, None)
-                if cell is None:
+            for job in jobs:
+                # there is room for a job while the caller is asked for it, but it may have to be alone
+                while run.excludes(job):
+                    yield from run.reports()
+                if self.cancelled():
                     break
-                while running and (cell.alone or self._one_alone(running)):
-                    yield from self._ended(running)
-                if not self.cancelled():
-                    running[pool.submit(work, cell)] = cell
-            while running:
-                yield from self._ended(running)
+                run.submit(job)
+                while len(run.running) >= self._parallel:
+                    yield from run.reports()
+                if self.cancelled():
+                    break
+            while run.running:
+                yield from run.reports()
         except BaseException:
             self.cancel()
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    @staticmethod
-    def _one_alone(running: dict[Future[CellResult], CellPlan]) -> bool:
-        return any(cell.alone for cell in running.values())
 
-    @staticmethod
-    def _ended(running: dict[Future[CellResult], CellPlan]) -> Iterator[tuple[CellPlan, CellResult]]:
-        # a time-out, so that a signal's handler gets its turn
-        done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-        for future in done:
-            cell = running.pop(future)
-            yield cell, future.result()
+class _Run:
+    """The jobs at work, and the reports that they have sent."""
+
+    def __init__(self, pool: ThreadPoolExecutor, host: Host) -> None:
+        self.running: dict[Future[Finished], CellJob] = {}
+        self._pool = pool
+        self._host = host
+        self._reports: queue.SimpleQueue[Progress | Future[Finished]] = queue.SimpleQueue()
+
+    def excludes(self, job: CellJob) -> bool:
+        """Whether the job cannot run beside those at work."""
+        return bool(self.running) and (job.plan.alone or any(j.plan.alone for j in self.running.values()))
+
+    def submit(self, job: CellJob) -> None:
+        future = self._pool.submit(worker.attempt, job, self._host, self._reports.put)
+        self.running[future] = job
+        future.add_done_callback(self._reports.put)
+
+    def reports(self) -> Iterator[Report]:
+        """What there is to report, after waiting for a moment; what a job raised is raised here."""
+        with contextlib.suppress(queue.Empty):
+            report = self._reports.get(timeout=_TICK_S)
+            if isinstance(report, Future):
+                del self.running[report]
+                yield report.result()
+            else:
+                yield report

@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from orchestrator.cell.program import Told
+import msgspec
+
 from orchestrator.core.errors import InfraError
 from orchestrator.core.text import clean, one_line
 from orchestrator.evidence import hang, health, vma_locks
@@ -44,12 +45,32 @@ _KEYS = {
 }
 
 
+class HangReport(msgspec.Struct, frozen=True):
+    """What was learned of something that hangs.
+
+    ``reason`` is one line, empty where nothing is known; ``detail`` names the files with the evidence.
+    """
+
+    reason: str = ""
+    detail: str = ""
+
+
+class HangProbe(msgspec.Struct, frozen=True):
+    """Examines a guest in which a program, given by its name, hangs; it takes ``limit_s`` seconds at most.
+
+    It must not raise, and changes no verdict.
+    """
+
+    examine: Callable[[Guest, str], HangReport]
+    limit_s: float
+
+
 def limit_s(guest_factor: float) -> float:
     """Seconds that the evidence of one hang may take in a guest that is this much slower."""
     return min(BOX_S * max(1.0, guest_factor), BOX_MOST_S)
 
 
-def look(
+def examine(
     guest: Guest,
     program: str,
     *,
@@ -58,7 +79,7 @@ def look(
     watch: ConsoleWatch,
     dump: bool,
     debug: Callable[[], Path | None] = lambda: None,
-) -> Told:
+) -> HangReport:
     """Keep what can be known of a hang in ``folder`` and say it; trouble of guest or disk is only noted.
 
     ``<program>.hang.txt`` has the texts, ``<program>.vmcore`` the memory.
@@ -85,7 +106,7 @@ class _Gatherer:
         """Seconds for the next step; at least one, so that what is quick is tried."""
         return max(1.0, min(most_s * max(1.0, self.guest.factor), self.until - time.monotonic()))
 
-    def all(self, dump: bool, debug: Callable[[], Path | None]) -> Told:
+    def all(self, dump: bool, debug: Callable[[], Path | None]) -> HangReport:
         answers = self._step("tasks over SSH", self._ask_tasks)
         with self.watch.ours():
             self._step("sysrq", lambda: self._sysrq(answers))
@@ -101,7 +122,7 @@ class _Gatherer:
         said = hang.explain(tasks, holders, arch=self.guest.spec.arch.name)
         reason = "; ".join(word for word in (said, self.locks) if word)
         self._write(reason)
-        return Told(reason, "\n".join(self.notes))
+        return HangReport(reason, "\n".join(self.notes))
 
     def _step(self, name: str, step: Callable[[], object]) -> bool:
         """Whether a step did what it should; else a note says why it did not."""

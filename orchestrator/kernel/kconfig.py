@@ -16,6 +16,9 @@ import msgspec
 from orchestrator.core import data
 from orchestrator.core.errors import UserError
 
+#: The variant with per-VMA locks, and the one without.
+WITH, WITHOUT = "per-vma-lock", "mmap-lock"
+
 _SET = re.compile(r"^CONFIG_(\w+)=(.*)$")
 _UNSET = re.compile(r"^# CONFIG_(\w+) is not set$")
 

@@ -8,57 +8,11 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from orchestrator.core.errors import UserError
+from orchestrator.plan.choices import Choices
 from orchestrator.suites.catalog import Suite
 
 #: The version of ``plan.json``; a plan of a later one is not resumed.
 PLAN_VERSION = 1
-
-
-class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """One kernel that the user named: a source (empty ``spec``: the default one) or a prebuilt ``image``.
-
-    ``patches`` are applied on top, in order. An empty ``label`` is given one by ``prepare``.
-    """
-
-    spec: str = ""
-    label: str = ""
-    sha256: str = ""
-    patches: tuple[str, ...] = ()
-    image: str = ""
-
-
-class Choices(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user chose. No ``suites`` and no ``commands`` means a build only.
-
-    ``times`` is the number of fresh boots of each functional cell; with ``until_fail`` a kernel's
-    repeats end with the first that fails. ``flavors`` make one kernel together. ``known`` are files of
-    known failures; ``strict``: a known failure is one like any other. ``decode``: a kernel that crashed is
-    built again with line numbers.
-    """
-
-    arches: tuple[str, ...]
-    variants: tuple[str, ...]
-    sources: tuple[Source, ...] = (Source(),)
-    suites: tuple[str, ...] = ()
-    commands: tuple[str, ...] = ()
-    put: tuple[str, ...] = ()
-    selftests_from: str = ""
-    times: int = 1
-    until_fail: bool = False
-    vsyscall: str = ""
-    boots: int = 0
-    smp: int = 2
-    mem_mib: int = 512
-    cmdline: tuple[str, ...] = ()
-    accel: str = "auto"
-    toolchain: str = "gcc"
-    flavors: tuple[str, ...] = ()
-    kconfig: tuple[str, ...] = ()
-    config: str = ""
-    known: tuple[str, ...] = ()
-    strict: bool = False
-    decode: bool = False
-    jobs: int = 0
 
 
 class CellPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +36,7 @@ class CellPlan(msgspec.Struct, frozen=True, kw_only=True):
     boot: int = 0
 
 
-class Kernel(msgspec.Struct, frozen=True, kw_only=True):
+class PlannedKernel(msgspec.Struct, frozen=True, kw_only=True):
     """A kernel that takes part, by its label: what it is made of, and for which architectures."""
 
     label: str
@@ -99,7 +53,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int = PLAN_VERSION
     choices: Choices
-    kernels: tuple[Kernel, ...]
+    kernels: tuple[PlannedKernel, ...]
     cells: tuple[CellPlan, ...]
     inputs: dict[str, str] = {}
 
@@ -107,7 +61,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def make(
     choices: Choices,
     *,
-    kernels: Sequence[Kernel],
+    kernels: Sequence[PlannedKernel],
     suites: Sequence[Suite],
     vsyscall_modes: Mapping[str, tuple[str, ...]],
 ) -> Plan:

@@ -13,23 +13,24 @@ from pathlib import Path
 import msgspec
 
 from orchestrator import source as sources
-from orchestrator.cell.state import Context, Target
 from orchestrator.core import arch as arches
 from orchestrator.core import toolchain
 from orchestrator.core.arch import Arch
 from orchestrator.core.errors import InfraError, UserError
-from orchestrator.core.store import Store, absolute, digest_of, file_digest
+from orchestrator.core.store import Store, absolute
 from orchestrator.kernel import flavor, kconfig, prebuilt
-from orchestrator.plan.plan import Choices, Kernel, Plan, Source, make
+from orchestrator.plan.choices import Choices, Source
+from orchestrator.plan.inputs import Inputs
+from orchestrator.plan.plan import Plan, PlannedKernel, make
+from orchestrator.plan.target import Target, target_of
 from orchestrator.source import patches
-from orchestrator.source.classify import classify, maps_uses_vma_locks
 from orchestrator.source.model import Tree
 from orchestrator.suites import build as suite_build
 from orchestrator.suites import catalog
 from orchestrator.suites.catalog import Suite
 from orchestrator.verdict import known
 from orchestrator.vm import accel, qemu
-from orchestrator.vm.rootfs import image, overlay
+from orchestrator.vm.rootfs import image
 
 Say = Callable[[str], None]
 
@@ -97,7 +98,7 @@ def check(choices: Choices, chosen: Sequence[Suite]) -> None:
     built = any(not source.image for source in choices.sources)
     make(
         choices,
-        kernels=[Kernel(label="kernel", arches=choices.arches)] if built else (),
+        kernels=[PlannedKernel(label="kernel", arches=choices.arches)] if built else (),
         suites=chosen,
         vsyscall_modes=_vsyscall_modes(),
     )
@@ -157,17 +158,6 @@ def _target(source: Source, store: Store, say: Say) -> Target:
     tree = _tree(source, store, say)
     label = source.label or _as_label(tree.version + ("-patched" if source.patches else ""))
     return target_of(label, tree, _pinned(source, tree))
-
-
-def target_of(label: str, tree: Tree, source: Source) -> Target:
-    """The target that a tree is, as it is at this moment."""
-    return Target(
-        label=label,
-        tree=tree,
-        tree_class=classify(tree.path),
-        maps_read_under_vma_locks=maps_uses_vma_locks(tree.path),
-        source=source,
-    )
 
 
 def _tree(source: Source, store: Store, say: Say) -> Tree:
@@ -234,11 +224,11 @@ def plan(
     choices: Choices,
     found: Sequence[Target],
     chosen: Sequence[Suite],
-    inputs: Mapping[str, str] | None = None,
+    digests: Mapping[str, str] | None = None,
 ) -> Plan:
     """Lay the run out.
 
-    :param inputs: see ``inputs``.
+    :param digests: as of ``plan.inputs.digests``.
     :raises UserError: choices that do not fit together.
     """
     kernels = []
@@ -253,30 +243,25 @@ def plan(
                     remedy="Give the tree with --selftests-from, or other suites with --suite or --cmd.",
                 )
         kernels.append(
-            Kernel(label=target.label, arches=names, describe=target.describe, digest=target.digest)
+            PlannedKernel(label=target.label, arches=names, describe=target.describe, digest=target.digest)
         )
     made = make(choices, kernels=kernels, suites=chosen, vsyscall_modes=_vsyscall_modes())
-    return msgspec.structs.replace(made, inputs=dict(inputs or {}))
+    return msgspec.structs.replace(made, inputs=dict(digests or {}))
 
 
-def context(
+def inputs(
     choices: Choices,
-    found: Sequence[Target],
+    targets: Sequence[Target],
     chosen: Sequence[Suite],
     store: Store,
-    root: Path,
-    *,
-    cancelled: Callable[[], bool] = lambda: False,
     say: Say = lambda _: None,
-) -> Context:
-    """What all cells of a run share, read and checked once.
+) -> Inputs:
+    """What the cells of a run are made from, read and checked once.
 
-    :param root: the run directory.
     :raises UserError: a fragment, base or tree that cannot be used, or KVM that cannot be forced.
     :raises InfraError: a compiler or QEMU is not installed.
     """
-    store = Store(store.root, cancelled)
-    # the user's last, who may have reasons to undo a part of a flavor
+    # the user's come last: they may undo a part of a flavor
     fragments = (
         *(each.fragment for each in flavor.combine(choices.flavors)),
         *(kconfig.user_fragment(spec) for spec in choices.kconfig),
@@ -285,42 +270,26 @@ def context(
     selftests = None
     if choices.selftests_from:
         selftests = sources.resolve(choices.selftests_from, cache=store.root, say=say)
-    built = any(target.tree is not None for target in found)
-    for name in {a for t in found for a in ((t.prebuilt.arch,) if t.prebuilt else choices.arches)}:
+    built = any(target.tree is not None for target in targets)
+    for name in {a for t in targets for a in ((t.prebuilt.arch,) if t.prebuilt else choices.arches)}:
         arch = arches.load(name)
         if built:
             kconfig.check_user_fragments(fragments, name)
             toolchain.find(choices.toolchain, arch)
         if chosen:
-            # better now than after a build of some minutes
+            # before a build of some minutes, not after it
             qemu.program(arch)
             accel.choose(arch, choices.accel, store.root)
             _try_suites(chosen, arch, store, say)
-    return Context(
-        targets={target.label: target for target in found},
+    return Inputs(
+        choices=choices,
+        targets={target.label: target for target in targets},
         suites={suite.name: suite for suite in chosen},
         selftests=selftests,
-        choices=choices,
-        store=store,
-        keys=overlay.make_keys(),
-        root=root,
         fragments=fragments,
         base=base,
         known=tuple(entry for path in choices.known for entry in _known(path)),
-        cancelled=cancelled,
     )
-
-
-def inputs(shared: Context) -> dict[str, str]:
-    """Digests of what a run reads besides its kernels, by what the user calls it."""
-    found = {"--kconfig": digest_of([fragment.text for fragment in shared.fragments])}
-    found["--config"] = digest_of(shared.base)
-    found["--selftests-from"] = shared.selftests.digest if shared.selftests is not None else ""
-    for suite in shared.suites.values():
-        if suite.user:
-            files = suite_build.files_of(suite)
-            found[f"suite {suite.name!r}"] = digest_of({n: file_digest(p) for n, p in files.items()})
-    return found
 
 
 def _try_suites(chosen: Sequence[Suite], arch: Arch, store: Store, say: Say) -> None:

@@ -50,6 +50,15 @@ GRAVITY: tuple[Verdict, ...] = (
 #: Verdicts that say that the kernel or a test is at fault.
 AT_FAULT = frozenset((Verdict.FAIL, Verdict.CRASH, Verdict.TIMEOUT))
 
+#: Exit codes in the order in which they win (design §5), and those that a verdict leads to.
+_PRECEDENCE = (2, 130, 1, 3, 4, 0)
+_CODES = {
+    **dict.fromkeys(AT_FAULT, 1),
+    Verdict.ERROR: 3,
+    Verdict.INCONCLUSIVE: 4,
+    Verdict.PASS: 0,
+}
+
 #: What `git bisect run` takes for "cannot be judged".
 CANNOT_JUDGE = 125
 #: What stops `git bisect run` at once: anything from here on.
@@ -125,6 +134,11 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
     return min(verdicts, key=GRAVITY.index, default=Verdict.INCONCLUSIVE)
 
 
+def gravest_exit_code(codes: Iterable[int]) -> int:
+    """The exit code that several lead to (design §5); 4 of none, since nothing was shown."""
+    return min(codes, key=_PRECEDENCE.index, default=4)
+
+
 def exit_code(cases: Iterable[Case], *, interrupted: bool = False) -> int:
     """The exit code of a verb over all cases of its run (design §5).
 
@@ -134,16 +148,11 @@ def exit_code(cases: Iterable[Case], *, interrupted: bool = False) -> int:
     A cell of which only its own cases passed has tested nothing: what must pass is a case of a suite,
     or, in a run of ``build`` alone, the build. The caller chooses by what it passes in.
     """
-    seen = {case.verdict for case in cases}
-    if interrupted:
-        return 130
-    if seen & AT_FAULT:
-        return 1
-    if Verdict.ERROR in seen:
-        return 3
-    if Verdict.INCONCLUSIVE in seen or Verdict.PASS not in seen:
-        return 4
-    return 0
+    verdicts = {case.verdict for case in cases}
+    codes = [_CODES[verdict] for verdict in verdicts if verdict in _CODES]
+    if Verdict.PASS not in verdicts:
+        codes.append(4)
+    return gravest_exit_code([130] if interrupted else codes)
 
 
 def bisect_exit_code(cases: Iterable[Case], *, interrupted: bool = False) -> int:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator.cell.state import Context, kernel_spec, moot
 from orchestrator.core import arch as arches
 from orchestrator.core.errors import OrchestrateError, UserError
+from orchestrator.core.store import Store
 from orchestrator.kernel import build
+from orchestrator.plan.inputs import Inputs, kernel_spec, not_applicable
 from orchestrator.plan.plan import CellPlan, Plan
 from orchestrator.results.model import CellResult
 
@@ -47,7 +48,9 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
         return sum(k.cpu_s or 0.0 for k in self.kernels if k.state == "build") / max(1, cpus)
 
 
-def cost(plan: Plan, shared: Context, runs: Path, say: Callable[[str], None] = lambda _: None) -> Cost:
+def cost(
+    plan: Plan, inputs: Inputs, store: Store, runs: Path, say: Callable[[str], None] = lambda _: None
+) -> Cost:
     """What the plan would cost. Kernels are configured for it, not built; nothing is booted.
 
     :param runs: the folder of earlier runs.
@@ -55,33 +58,33 @@ def cost(plan: Plan, shared: Context, runs: Path, say: Callable[[str], None] = l
     """
     # configuring takes its time, where it was not done before
     say("looking which kernels are there")
-    wanted = dict.fromkeys((cell.label, cell.arch, cell.variant) for cell in plan.cells)
+    kernels = dict.fromkeys((cell.label, cell.arch, cell.variant) for cell in plan.cells)
     earlier = _earlier(runs)
     return Cost(
-        kernels=tuple(_kernel(shared, *which) for which in wanted),
+        kernels=tuple(_kernel(inputs, store, *kernel) for kernel in kernels),
         cells={cell.id: earlier.get(_like(cell)) for cell in plan.cells},
     )
 
 
-def _kernel(shared: Context, label: str, arch: str, variant: str) -> KernelCost:
-    target = shared.targets[label]
+def _kernel(inputs: Inputs, store: Store, label: str, arch: str, variant: str) -> KernelCost:
+    target = inputs.targets[label]
 
     def known(state: str, note: str = "", cpu_s: float | None = None) -> KernelCost:
         return KernelCost(label=label, arch=arch, variant=variant, state=state, note=note, cpu_s=cpu_s)
 
     if target.prebuilt is not None:
         return known("prebuilt", "its variant is read from the guest")
-    if reason := moot(shared, target, variant):
+    if reason := not_applicable(inputs, target, variant):
         return known("NA", reason)
     try:
-        spec = kernel_spec(shared, label, arch, variant)
-        if build.is_built(spec, shared.store):
+        spec = kernel_spec(inputs, label, arch, variant)
+        if build.is_built(spec, store):
             return known("cached")
     except UserError:
         raise
     except OrchestrateError as error:
         return known("error", error.message)
-    return known("build", cpu_s=build.usual_cost_s(arches.load(arch), shared.store))
+    return known("build", cpu_s=build.usual_cost_s(arches.load(arch), store))
 
 
 def _like(cell: CellPlan) -> tuple[str, str, tuple[str, ...]]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import msgspec
 
 from orchestrator.analysis.compare import Comparison, compare_pair
-from orchestrator.analysis.pairs import WITH, WITHOUT, PairFinding, Rate, pairs, rates
+from orchestrator.analysis.pairs import PairFinding, Rate, pairs, rates
+from orchestrator.kernel.kconfig import WITH, WITHOUT
 from orchestrator.results.model import Case, CellResult, Verdict, bisect_exit_code, exit_code
 
 
@@ -58,25 +59,25 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
         return own + [c for cell in self.cells for s in cell.suites for c in s.cases]
 
 
-def drawn(result: RunResult, cells: Sequence[CellResult]) -> RunResult:
+def with_cells(result: RunResult, cells: Sequence[CellResult]) -> RunResult:
     """The result with these cells, and all that follows from them."""
     return msgspec.structs.replace(
         result, cells=tuple(cells), comparisons=compare(cells), pairs=pairs(cells), rates=rates(cells)
     )
 
 
-def summary(outcome: CellResult) -> str:
+def of_cell(cell: CellResult) -> str:
     """A cell's result in words: ``maps 8 passed, 2 skipped``."""
     words = []
-    for case in outcome.cases:
+    for case in cell.cases:
         if case.verdict.value not in ("PASS", "NA"):
             words.append(f"{case.id}: {case.verdict.value}: {case.reason}")
-    for suite in outcome.suites:
+    for suite in cell.suites:
         counts: dict[str, int] = {}
         for case in suite.cases:
             counts[case.verdict.value] = counts.get(case.verdict.value, 0) + 1
         words.append(f"{suite.suite}: " + (", ".join(f"{n} {v}" for v, n in counts.items()) or "nothing ran"))
-    return "; ".join(words) or ("ended early" if outcome.interrupted else "built")
+    return "; ".join(words) or ("ended early" if cell.interrupted else "built")
 
 
 def compare(cells: Sequence[CellResult]) -> tuple[SuiteComparison, ...]:
@@ -97,7 +98,7 @@ def compare(cells: Sequence[CellResult]) -> tuple[SuiteComparison, ...]:
     return tuple(found)
 
 
-def told(result: RunResult) -> list[CellResult]:
+def annotated_cells(result: RunResult) -> list[CellResult]:
     """The cells, each with what its pair and its repeats say of its cases among the properties."""
     cells = []
     for cell in result.cells:

@@ -57,7 +57,7 @@ def _version() -> str:
 
 
 def _kernels(series: Series) -> list[str]:
-    choices = series.asked.choices
+    choices = series.scope.choices
     compilers = {
         name.split()[0]: kernel.toolchain
         for step in series.steps
@@ -68,8 +68,8 @@ def _kernels(series: Series) -> list[str]:
     if choices.flavors:
         said[0] += f", flavor {'+'.join(choices.flavors)}"
     said += [f"{arch}: {compilers.get(arch, 'not built')}" for arch in choices.arches]
-    if series.asked.also:
-        said.append(f"only compiled: {', '.join(series.asked.also)}")
+    if series.scope.also:
+        said.append(f"only compiled: {', '.join(series.scope.also)}")
     return said
 
 
@@ -86,10 +86,10 @@ def method(series: Series) -> list[str]:
     said = ["each patch built, compared with the one before for new warnings, booted once for each kernel"]
     if suites:
         said[0] += f", and tested with {', '.join(dict.fromkeys(suites))}"
-    if series.asked.bench:
-        boots = series.asked.choices.boots or performance.BOOTS
+    if series.scope.bench:
+        boots = series.scope.choices.boots or performance.BOOTS
         said.append(
-            f"{', '.join(series.asked.bench)}: base against tip, {boots} boots of each, in turn on the same "
+            f"{', '.join(series.scope.bench)}: base against tip, {boots} boots of each, in turn on the same "
             "host; one sample a boot; Hodges-Lehmann ratio with an exact interval (Mann-Whitney), 90 % over "
             "all judged metrics together"
         )

@@ -28,7 +28,7 @@ MOST = 500
 _B4_S = 600.0
 
 
-class Given(msgspec.Struct, frozen=True, kw_only=True):
+class SeriesSource(msgspec.Struct, frozen=True, kw_only=True):
     """A series as it was named, before any of it is a commit of ours.
 
     ``mails`` are files to apply on ``base``; without them it is the range up to ``tip``. ``notes`` are
@@ -42,7 +42,7 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-def read(source: str, series: str, work: Path, say: Say) -> Given:
+def read(source: str, series: str, work: Path, say: Say) -> SeriesSource:
     """Find out what the user means.
 
     :param source: ``DIR`` or ``DIR@BASE``; :param work: a folder for mails that are fetched.
@@ -70,7 +70,7 @@ def read(source: str, series: str, work: Path, say: Say) -> Given:
     )
 
 
-def commits(given: Given, shop: Workshop, work: Path) -> tuple[Patch, ...]:
+def commits(given: SeriesSource, shop: Workshop, work: Path) -> tuple[Patch, ...]:
     """The base and the patches as commits that the workshop can check out.
 
     :param work: an empty folder for what is needed on the way.
@@ -114,7 +114,7 @@ def _repository(source: str) -> tuple[Path, str]:
     return folder, revision
 
 
-def _of_range(folder: Path, revision: str, series: str) -> Given:
+def _of_range(folder: Path, revision: str, series: str) -> SeriesSource:
     first, _, last = series.partition("..")
     if first and revision:
         raise UserError(
@@ -139,10 +139,10 @@ def _of_range(folder: Path, revision: str, series: str) -> Given:
             f"{count} of its commits {'is a merge' if count == 1 else 'are merges'}: each is one patch here, "
             "with all that it merged"
         )
-    return Given(folder=folder, base=base, tip=tip, notes=tuple(notes))
+    return SeriesSource(folder=folder, base=base, tip=tip, notes=tuple(notes))
 
 
-def _of_mails(folder: Path, revision: str, files: Sequence[Path], texts: Sequence[Path]) -> Given:
+def _of_mails(folder: Path, revision: str, files: Sequence[Path], texts: Sequence[Path]) -> SeriesSource:
     """A series of mails.
 
     :param texts: all that was fetched: the base may stand in the cover letter alone.
@@ -153,7 +153,7 @@ def _of_mails(folder: Path, revision: str, files: Sequence[Path], texts: Sequenc
         base = clone.commit_of(folder, revision, f"{folder}@{revision}")
         if said and base not in said:
             notes.append(f"it says that it was made on {said[0][:12]}, and is tested on {base[:12]}")
-        return Given(folder=folder, base=base, mails=tuple(files), notes=tuple(notes))
+        return SeriesSource(folder=folder, base=base, mails=tuple(files), notes=tuple(notes))
     names = ", ".join(clean_str(file.name) for file in files)
     if not said:
         raise UserError(
@@ -172,7 +172,7 @@ def _of_mails(folder: Path, revision: str, files: Sequence[Path], texts: Sequenc
             f"{names} was made on {said[0][:12]}, which {folder} does not have",
             remedy=f"Fetch it there, or name another base: --source {folder}@BASE.",
         ) from error
-    return Given(folder=folder, base=base, mails=tuple(files), notes=tuple(notes))
+    return SeriesSource(folder=folder, base=base, mails=tuple(files), notes=tuple(notes))
 
 
 def _fetch(word: str, work: Path, say: Say) -> list[Path]:
@@ -196,7 +196,7 @@ def _fetch(word: str, work: Path, say: Say) -> list[Path]:
     return found
 
 
-def _applied(given: Given, shop: Workshop, work: Path) -> list[Patch]:
+def _applied(given: SeriesSource, shop: Workshop, work: Path) -> list[Patch]:
     base = shop.check_out(given.base)
     made = patches.as_commits(base, given.mails, work)
     return [Patch(number=0, commit=commit, subject=one_line(subject)) for commit, subject in made]
@@ -219,12 +219,12 @@ def _listed(where: Path, *which: str) -> list[Patch]:
     return found
 
 
-def kept_names(given: Given) -> tuple[str, ...]:
+def kept_names(given: SeriesSource) -> tuple[str, ...]:
     """What the mails of a series are called beside its results."""
     return tuple(f"input/{number:02}-{path.name}" for number, path in enumerate(given.mails, 1))
 
 
-def keep(given: Given, folder: Path) -> None:
+def keep(given: SeriesSource, folder: Path) -> None:
     """Copy the mails of a series beside its results, so that it is resumed from these."""
     for name, path in zip(kept_names(given), given.mails, strict=True):
         (folder / "input").mkdir(parents=True, exist_ok=True)

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from orchestrator.analysis.stats import Ratio, Says
-from orchestrator.plan.plan import Choices
-from orchestrator.results.model import Case
+from orchestrator.plan.choices import Choices
+from orchestrator.plan.plan import CellPlan
+from orchestrator.results.model import Case, CellResult
 
 #: The version of ``series.json``; a later one is not resumed.
 SERIES_VERSION = 1
@@ -48,8 +51,34 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return self.check in (APPLIES, BUILD, WARNINGS, BOOT, COMPILE)
 
 
+class KernelId(NamedTuple):
+    """An arch and a variant: of each patch there is one kernel for each."""
+
+    arch: str
+    variant: str
+
+    @classmethod
+    def of(cls, cell: CellResult | CellPlan) -> KernelId:
+        """The kernel of a cell."""
+        return cls(cell.arch, cell.variant)
+
+    @classmethod
+    def parse(cls, key: str) -> KernelId:
+        """The kernel of a key in ``series.json``."""
+        return cls(*key.split())
+
+    @property
+    def key(self) -> str:
+        """``arm64 mmap-lock``: the key in ``series.json``."""
+        return f"{self.arch} {self.variant}"
+
+    def row(self, check: str) -> Row:
+        """A check of this kernel."""
+        return Row(check=check, arch=self.arch, variant=self.variant)
+
+
 class RowResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What came of a check of one patch. ``same``: taken over from the patch before, whose image is equal.
+    """The result of a check of one patch. ``same``: taken over from the patch before, whose image is equal.
 
     ``run`` is the run that it came of, relative to the series's folder.
     """
@@ -59,7 +88,7 @@ class RowResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     run: str = ""
 
 
-class Kernel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class PatchKernel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A kernel of a patch; ``image`` is the digest of its image, empty where there is none."""
 
     image: str = ""
@@ -72,7 +101,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     number: int
     rows: dict[str, RowResult] = {}
-    kernels: dict[str, Kernel] = {}
+    kernels: dict[str, PatchKernel] = {}
     machines: dict[str, str] = {}
     done: bool = False
 
@@ -96,18 +125,18 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     judged: bool = False
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user asked for, so that it can be resumed.
+class Scope(msgspec.Struct, frozen=True, kw_only=True):
+    """What a series is and what is tested of it, so that it can be resumed.
 
-    ``choices`` are those of each patch's run; its source is the base. ``folder`` is his repository, ``given``
-    the series as he named it, ``inputs`` the copies of its mails (relative to the series's folder) where it
-    was not a range. ``also`` are the configurations that are only compiled, ``bench`` the benchmarks in
-    which base and tip are held against each other.
+    ``choices`` are those of each patch's run; its source is the base. ``folder`` is the user's repository,
+    ``name`` the series as the user named it, ``inputs`` the copies of its mails (relative to the series's
+    folder) where it was not a range. ``also`` are the configurations that are only compiled, ``bench`` the
+    benchmarks in which base and tip are compared.
     """
 
     choices: Choices
     folder: str
-    given: str
+    name: str = msgspec.field(name="given")
     inputs: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     bench: tuple[str, ...] = ()
@@ -122,7 +151,7 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int = SERIES_VERSION
     id: str
-    asked: Asked
+    scope: Scope = msgspec.field(name="asked")
     patches: tuple[Patch, ...]
     rows: tuple[Row, ...]
     steps: tuple[Step, ...] = ()

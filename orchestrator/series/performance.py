@@ -9,11 +9,19 @@ import msgspec
 
 from orchestrator.analysis.compare import usable
 from orchestrator.analysis.stats import Ratio, Says, median, ratio_interval, says
-from orchestrator.cell.state import Target, kernel_spec
 from orchestrator.kernel import build
+from orchestrator.plan.inputs import kernel_spec
+from orchestrator.plan.target import Target
 from orchestrator.results.model import AT_FAULT, Blame, Case, CellResult, Verdict
-from orchestrator.series.model import BENCH, Change, Patch, RowResult, Series
-from orchestrator.series.steps import Hands, context_of, label_of, run_of, target_of
+from orchestrator.series.model import BENCH, Change, KernelId, Patch, RowResult, Series
+from orchestrator.series.steps import (
+    Workspace,
+    inputs_of,
+    label_of,
+    object_folders,
+    run_of,
+    target_of,
+)
 
 #: With five boots a side the interval can be so wide that four kernels are judged together at 90 %.
 BOOTS = 5
@@ -24,7 +32,7 @@ MIN_EFFECT = 1.05
 PREFERRED = ("interference",)
 
 
-def carry_out(series: Series, hands: Hands) -> Series:
+def measure(series: Series, workspace: Workspace) -> Series:
     """Measure base and tip where their kernels differ, and put it at the tip.
 
     Nothing is done where it has been done, or where one of the two was not built.
@@ -32,57 +40,65 @@ def carry_out(series: Series, hands: Hands) -> Series:
     steps = {step.number: step for step in series.steps}
     tip = series.patches[-1]
     first, last = steps.get(0), steps.get(tip.number)
-    if not series.asked.bench or first is None or last is None or hands.engine.cancelled():
+    if not series.scope.bench or first is None or last is None or workspace.engine.cancelled():
         return series
     if any(name.startswith(f"{BENCH} ") for name in last.rows):
         return series
-    found: dict[str, RowResult] = {}
-    wanted = []
-    for name, kernel in last.kernels.items():
-        row = f"{BENCH} {name}"
-        image = first.kernels[name].image if name in first.kernels else ""
+    rows: dict[str, RowResult] = {}
+    differing = []
+    for key, kernel in last.kernels.items():
+        id_ = KernelId.parse(key)
+        image = first.kernels[key].image if key in first.kernels else ""
         if kernel.image and kernel.image == image:
             same = Case(id=BENCH, verdict=Verdict.PASS, reason="the kernel is the base's, byte for byte")
-            found[row] = RowResult(cases=(same,), same=True)
+            rows[id_.row(BENCH).name] = RowResult(cases=(same,), same=True)
         elif kernel.image and image:
-            wanted.append(name)
+            differing.append(id_)
     changes: tuple[Change, ...] = ()
-    if wanted:
-        cells, run = _measure(series, hands, wanted)
-        if hands.engine.cancelled():
+    if differing:
+        cells, run = _measure(series, workspace, differing)
+        if workspace.engine.cancelled():
             return msgspec.structs.replace(series, interrupted=True)
         changes = compare(cells, base="base", tip=label_of(tip))
-        for name in wanted:
-            here = [cell for cell in cells if f"{cell.arch} {cell.variant}" == name]
-            mine = [change for change in changes if f"{change.arch} {change.variant}" == name]
-            found[f"{BENCH} {name}"] = RowResult(cases=_cases(here, mine, label_of(tip)), run=run)
-    step = msgspec.structs.replace(last, rows=last.rows | found)
+        for id_ in differing:
+            own_cells = [cell for cell in cells if KernelId.of(cell) == id_]
+            own_changes = [c for c in changes if KernelId(c.arch, c.variant) == id_]
+            cases = _cases(own_cells, own_changes, label_of(tip))
+            rows[id_.row(BENCH).name] = RowResult(cases=cases, run=run)
+    step = msgspec.structs.replace(last, rows=last.rows | rows)
     return msgspec.structs.replace(series, steps=(*series.steps[:-1], step), changes=changes)
 
 
-def _measure(series: Series, hands: Hands, wanted: Sequence[str]) -> tuple[Sequence[CellResult], str]:
+def _measure(
+    series: Series, workspace: Workspace, kernels: Sequence[KernelId]
+) -> tuple[Sequence[CellResult], str]:
     choices = msgspec.structs.replace(
-        series.asked.choices,
-        suites=series.asked.bench,
+        series.scope.choices,
+        suites=series.scope.bench,
         selftests_from="",
-        boots=series.asked.choices.boots or BOOTS,
+        boots=series.scope.choices.boots or BOOTS,
     )
     # one tree serves both: the kernels of each must be in the store before the other is checked out
-    targets = [_there(series, patch, hands, wanted) for patch in (series.patches[0], series.patches[-1])]
-    result = run_of(
-        choices, targets, hands, "bench", wanted=lambda cell: f"{cell.arch} {cell.variant}" in wanted
-    )
+    ends = (series.patches[0], series.patches[-1])
+    targets = [_built_target(series, patch, workspace, kernels) for patch in ends]
+    result = run_of(choices, targets, workspace, "bench", kernels=kernels)
     return result.cells, result.id
 
 
-def _there(series: Series, patch: Patch, hands: Hands, wanted: Sequence[str]) -> Target:
-    """A patch's target, with its kernels in the store: out of it, they would be built of another's tree."""
-    target = target_of(series, patch, hands)
-    only = msgspec.structs.replace(series.asked.choices, suites=(), commands=(), selftests_from="")
-    shared = context_of(only, [target], hands, f"patches/{patch.number:04}-build")
-    for name in wanted:
-        spec = kernel_spec(shared, target.label, *name.split())
-        build.build(spec, shared.store, say=lambda text: hands.events.emit("", "build", text), jobs=only.jobs)
+def _built_target(series: Series, patch: Patch, workspace: Workspace, kernels: Sequence[KernelId]) -> Target:
+    """A patch's target, with its kernels in the store: later they would be built from another's tree."""
+    target = target_of(series, patch, workspace)
+    choices = msgspec.structs.replace(series.scope.choices, suites=(), commands=(), selftests_from="")
+    inputs = inputs_of(choices, [target], workspace)
+    folder_of = object_folders(choices, workspace.shop)
+    for id_ in kernels:
+        spec = kernel_spec(inputs, target.label, *id_, objects=folder_of(*id_))
+        build.build(
+            spec,
+            workspace.store,
+            say=lambda text: workspace.events.emit("", "build", text),
+            jobs=choices.jobs,
+        )
     return target
 
 

@@ -1,43 +1,37 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A series from its first word to its exit code: begun or resumed, carried out, written down."""
+"""A series from its beginning, or its resumption, to its reports and its exit code."""
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from rich.console import Console
 
-from orchestrator.cli import choices_from_options
 from orchestrator.core.errors import Interrupted, OrchestrateError, UserError
 from orchestrator.core.events import Events, now
 from orchestrator.core.store import Store
-from orchestrator.engine import Engine
+from orchestrator.engine.protocol import Engine
 from orchestrator.kernel import compile_only
-from orchestrator.plan import prepare
-from orchestrator.plan.plan import Choices, Source
+from orchestrator.plan.inputs import digests
 from orchestrator.results import junit
 from orchestrator.results.model import CellResult
-from orchestrator.run.execute import RunDirectory, check_inputs, read_kept
+from orchestrator.run.directory import RunDirectory, check_inputs, read_kept
 from orchestrator.series import cover, input, matrix, page, performance, steps
 from orchestrator.series import terminal as shown
-from orchestrator.series.model import SERIES_VERSION, Asked, Patch, Series
-from orchestrator.series.steps import Hands
+from orchestrator.series.input import SeriesSource
+from orchestrator.series.model import SERIES_VERSION, Patch, Scope, Series
+from orchestrator.series.request import Reader
+from orchestrator.series.steps import Workspace
 from orchestrator.source import checkout
 from orchestrator.source.checkout import Workshop
-from orchestrator.suites import catalog
-
-Say = Callable[[str], None]
+from orchestrator.source.model import Say
 
 #: As ``RunDirectory`` calls it.
 KIND = "series"
 NAME = f"{KIND}.json"
-#: The benchmark in which base and tip are held against each other, where none is named.
-BENCHMARKS = ("map-latency",)
 
 
 def load(place: RunDirectory) -> Series:
@@ -48,63 +42,7 @@ def load(place: RunDirectory) -> Series:
     return read_kept(place.path / NAME, Series, SERIES_VERSION, KIND)
 
 
-def split_suites(choices: Choices, *, measure: bool) -> tuple[Choices, tuple[str, ...], str]:
-    """The choices of each patch's run, the benchmarks for base and tip, and why there is none.
-
-    :raises UserError: benchmarks are named and not wanted.
-    """
-    kinds = {name: catalog.load(name).kind for name in choices.suites}
-    functional = tuple(name for name, kind in kinds.items() if kind == "functional")
-    named = tuple(name for name, kind in kinds.items() if kind == "benchmark")
-    defaults = set(choices.suites) == set(prepare.default_suites(choices.flavors))
-    if named and not measure and not defaults:
-        raise UserError(f"--suite {named[0]} is a benchmark, and --no-bench", remedy="Leave one out.")
-    if not functional:
-        functional = tuple(n for n in prepare.default_suites(choices.flavors) if n not in named)
-        functional = tuple(n for n in functional if catalog.load(n).kind == "functional")
-    each = msgspec.structs.replace(choices, suites=functional)
-    if not measure:
-        return each, (), ""
-    if choices.flavors:
-        return each, (), "nothing is measured in a kernel made for diagnosis"
-    return each, named or BENCHMARKS, ""
-
-
-#: What reads a series, given a folder for what it fetches: as it was named, and what is asked of it.
-Reader = Callable[[Path], tuple[input.Given, Asked]]
-
-
-def asked(word: str, words: dict[str, Any], say: Say) -> Reader:
-    """What the command line asks for; mistakes in options are found before anything is read.
-
-    :param words: the options of the verb, as click gives them.
-    :raises UserError: a name that does not exist, or options that do not fit together.
-    """
-    if not word:
-        raise UserError("which series?", remedy=f"Give {input.FORMS}.")
-    source = words["source"] or choices_from_options.here()
-    blank = {"sources": (source,) if source else (), "patches": (), "digests": ()}
-    choices = choices_from_options.choices({**words, **blank}, tests=True)
-    each, benchmarks, why = split_suites(choices, measure=not words["no_bench"])
-    also = compile_only.check_names(tuple(words["also"]))
-    if why:
-        say(why)
-
-    def reader(work: Path) -> tuple[input.Given, Asked]:
-        read = input.read(source, word, work, say)
-        spec = f"{read.folder}@{read.base}"
-        return read, Asked(
-            choices=msgspec.structs.replace(each, sources=(Source(spec=spec),)),
-            folder=str(read.folder),
-            given=word,
-            also=also,
-            bench=benchmarks,
-        )
-
-    return reader
-
-
-def carry_out(
+def execute(
     place: RunDirectory,
     what: Reader | Series,
     *,
@@ -113,131 +51,151 @@ def carry_out(
     console: Console,
     say: Say,
 ) -> int:
-    """Begin a series, or go on with one, and give its exit code.
+    """Begin a series, or continue one; the exit code.
 
-    :param what: what reads the user's words, or the state of one that was begun.
+    :param what: reads the series that the user named, or the state of one that was begun.
     :raises UserError: it cannot be as asked; nothing was run.
     :raises Interrupted: it was told to end before anything was run.
     """
     try:
-        return _carry_out(place, what, store, engine, console, say)
+        with tempfile.TemporaryDirectory(prefix="orchestrate-") as scratch:
+            work = Path(scratch)
+            if isinstance(what, Series):
+                return _resume(place, what, work, store, engine, console, say)
+            source, scope = what(work / "fetched")
+            return _begin(place, source, scope, work, store, engine, console, say)
     except UserError:
         raise
     except OrchestrateError:
-        # a tool of ours that ended because everything was told to
+        # a tool that ended because everything was told to
         if engine.cancelled():
             raise Interrupted("interrupted") from None
         raise
 
 
-def _carry_out(
-    place: RunDirectory, what: Reader | Series, store: Store, engine: Engine, console: Console, say: Say
+def _begin(
+    place: RunDirectory,
+    source: SeriesSource,
+    scope: Scope,
+    work: Path,
+    store: Store,
+    engine: Engine,
+    console: Console,
+    say: Say,
 ) -> int:
-    with tempfile.TemporaryDirectory(prefix="orchestrate-") as scratch:
-        work = Path(scratch)
-        if isinstance(what, Series):
-            series: Series | None = what
-            old = what.asked
-            mails = tuple(place.path / name for name in old.inputs)
-            wanted = input.Given(
-                folder=Path(old.folder),
-                base=what.patches[0].commit,
-                tip=what.patches[-1].commit,
-                mails=mails,
-            )
-        else:
-            series = None
-            wanted, old = what(work / "fetched")
-        with checkout.opened(wanted.folder, cache=store.root, say=say) as shop:
-            (work / "apply").mkdir()
-            patches = input.commits(wanted, shop, work / "apply")
-            if series is None:
-                place.try_folder()
-                return _go_on(
-                    place, _new(place.id, wanted, old, patches), shop, store, engine, console, wanted
-                )
-            if [patch.commit for patch in patches] != [patch.commit for patch in series.patches]:
-                raise UserError(
-                    f"{series.asked.given} is not what it was when the series began",
-                    remedy="Begin a new one.",
-                )
-            return _go_on(place, series, shop, store, engine, console)
+    with checkout.opened(source.folder, cache=store.root, say=say) as shop:
+        patches = _commits(source, shop, work)
+        place.try_folder()
+        series = Series(
+            id=place.id,
+            scope=msgspec.structs.replace(scope, inputs=input.kept_names(source)),
+            patches=patches,
+            rows=steps.rows(scope.choices, scope.also, scope.bench),
+            notes=source.notes,
+            started_at=now(),
+        )
+        return _continue(place, series, shop, store, engine, console, source)
 
 
-def _new(name: str, wanted: input.Given, asked: Asked, patches: tuple[Patch, ...]) -> Series:
-    return Series(
-        id=name,
-        asked=msgspec.structs.replace(asked, inputs=input.kept_names(wanted)),
-        patches=patches,
-        rows=steps.rows(asked.choices, asked.also, asked.bench),
-        notes=wanted.notes,
-        started_at=now(),
+def _resume(
+    place: RunDirectory,
+    series: Series,
+    work: Path,
+    store: Store,
+    engine: Engine,
+    console: Console,
+    say: Say,
+) -> int:
+    scope = series.scope
+    source = SeriesSource(
+        folder=Path(scope.folder),
+        base=series.patches[0].commit,
+        tip=series.patches[-1].commit,
+        mails=tuple(place.path / name for name in scope.inputs),
     )
+    with checkout.opened(source.folder, cache=store.root, say=say) as shop:
+        patches = _commits(source, shop, work)
+        if [patch.commit for patch in patches] != [patch.commit for patch in series.patches]:
+            raise UserError(f"{scope.name} has changed since the series began", remedy="Begin a new one.")
+        return _continue(place, series, shop, store, engine, console)
 
 
-def _keep_mails(place: RunDirectory, wanted: input.Given, series: Series, shop: Workshop) -> None:
-    """Keep the mails that a series was given as, and each patch as one of its own."""
-    input.keep(wanted, place.path)
-    for patch in series.patches[1:] if series.asked.inputs else ():
+def _commits(source: SeriesSource, shop: Workshop, work: Path) -> tuple[Patch, ...]:
+    (work / "apply").mkdir()
+    return input.commits(source, shop, work / "apply")
+
+
+def _keep_mails(place: RunDirectory, source: SeriesSource, series: Series, shop: Workshop) -> None:
+    """Keep the mails of a series, and each patch as a mail of its own."""
+    input.keep(source, place.path)
+    for patch in series.patches[1:] if series.scope.inputs else ():
         place.write(steps.patch_file(patch), input.as_file(patch, shop.path))
 
 
-def _go_on(
+def _continue(
     place: RunDirectory,
     series: Series,
     shop: Workshop,
     store: Store,
     engine: Engine,
     console: Console,
-    begun_with: input.Given | None = None,
+    new_source: SeriesSource | None = None,
 ) -> int:
-    """Carry out what is left, and draw everything anew from what is there.
+    """Execute what is left, and write all reports anew.
 
-    :param begun_with: what a series was given as that has no folder yet.
+    :param new_source: that of a series that has no folder yet.
     """
 
     def write(state: Series) -> None:
         place.write(NAME, msgspec.json.format(msgspec.json.encode(state), indent=1))
 
-    choices = series.asked.choices
-    selftests = choices.selftests_from
-    if not selftests and steps.has_tree_suites(choices):
-        where = shop.path if series.asked.inputs else series.asked.folder
-        selftests = f"{where}@{series.patches[-1].commit}"
-    hands = Hands(
+    workspace = Workspace(
         folder=place.path,
         store=Store(store.root, engine.cancelled),
         shop=shop,
         engine=engine,
         events=Events(console),
-        selftests=selftests,
+        selftests=_selftests(series, shop),
         write=write,
     )
     # before there is a folder: what is refused leaves none
-    series = _unchanged(series, hands)
+    series = _with_digests(series, workspace)
     with place.held(), Events(console, place.path / "events.ndjson") as events:
-        hands = dataclasses.replace(hands, events=events)
-        if begun_with is not None:
-            _keep_mails(place, begun_with, series, shop)
+        workspace = dataclasses.replace(workspace, events=events)
+        if new_source is not None:
+            _keep_mails(place, new_source, series, shop)
         write(series)
         _say_beginning(series, events, place)
-        try:
-            series = performance.carry_out(steps.carry_out(series, hands), hands)
-        except Interrupted:
-            series = load(place)
-        except UserError:
-            raise
-        except OrchestrateError:
-            if not engine.cancelled():
-                raise
-            series = load(place)
+        series = _execute(series, workspace, place)
     done = not engine.cancelled()
     series = msgspec.structs.replace(series, interrupted=not done, finished_at=now() if done else "")
-    found = matrix.judge(series)
+    result = matrix.judge(series)
     write(series)
-    write_reports(place, series, found)
-    shown.closing(console, series, found, place.path)
-    return matrix.series_exit_code(series, found)
+    write_reports(place, series, result)
+    shown.closing(console, series, result, place.path)
+    return matrix.series_exit_code(series, result)
+
+
+def _execute(series: Series, workspace: Workspace, place: RunDirectory) -> Series:
+    try:
+        return performance.measure(steps.execute(series, workspace), workspace)
+    except Interrupted:
+        return load(place)
+    except UserError:
+        raise
+    except OrchestrateError:
+        if not workspace.engine.cancelled():
+            raise
+        return load(place)
+
+
+def _selftests(series: Series, shop: Workshop) -> str:
+    """The source of the kernel's own tests for all patches, empty where none is needed."""
+    choices = series.scope.choices
+    if choices.selftests_from or not steps.has_tree_suites(choices):
+        return choices.selftests_from
+    repository = shop.path if series.scope.inputs else series.scope.folder
+    return f"{repository}@{series.patches[-1].commit}"
 
 
 def _say_beginning(series: Series, events: Events, place: RunDirectory) -> None:
@@ -248,32 +206,32 @@ def _say_beginning(series: Series, events: Events, place: RunDirectory) -> None:
     events.emit("", "", f"{what}, results in {place.path}")
     for note in series.notes:
         events.emit("", "", note)
-    for name in series.asked.also:
+    for name in series.scope.also:
         if why := compile_only.load(name).missing:
             events.emit("", "", f"{name} is left out: {why}")
 
 
-def _unchanged(series: Series, hands: Hands) -> Series:
-    """The series with what it reads besides its kernels; demanded to be what it was, if it was begun before.
+def _with_digests(series: Series, workspace: Workspace) -> Series:
+    """The series with digests of what it reads besides its kernels.
 
-    :raises UserError: it is not.
+    :raises UserError: one has changed since the series began.
     """
-    target = steps.target_of(series, series.patches[0], hands)
-    choices = msgspec.structs.replace(series.asked.choices, selftests_from=hands.selftests)
-    there = prepare.inputs(steps.context_of(choices, [target], hands, "patches"))
+    target = steps.target_of(series, series.patches[0], workspace)
+    choices = msgspec.structs.replace(series.scope.choices, selftests_from=workspace.selftests)
+    current = digests(steps.inputs_of(choices, [target], workspace))
     if series.digests:
-        check_inputs(series.digests, there, KIND)
-    return msgspec.structs.replace(series, digests=there)
+        check_inputs(series.digests, current, KIND)
+    return msgspec.structs.replace(series, digests=current)
 
 
-def write_reports(place: RunDirectory, series: Series, found: matrix.Matrix) -> None:
-    """Draw what follows from a series: the JUnit document, the page, the text for a cover letter."""
-    junit.write(place.path / "junit.xml", told(series, found), run_id=series.id)
-    place.write("series.html", page.render(series, found).encode())
-    place.write("cover.txt", cover.text(series, found).encode())
+def write_reports(place: RunDirectory, series: Series, result: matrix.Matrix) -> None:
+    """Write the JUnit document, the page and the text for a cover letter."""
+    junit.write(place.path / "junit.xml", junit_cells(series, result), run_id=series.id)
+    place.write("series.html", page.render(series, result).encode())
+    place.write("cover.txt", cover.text(series, result).encode())
 
 
-def told(series: Series, found: matrix.Matrix) -> list[CellResult]:
+def junit_cells(series: Series, result: matrix.Matrix) -> list[CellResult]:
     """A suite of JUnit for each patch."""
     cells = []
     for step in series.steps:
@@ -282,7 +240,7 @@ def told(series: Series, found: matrix.Matrix) -> list[CellResult]:
             case
             for row in series.rows
             if row.name in step.rows
-            for case in matrix.told_cases(row, found, step.rows[row.name], step.number)
+            for case in matrix.told_cases(row, result, step.rows[row.name], step.number)
         ]
         name = "base" if not patch.number else f"{patch.number:04} {patch.subject}"
         properties = {"commit": patch.commit, "subject": patch.subject}

@@ -19,16 +19,21 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator.cell.state import Context, Target, meaning
+from orchestrator.cell.job import ObjectFolder
+from orchestrator.cell.state import meaning
 from orchestrator.core.errors import Interrupted, OrchestrateError, UserError
 from orchestrator.core.events import Events
 from orchestrator.core.store import Store, file_digest
-from orchestrator.engine import Engine
+from orchestrator.engine.protocol import Engine
 from orchestrator.kernel import build, build_warnings, compile_only
 from orchestrator.plan import prepare
-from orchestrator.plan.plan import CellPlan, Choices, Source
+from orchestrator.plan.choices import Choices, Source
+from orchestrator.plan.inputs import Inputs, digests
+from orchestrator.plan.target import Target
+from orchestrator.plan.target import target_of as make_target
 from orchestrator.results.model import Blame, Case, CellResult, Verdict
-from orchestrator.run import execute as runs
+from orchestrator.run.directory import RunDirectory
+from orchestrator.run.execute import execute as execute_run
 from orchestrator.run.summary import RunResult
 from orchestrator.series.model import (
     APPLIES,
@@ -37,8 +42,9 @@ from orchestrator.series.model import (
     BUILD,
     COMPILE,
     WARNINGS,
-    Kernel,
+    KernelId,
     Patch,
+    PatchKernel,
     Row,
     RowResult,
     Series,
@@ -53,8 +59,8 @@ _BUILT = ("config", "build")
 
 
 @dataclass(frozen=True)
-class Hands:
-    """What the steps are carried out with.
+class Workspace:
+    """The place of a series and the services that its steps use.
 
     ``selftests`` is where the kernel's own tests are taken from for all patches, empty where none is chosen.
     ``write`` keeps the state of the series.
@@ -80,92 +86,102 @@ def rows(choices: Choices, also: Sequence[str], bench: Sequence[str]) -> tuple[R
     return (*found, *(Row(check=BENCH, arch=a, variant=v) for a, v in kernels if bench))
 
 
-def carry_out(series: Series, hands: Hands) -> Series:
-    """Carry out what a series has no result of yet; its state is on disk after each patch.
+def execute(series: Series, workspace: Workspace) -> Series:
+    """Test each patch that has no result yet; the state of the series is on disk after each.
 
     :raises UserError: a patch makes a kernel impossible that was asked for.
     """
     for patch in series.patches:
         if any(step.number == patch.number and step.done for step in series.steps):
             continue
-        if hands.engine.cancelled():
+        if workspace.engine.cancelled():
             break
-        hands.events.emit("", "", f"{patch.number} of {len(series.patches) - 1}: {patch}")
-        step = _step(series, patch, hands)
+        workspace.events.emit("", "", f"{patch.number} of {len(series.patches) - 1}: {patch}")
+        step = _step(series, patch, workspace)
         kept = tuple(each for each in series.steps if each.number != patch.number)
         series = msgspec.structs.replace(series, steps=(*kept, step))
-        hands.write(series)
-    return msgspec.structs.replace(series, interrupted=hands.engine.cancelled())
+        workspace.write(series)
+    return msgspec.structs.replace(series, interrupted=workspace.engine.cancelled())
 
 
-def _step(series: Series, patch: Patch, hands: Hands) -> Step:
+def _step(series: Series, patch: Patch, workspace: Workspace) -> Step:
     before = next((s for s in series.steps if s.number == patch.number - 1), Step(number=-1))
-    target = target_of(series, patch, hands)
-    found = {APPLIES: RowResult(cases=(Case(id=APPLIES, verdict=Verdict.PASS),))}
-    built = run_of(
-        msgspec.structs.replace(series.asked.choices, suites=(), commands=(), selftests_from=""),
-        [target],
-        hands,
-        f"patches/{patch.number:04}-build",
-    )
-    kernels = {f"{c.arch} {c.variant}": _kernel(c) for c in built.cells}
+    target = target_of(series, patch, workspace)
+    rows = {APPLIES: RowResult(cases=(Case(id=APPLIES, verdict=Verdict.PASS),))}
+    built = _build(series, patch, target, workspace)
+    kernels = {KernelId.of(cell): _kernel(cell) for cell in built.cells}
     for cell in built.cells:
-        of = {"arch": cell.arch, "variant": cell.variant}
-        found[Row(check=BUILD, **of).name] = RowResult(
-            cases=tuple(case for case in cell.cases if case.id in _BUILT), run=built.id
-        )
-        key = cell.properties.get("kernel", "") if cell.release else ""
-        if key and (folder := hands.store.find("kernels", key)):
-            assert target.tree is not None
-            ledger = build.warned(folder, target.tree.path)
-            row = Row(check=WARNINGS, **of)
-            found[row.name] = RowResult(cases=(_warned(row, patch, ledger, hands.folder),))
-    for name in series.asked.also:
-        if not hands.engine.cancelled():
-            found |= _also(name, series, patch, target, hands)
-    taken = _taken_over(before, kernels)
-    for name in taken:
-        arch, variant = name.split()
-        for row in series.rows:
-            old = before.rows.get(row.name)
-            if (row.arch, row.variant) == (arch, variant) and not _of_build(row) and old is not None:
-                found[row.name] = msgspec.structs.replace(old, same=True)
+        rows |= _build_rows(cell, built.id, patch, target, workspace)
+    for name in series.scope.also:
+        if not workspace.engine.cancelled():
+            rows |= _also(name, series, patch, target, workspace)
+    unchanged = _unchanged_kernels(before, kernels)
+    rows |= _rows_of_before(series, before, unchanged)
     machines = dict(before.machines)
-    wanted = [name for name, kernel in kernels.items() if kernel.image and name not in taken]
-    if wanted and not hands.engine.cancelled():
+    changed = [kernel for kernel, built_ in kernels.items() if built_.image and kernel not in unchanged]
+    if changed and not workspace.engine.cancelled():
         tested = run_of(
-            msgspec.structs.replace(series.asked.choices, selftests_from=hands.selftests),
+            msgspec.structs.replace(series.scope.choices, selftests_from=workspace.selftests),
             [target],
-            hands,
+            workspace,
             f"patches/{patch.number:04}-tests",
-            wanted=lambda cell: f"{cell.arch} {cell.variant}" in wanted,
+            kernels=changed,
         )
         for cell in tested.cells:
-            found |= _tested(cell, tested.id, found)
+            rows |= _tested(cell, tested.id, rows)
             machines |= _machine(cell)
     return Step(
         number=patch.number,
-        rows=found,
-        kernels=kernels,
+        rows=rows,
+        kernels={kernel.key: built_ for kernel, built_ in kernels.items()},
         machines=machines,
-        done=not hands.engine.cancelled(),
+        done=not workspace.engine.cancelled(),
     )
+
+
+def _build(series: Series, patch: Patch, target: Target, workspace: Workspace) -> RunResult:
+    choices = msgspec.structs.replace(series.scope.choices, suites=(), commands=(), selftests_from="")
+    return run_of(choices, [target], workspace, f"patches/{patch.number:04}-build")
+
+
+def _build_rows(
+    cell: CellResult, run: str, patch: Patch, target: Target, workspace: Workspace
+) -> dict[str, RowResult]:
+    kernel = KernelId.of(cell)
+    cases = tuple(case for case in cell.cases if case.id in _BUILT)
+    rows = {kernel.row(BUILD).name: RowResult(cases=cases, run=run)}
+    key = cell.properties.get("kernel", "") if cell.release else ""
+    if key and (folder := workspace.store.find("kernels", key)):
+        assert target.tree is not None
+        row = kernel.row(WARNINGS)
+        ledger = build.warned(folder, target.tree.path)
+        rows[row.name] = RowResult(cases=(_warned(row, patch, ledger, workspace.folder),))
+    return rows
+
+
+def _rows_of_before(series: Series, before: Step, unchanged: Sequence[KernelId]) -> dict[str, RowResult]:
+    """The results of the patch before for kernels that are the same."""
+    return {
+        row.name: msgspec.structs.replace(before.rows[row.name], same=True)
+        for row in series.rows
+        if KernelId(row.arch, row.variant) in unchanged and not _of_build(row) and row.name in before.rows
+    }
 
 
 def _of_build(row: Row) -> bool:
     return row.check in (APPLIES, BUILD, WARNINGS, COMPILE, BENCH)
 
 
-def target_of(series: Series, patch: Patch, hands: Hands) -> Target:
+def target_of(series: Series, patch: Patch, workspace: Workspace) -> Target:
     """The target that a patch is; the workshop has its tree until the next one is asked for."""
-    tree = hands.shop.check_out(patch.commit)
-    source = Source(spec=f"{series.asked.folder}@{patch.commit}", label=label_of(patch))
-    if series.asked.inputs:
+    tree = workspace.shop.check_out(patch.commit)
+    source = Source(spec=f"{series.scope.folder}@{patch.commit}", label=label_of(patch))
+    if series.scope.inputs:
         # its repository has no such commit: the mails stand for it
-        below = [str(hands.folder / patch_file(p)) for p in series.patches[1 : patch.number + 1]]
+        below = [str(workspace.folder / patch_file(p)) for p in series.patches[1 : patch.number + 1]]
         base = series.patches[0].commit
-        source = Source(spec=f"{series.asked.folder}@{base}", label=label_of(patch), patches=tuple(below))
-    return prepare.target_of(label_of(patch), tree, source)
+        source = Source(spec=f"{series.scope.folder}@{base}", label=label_of(patch), patches=tuple(below))
+    return make_target(label_of(patch), tree, source)
 
 
 def label_of(patch: Patch) -> str:
@@ -181,58 +197,62 @@ def patch_file(patch: Patch) -> str:
 def run_of(
     choices: Choices,
     targets: Sequence[Target],
-    hands: Hands,
+    workspace: Workspace,
     name: str,
     *,
-    wanted: Callable[[CellPlan], bool] = lambda _: True,
+    kernels: Sequence[KernelId] | None = None,
 ) -> RunResult:
-    """A run of its own below the series's folder, by the same way as any other; goes on where it was."""
-    directory = runs.RunDirectory(hands.folder / name)
-    shared = context_of(choices, targets, hands, name)
-    pinned = prepare.pinned(choices, targets)
-    plan = prepare.plan(pinned, targets, tuple(shared.suites.values()), prepare.inputs(shared))
-    plan = msgspec.structs.replace(plan, cells=tuple(filter(wanted, plan.cells)))
+    """A run of its own below the series's folder, like any other; it continues where it was interrupted.
+
+    :param kernels: those to test; all if left out.
+    """
+    directory = RunDirectory(workspace.folder / name)
+    inputs = inputs_of(choices, targets, workspace)
+    plan = prepare.plan(
+        prepare.pinned(choices, targets), targets, tuple(inputs.suites.values()), digests(inputs)
+    )
+    cells = (cell for cell in plan.cells if kernels is None or KernelId.of(cell) in kernels)
+    plan = msgspec.structs.replace(plan, cells=tuple(cells))
     directory.create()
     with directory.held():
-        done = directory.done(plan)
-        result = runs.carry_out(plan, shared, directory, hands.engine, hands.events, done=done)
+        result = execute_run(
+            plan,
+            inputs,
+            directory,
+            workspace.engine,
+            workspace.events,
+            done=directory.done(plan),
+            objects=object_folders(choices, workspace.shop),
+        )
     return msgspec.structs.replace(result, id=name)
 
 
-def context_of(choices: Choices, targets: Sequence[Target], hands: Hands, name: str) -> Context:
-    """What the cells of such a run share; their kernels are built in the workshop."""
-    shared = prepare.context(
-        choices,
-        targets,
-        prepare.suites(choices),
-        hands.store,
-        hands.folder / name,
-        cancelled=hands.engine.cancelled,
-    )
-    return msgspec.structs.replace(shared, workplace=_workplaces(choices, hands.shop))
+def inputs_of(choices: Choices, targets: Sequence[Target], workspace: Workspace) -> Inputs:
+    """The inputs of such a run."""
+    return prepare.inputs(choices, targets, prepare.suites(choices), workspace.store)
 
 
-def _workplaces(choices: Choices, shop: Workshop) -> Callable[[str, str], Path]:
-    """Where the kernels of each kind are built, patch after patch."""
+def object_folders(choices: Choices, shop: Workshop) -> ObjectFolder:
+    """Gives the folder in which the kernels of each kind are built, patch after patch."""
     kind = (choices.toolchain, choices.flavors, choices.kconfig, choices.config)
     return lambda arch, variant: shop.objects("kernel", arch, variant, *kind)
 
 
-def _kernel(cell: CellResult) -> Kernel:
+def _kernel(cell: CellResult) -> PatchKernel:
     image = Path(cell.properties.get("image", ""))
-    return Kernel(
+    return PatchKernel(
         image=file_digest(image) if image.is_file() else "",
         release=cell.release,
         toolchain=cell.properties.get("toolchain", ""),
     )
 
 
-def _taken_over(before: Step, kernels: Mapping[str, Kernel]) -> list[str]:
+def _unchanged_kernels(before: Step, kernels: Mapping[KernelId, PatchKernel]) -> list[KernelId]:
     """The kernels that are byte for byte what the previous patch's were."""
     return [
-        name
-        for name, kernel in kernels.items()
-        if kernel.image and name in before.kernels and before.kernels[name].image == kernel.image
+        id_
+        for id_, kernel in kernels.items()
+        if kernel.image and id_.key in before.kernels and before.kernels[id_.key].image == kernel.image
     ]
 
 
@@ -267,7 +287,9 @@ def _warned(row: Row, patch: Patch, ledger: build_warnings.Ledger, folder: Path)
     )
 
 
-def _also(name: str, series: Series, patch: Patch, target: Target, hands: Hands) -> dict[str, RowResult]:
+def _also(
+    name: str, series: Series, patch: Patch, target: Target, workspace: Workspace
+) -> dict[str, RowResult]:
     """What comes of a configuration that is only compiled."""
     config = compile_only.load(name)
     row = Row(check=COMPILE, arch=name)
@@ -277,20 +299,20 @@ def _also(name: str, series: Series, patch: Patch, target: Target, hands: Hands)
     since = time.monotonic()
     log = f"patches/{patch.number:04}-also/{name}.log"
     assert target.tree is not None
-    say = hands.events.saying(f"{label_of(patch)}-{name}")
+    say = workspace.events.saying(f"{label_of(patch)}-{name}")
     try:
         ledger = compile_only.compile_(
             config,
             target.tree,
-            hands.shop.objects(compile_only.place_name(config)),
-            hands.folder / log,
+            workspace.shop.objects(compile_only.place_name(config)),
+            workspace.folder / log,
             say=lambda text: say("compile", text),
-            jobs=series.asked.choices.jobs,
+            jobs=series.scope.choices.jobs,
         )
     except UserError:
         raise
     except OrchestrateError as error:
-        if hands.engine.cancelled() or isinstance(error, Interrupted):
+        if workspace.engine.cancelled() or isinstance(error, Interrupted):
             return {}
         verdict, blame = meaning(error)
         took = round(time.monotonic() - since, 3)
@@ -303,7 +325,7 @@ def _also(name: str, series: Series, patch: Patch, target: Target, hands: Hands)
     warned = Row(check=WARNINGS, arch=name)
     return {
         row.name: RowResult(cases=(case,)),
-        warned.name: RowResult(cases=(_warned(warned, patch, ledger, hands.folder),)),
+        warned.name: RowResult(cases=(_warned(warned, patch, ledger, workspace.folder),)),
     }
 
 

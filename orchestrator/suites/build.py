@@ -11,7 +11,7 @@ from orchestrator.core.arch import Arch
 from orchestrator.core.errors import KernelError, UserError
 from orchestrator.core.store import Store
 from orchestrator.source.model import Tree
-from orchestrator.suites import catalog
+from orchestrator.suites import catalog, selftests
 from orchestrator.suites import files as folder
 from orchestrator.suites.catalog import Program, Suite
 
@@ -110,7 +110,7 @@ def _programs(
                 remedy="Name one with --selftests-from.",
             )
         try:
-            found = compile.build_selftests(tree, suite.directory, arch=arch, store=store, log=log)
+            found = selftests.build_selftests(tree, suite.directory, arch=arch, store=store, log=log)
         except KernelError as error:
             if pinned:
                 raise UserError(error.message, remedy="Name another tree with --selftests-from.") from None

@@ -71,8 +71,8 @@ def begin(guest: Guest, places: Places, program: str, seed: int = 1) -> None:
         )
 
 
-def told(places: Places, delayed: Mapping[str, tuple[int, int]]) -> str:
-    """What became of each point, a line each."""
+def summary(places: Places, delayed: Mapping[str, tuple[int, int]]) -> str:
+    """How often each point was passed and delayed, a line each."""
     lines = [
         f"{name} at {places.addresses[name]:#x}: passed {passed}, delayed {times}"
         for name, (passed, times) in delayed.items()

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from orchestrator.cli import exit, main
+from orchestrator.cli import main
 
 
 class Said(NamedTuple):
@@ -32,8 +32,6 @@ class Command:
 
     def __call__(self, *words: str | Path, env: Mapping[str, str] | None = None) -> Said:
         with self._patch.context() as patch, _signals():
-            # it is a list that a process appends to
-            patch.setattr(exit, "_bisecting", [])
             patch.setattr(sys, "argv", ["orchestrate", *map(str, words)])
             # as in its script; click would name this one after `python -m pytest`
             patch.setattr(sys.modules["__main__"], "__package__", "")

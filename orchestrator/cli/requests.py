@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From click's parameters to requests: nothing below this module knows click."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import msgspec
+
+    from orchestrator.bisect.request import BisectRequest
+    from orchestrator.plan.options import Options
+    from orchestrator.run.start import RunRequest
+    from orchestrator.series.request import SeriesRequest
+
+_Struct = TypeVar("_Struct", bound="msgspec.Struct")
+
+
+def options(parameters: Mapping[str, Any]) -> Options:
+    """The options that name kernels and tests."""
+    from orchestrator.plan.options import Options
+
+    return _filled(Options, parameters)
+
+
+def run(parameters: Mapping[str, Any]) -> RunRequest:
+    """What ``orchestrate run`` is asked for.
+
+    :raises UserError: a name that does not exist, or options that do not fit together.
+    """
+    from orchestrator.plan.options import choose
+    from orchestrator.run.start import RunRequest
+
+    resume = parameters["resume"]
+    return RunRequest(
+        out=Path(parameters["out"]),
+        choices=choose(options(parameters), tests=True) if resume is None else None,
+        resume=resume or "",
+        junit=Path(parameters["junit"]) if parameters["junit"] else None,
+        bisecting=parameters["bisect_exit"],
+    )
+
+
+def bisect(parameters: Mapping[str, Any]) -> BisectRequest:
+    """What ``orchestrate bisect`` is asked for."""
+    from orchestrator.bisect.request import BisectRequest
+
+    return _filled(BisectRequest, {**parameters, "options": options(parameters)})
+
+
+def series(parameters: Mapping[str, Any]) -> SeriesRequest:
+    """What ``orchestrate series`` is asked for."""
+    from orchestrator.series.request import SeriesRequest
+
+    return _filled(SeriesRequest, {**parameters, "options": options(parameters)})
+
+
+def _filled(struct: type[_Struct], parameters: Mapping[str, Any]) -> _Struct:
+    """A struct of the parameters that are its fields; what the user left out keeps its default."""
+    from msgspec.structs import fields
+
+    names = [field.name for field in fields(struct)]
+    return struct(**{name: parameters[name] for name in names if parameters.get(name) is not None})

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``orchestrate run``: from a request to a plan that can be shown, and from there to results."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from orchestrator.core.errors import Inconclusive, UserError
+from orchestrator.core.events import Events
+from orchestrator.core.store import Store
+from orchestrator.engine.protocol import Engine
+from orchestrator.plan import inputs as run_inputs
+from orchestrator.plan import prepare
+from orchestrator.plan.choices import Choices
+from orchestrator.plan.inputs import Inputs
+from orchestrator.plan.plan import Plan
+from orchestrator.results import junit
+from orchestrator.run.directory import RunDirectory, check_unchanged
+from orchestrator.run.execute import execute
+from orchestrator.run.summary import RunResult
+from orchestrator.source.model import Say
+
+
+class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that the user asks for: a new one by its ``choices``, or an interrupted one by its name.
+
+    ``out`` is the folder of runs, ``junit`` a further place for the JUnit document. ``bisecting``: the exit
+    code is for ``git bisect run``.
+    """
+
+    out: Path
+    choices: Choices | None = None
+    resume: str = ""
+    junit: Path | None = None
+    bisecting: bool = False
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run with everything that can be wrong beforehand found out; nothing is built or written yet."""
+
+    request: RunRequest
+    directory: RunDirectory
+    plan: Plan
+    inputs: Inputs
+
+    def execute(self, engine: Engine, console: Console) -> RunResult:
+        """Execute the run, or what is left of it.
+
+        :raises UserError: the folder cannot be written, or a cell cannot be what was asked for.
+        """
+        self.directory.create()
+        with self.directory.held():
+            done = self.directory.done(self.plan) if self.request.resume else {}
+            with Events(console, self.directory.path / "events.ndjson") as events:
+                events.emit("", "", self._first_line(len(done)))
+                # what cannot be had of this commit is not the fault of the next one
+                with wrong_usage_is_inconclusive(self.request.bisecting):
+                    return execute(
+                        self.plan,
+                        self.inputs,
+                        self.directory,
+                        engine,
+                        events,
+                        junit_path=self.request.junit,
+                        done=done,
+                    )
+
+    def _first_line(self, done: int) -> str:
+        kernels = "; ".join(
+            kernel.describe
+            if kernel.describe.startswith(kernel.label)
+            else f"{kernel.label}: {kernel.describe}"
+            for kernel in self.plan.kernels
+        )
+        count = len(self.plan.cells)
+        cells = f"{count} cell{'s' if count > 1 else ''}" + (f", {done} of them done" if done else "")
+        return f"{kernels}: {cells}, results in {self.directory.path}"
+
+
+def prepare_run(request: RunRequest, store: Store, say: Say) -> PreparedRun:
+    """Resolve the sources of a run, check everything that can be checked, and lay it out.
+
+    :raises UserError: something cannot be used as asked, or has changed since the run began.
+    :raises InfraError: network, mirror, disk or a missing program.
+    """
+    if request.choices is not None:
+        directory, choices = RunDirectory.fresh(request.out), request.choices
+    else:
+        directory = RunDirectory.existing(request.out, request.resume)
+        choices = directory.plan().choices
+    if request.junit is not None:
+        junit.try_path(request.junit)
+    directory.try_folder()
+    with wrong_usage_is_inconclusive(
+        # a series that does not apply to this commit says nothing about it
+        request.bisecting and any(source.patches for source in choices.sources)
+    ):
+        targets = prepare.targets(choices, store, say)
+    suites = prepare.suites(choices)
+    inputs = prepare.inputs(choices, targets, suites, store, say)
+    digests = run_inputs.digests(inputs)
+    if request.choices is None:
+        plan = directory.plan()
+        check_unchanged(plan, targets, digests)
+    else:
+        plan = prepare.plan(prepare.pinned(choices, targets), targets, suites, digests)
+    return PreparedRun(request=request, directory=directory, plan=plan, inputs=inputs)
+
+
+@contextlib.contextmanager
+def wrong_usage_is_inconclusive(bisecting: bool) -> Iterator[None]:
+    """While bisecting, what cannot be as asked for is a commit that cannot be judged."""
+    try:
+        yield
+    except UserError as error:
+        if not bisecting:
+            raise
+        raise Inconclusive(error.message, remedy=error.remedy) from None
