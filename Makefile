@@ -67,7 +67,7 @@ test: check ## all that lands a change: real kernels and guests
 	$(BIN)/pytest -v -m 'guest and not long' --durations=15 -o faulthandler_timeout=3000
 
 test-long: $(if $(TARGET),check,test) ## repeats, broken kernels, trees of other ages: hours; TARGET=broken for these only
-	$(BIN)/pytest -q -m long $(if $(TARGET),tests/test_$(TARGET).py)
+	$(BIN)/pytest -q -m long $(if $(TARGET),tests/*/test_$(TARGET).py)
 
 bench: deps $(STAMP) ## speed of the tool itself, medians, side by side; alone on the machine
 	$(BIN)/python tests/bench.py $(ARGS)

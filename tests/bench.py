@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+from paths import DATA
 from under_test import ORCHESTRATE, SOURCE
 
 from orchestrator import source
@@ -132,7 +133,7 @@ def _costs(argv: Sequence[str], env: Mapping[str, str]) -> tuple[float, float]:
 
 def _consoles() -> None:
     """Reading 10 MB of console: one that is clean, one in which each line is a report's."""
-    golden = sorted((Path(__file__).parent / "data" / "splat").glob("*.log"))
+    golden = sorted((DATA / "splat").glob("*.log"))
     kinds = {
         "clean": b"".join(b"[%5d.%06d] eth0: link is up, %d\n" % (n, n, n) for n in range(10_000)),
         "splats": b"".join((b"\n" + path.read_bytes()).partition(b"\n\n")[2] for path in golden),

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 from fakes import mounts
+from fakes.builds import spec_of
 from fakes.command import Command
+from fakes.dropbear import real_dropbear
+from fakes.linux import make_linux_repository
 from fakes.processes import alive
 from fakes.trees import git
 
@@ -42,9 +45,6 @@ def linux_configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Copied to another cache it spares all tests but the first what is the same for each commit.
     """
-    from fakes.linux import make_linux_repository
-    from test_build import spec_of
-
     place = tmp_path_factory.mktemp("configs")
     repository = make_linux_repository(place / "linux")
     with checkout.opened(repository, cache=place / "cache") as shop:
@@ -84,9 +84,6 @@ def dropbear(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     kept = cache.mkdir("dropbear")
     recorded = kept / "argv.json"
     if not recorded.exists():
-        # not at the top: it is a test module itself
-        from test_overlay import real_dropbear
-
         try:
             recorded.write_text(json.dumps(real_dropbear(kept)))
         except InfraError as error:

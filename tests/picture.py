@@ -12,11 +12,12 @@ import re
 import sys
 from pathlib import Path
 
+from paths import ROOT
 from rich.console import Console
 from rich.text import Text
 
 COLUMNS, LINES = 80, 30
-PICTURE = Path(__file__).parents[1] / "docs/terminal.svg"
+PICTURE = ROOT / "docs/terminal.svg"
 #: Fonts that rich would fetch from elsewhere.
 _FETCHED = re.compile(r"@font-face \{.*?\}\s*", re.S)
 

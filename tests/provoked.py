@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import paths
 from under_test import LINUX_7_2
 
 from orchestrator.core import arch as arches
 from orchestrator.results.model import Verdict
 from orchestrator.splat.kinds import Class
 
-DATA = Path(__file__).parent / "data/crashes"
+DATA = paths.DATA / "crashes"
 ARCHES = tuple(sorted(arches.names(), reverse=True))
 
 #: Files in the guest by whose writing a kernel is broken, and where the code behind them is.

@@ -11,6 +11,12 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
+from orchestrator.core import arch, elf
+from orchestrator.core.store import default_cache
+from orchestrator.debian import apt
+from orchestrator.vm.rootfs import image
 from orchestrator.vm.rootfs.overlay import RunKeys
 
 _MOUNT = 'mount --bind "$0" /root || exit 77; exec "$@"'
@@ -61,3 +67,23 @@ class Dropbear:
             child.send_signal(signal.SIGKILL)
             child.wait()
         self._log.close()
+
+
+def real_dropbear(folder: Path) -> list[str]:
+    """argv of the dropbear of this host's architecture, out of Debian's packages; nothing is installed."""
+    host = arch.host()
+    suite = apt.host_codename()
+    if not apt.have_apt() or not suite:
+        pytest.skip("the host is not Debian's")
+    state = apt.AptState(default_cache() / "apt" / f"{suite}-{host.debian}", [suite], host.debian)
+    state.update(max_age_s=86400)
+    debs = state.download_all(state.closure(["dropbear-bin"]), folder / "debs")
+    files = {path: member for members in image.unpack(debs).values() for path, member in members.items()}
+    program = image.follow(files, "usr/sbin/dropbear")
+    assert program
+    libraries = elf.closure(program, "dropbear", lambda word: image.library(files, word)[1])
+    for word, content in {"dropbear": program, **libraries}.items():
+        (folder / Path(word).name).write_bytes(content)
+        (folder / Path(word).name).chmod(0o755)
+    loader = Path(elf.read(program, "dropbear").interpreter).name
+    return [str(folder / loader), "--library-path", str(folder), str(folder / "dropbear")]

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 
@@ -28,3 +30,14 @@ def until(condition: Callable[[], object], limit_s: float = 20.0) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def kill_run(running: subprocess.Popen[str], out: Path) -> None:
+    """kill -9; nothing that it had started outlives it by more than 10 s (design rule 5)."""
+    children = psutil.Process(running.pid).children(recursive=True)
+    running.kill()
+    running.wait(10)
+    _, left = psutil.wait_procs(children, timeout=10)
+    assert not left
+    # nor what it started after we had looked: supervisors have the run's folder among their words
+    assert until(lambda: not alive(str(out)), 10)
