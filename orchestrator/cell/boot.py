@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A cell's guest: brought up, made to prove what it is, looked at once more at its end."""
+"""A cell's guest: booted, verified, and shut down."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def _proven(cell: CellState, guest: Guest, kernel: Kernel, since: float, log: Pa
         cell.put(msgspec.structs.replace(crash, reason=f"while booting: {crash.reason}", log=relative))
     cell.say("proof", "asking the guest what it is")
     since = time.monotonic()
-    found = proof.prove(
+    evidence = proof.prove(
         guest,
         build_id=kernel.build_id,
         config=kconfig.parse_config(kernel.config.read_text()) if kernel.config else None,
@@ -151,13 +151,13 @@ def _proven(cell: CellState, guest: Guest, kernel: Kernel, since: float, log: Pa
         smp=cell.plan.smp,
     )
     if cell.target.prebuilt is not None:
-        _read_variant(cell, guest, found)
+        _read_variant(cell, guest, evidence)
     cell_health.leakless(cell, guest)
     cell.health = cell.proven_health = cell_health.state(guest)
-    if found.tainted:
-        cell.properties["tainted after boot"] = ", ".join(health.taint_reasons(found.tainted))
-    case = msgspec.structs.replace(found.case(), duration_s=round(time.monotonic() - since, 3))
-    cell.properties |= {f"proof: {name}": value for name, value in found.properties.items()}
+    if evidence.tainted:
+        cell.properties["tainted after boot"] = ", ".join(health.taint_reasons(evidence.tainted))
+    case = msgspec.structs.replace(evidence.case(), duration_s=round(time.monotonic() - since, 3))
+    cell.properties |= {f"proof: {name}": value for name, value in evidence.properties.items()}
     if not again or case.verdict is not Verdict.PASS:
         cell.put(case)
     if case.verdict is not Verdict.PASS:
@@ -166,7 +166,7 @@ def _proven(cell: CellState, guest: Guest, kernel: Kernel, since: float, log: Pa
         return None
     # of a prebuilt kernel the rest was recorded, there is nothing to compare it with
     recorded = ("build-id", "config.gz") if cell.target.prebuilt is not None else ()
-    shown = [name for name in found.properties if name not in recorded]
+    shown = [name for name in evidence.properties if name not in recorded]
     dirty = " (dirty)" if cell.target.tree is not None and cell.target.tree.dirty else ""
     cell.say(
         "testing",
@@ -182,15 +182,15 @@ def _has_locks(cell: CellState) -> bool | None:
     return cell.target.tree_class is not TreeClass.ABSENT and cell.plan.variant == WITH
 
 
-def _read_variant(cell: CellState, guest: Guest, found: proof.Proof) -> None:
+def _read_variant(cell: CellState, guest: Guest, evidence: proof.Proof) -> None:
     """Which variant a prebuilt kernel is.
 
     :raises NotApplicable: not the one that this cell is about.
     """
     cell.release = guest.release
-    if found.has_locks is None:
+    if evidence.has_locks is None:
         return
-    read = WITH if found.has_locks else WITHOUT
+    read = WITH if evidence.has_locks else WITHOUT
     cell.prebuilt_variant = read
     if read != cell.plan.variant:
         guest.close()
@@ -198,12 +198,12 @@ def _read_variant(cell: CellState, guest: Guest, found: proof.Proof) -> None:
 
 
 def shut_down(cell: CellState, guest: Guest, *, after: str) -> None:
-    """The end of a guest that was looked at: late splats, and whether it goes down when told to.
+    """Shut a guest down and record late kernel reports, and whether it goes down.
 
     :param after: the program that ran last in this guest.
     """
     since = time.monotonic()
-    cell.say("shutdown", "telling the guest to go down")
+    cell.say("shutdown", "shutting the guest down")
     try:
         guest.ssh.raw(
             "sync; (sleep 0.1; reboot -f) >/dev/null 2>&1 &", limit_s=20 * guest.factor, gone=guest.death
@@ -217,9 +217,7 @@ def shut_down(cell: CellState, guest: Guest, *, after: str) -> None:
     if late := new_console_case("shutdown", cell.watch):
         cell.put(late)
     elif guest.poll() is None:
-        cell.case(
-            "shutdown", KernelError(f"the guest did not go down when told to, after {after}"), since=since
-        )
+        cell.case("shutdown", KernelError(f"the guest did not shut down after {after}"), since=since)
     else:
         cell.case("shutdown", since=since)
 

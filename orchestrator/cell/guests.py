@@ -33,12 +33,12 @@ class _Coming:
         self.watch = cell.watch_for(kernel)
         self._log = console_log(cell)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="restore")
-        self._made = self._pool.submit(snapshot.restore, saved, log=self._log, sink=self.watch.feed)
+        self._future = self._pool.submit(snapshot.restore, saved, log=self._log, sink=self.watch.feed)
 
     def take(self) -> Guest:
         """The guest, once it is there; errors as of ``snapshot.restore``."""
         try:
-            return self._made.result()
+            return self._future.result()
         finally:
             self._pool.shutdown()
 
@@ -111,7 +111,7 @@ class Guests:
             guest = coming.take()
         except (InfraError, KernelError) as error:
             if isinstance(error, KernelError):
-                # it had come up before: whatever it burned now is the kernel's
+                # it had come up before: a kernel report is the kernel's fault
                 crash = new_console_case("boot", self._cell.watch)
                 self._cell.put(crash) if crash else self._cell.case("boot", error, since=since)
             self._give_up(error)

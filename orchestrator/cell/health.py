@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The health of a cell's guest between programs: what is worse than before is the program's before it.
+"""The health of a cell's guest between programs: what got worse is due to the program before.
 
-What may still go away by itself (a process that is about to end, memory that is freed later) is looked at
-again for a while before it counts.
+What may still pass (a process that is about to end, memory that is freed later) is checked again for a
+while before it counts.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from orchestrator.splat.scanner import Kind
 from orchestrator.vm.machine import Guest
 from orchestrator.vm.rootfs.overlay import LOOKER
 
-#: Seconds for what may pass, on a machine of reference speed.
+#: Seconds to wait for what may pass, on a machine of reference speed.
 PASSING_S = 4.0
 _AGAIN_S = 0.5
 _LOOK_S = 20.0
 _DEBUG = "/sys/kernel/debug"
-#: What is lost counts once it is 5 s old and two scans have found nobody who knows it.
+#: A leak is reported once it is 5 s old and two scans have found no pointer to it.
 _SCAN = f"cd {_DEBUG} && echo scan > kmemleak && sleep 6 && echo scan > kmemleak"
 _SCAN_S = 120.0
 _LEAK_BYTES = 1 << 18
@@ -37,16 +37,16 @@ _OFF = "lockdep had turned itself off"
 
 
 def state(guest: Guest) -> State:
-    """What the guest is like at this moment.
+    """The state of the guest at this moment.
 
     :raises Lost: it does not answer.
     """
-    said = guest.ssh.raw(str(LOOKER), limit_s=_LOOK_S * guest.factor, gone=guest.death)
-    return health.parse_state(clean(said))
+    output = guest.ssh.raw(str(LOOKER), limit_s=_LOOK_S * guest.factor, gone=guest.death)
+    return health.parse_state(clean(output))
 
 
 def leakless(cell: CellState, guest: Guest) -> None:
-    """Where kmemleak is to tell what programs leak: what the boot has left behind is none of theirs.
+    """Forget the leaks of the boot, where kmemleak is to show those of programs.
 
     :raises Lost: the guest does not answer.
     """
@@ -64,30 +64,30 @@ def _leaks(cell: CellState, guest: Guest) -> tuple[Trouble, ...]:
     if not flavor.kmemleak(cell.inputs.choices.flavors):
         return ()
     with cell.watch.ours(Kind.KMEMLEAK):
-        said = guest.ssh.raw(
+        output = guest.ssh.raw(
             f"{_SCAN}; head -c {_LEAK_BYTES} {_DEBUG}/kmemleak; echo clear > {_DEBUG}/kmemleak",
             limit_s=_SCAN_S * guest.factor,
             gone=guest.death,
         )
-    return health.leaks(said)
+    return health.leaks(output)
 
 
 def check(
     cell: CellState, guest: Guest, done: ProgramResult, case_id: str, hang: Callable[[], HangReport]
 ) -> ProgramResult:
-    """A program's result with what its guest suffered from it.
+    """A program's result, with the damage that it did to its guest.
 
-    :param hang: looks at what hangs, and is called where processes were left that nobody can kill.
+    :param hang: examines a hang; it is called where the program left processes that cannot be killed.
     :raises Lost: the guest does not answer any more.
     """
     before = cell.health
-    after, found = _settled(cell, guest, before)
-    found = (*found, *health.negative(cell.watch.negative()), *_leaks(cell, guest))
+    after, troubles = _settled(cell, guest, before)
+    troubles = (*troubles, *health.negative(cell.watch.negative()), *_leaks(cell, guest))
     explained = any(c.verdict is Verdict.CRASH for c in done.cases) or cell.watch.waits()
-    # it was looked at when its time was over
+    # a program that ran out of time was examined then
     late = any(c.id == case_id and c.verdict is Verdict.TIMEOUT for c in done.cases)
     cases = list(done.cases)
-    for trouble in found:
+    for trouble in troubles:
         if trouble.verdict is Verdict.CRASH and explained:
             continue
         if trouble.stuck and not late:
@@ -99,14 +99,14 @@ def check(
 
 
 def _settled(cell: CellState, guest: Guest, before: State) -> tuple[State, tuple[Trouble, ...]]:
-    # a module of ours is one out of the tree, and not signed
+    # our own module is out of tree and not signed
     ours = health.OUT_OF_TREE if flavor.module(cell.inputs.choices.flavors) else 0
     until = time.monotonic() + PASSING_S * guest.factor
     while True:
         after = state(guest)
-        found = health.troubles(before, after, ours=ours)
-        if not any(t.passing for t in found) or time.monotonic() > until:
-            return after, found
+        troubles = health.troubles(before, after, ours=ours)
+        if not any(t.passing for t in troubles) or time.monotonic() > until:
+            return after, troubles
         time.sleep(_AGAIN_S)
 
 
@@ -119,7 +119,7 @@ def _explained(trouble: Trouble, hang: HangReport) -> Trouble:
 
 
 def _with(cases: list[Case], case_id: str, trouble: Trouble) -> list[Case]:
-    """With a trouble on the program's own case; of two words about it the graver is the verdict."""
+    """The cases with a trouble added to the program's own; the graver of the two is its verdict."""
     case = Case(
         id=case_id,
         verdict=trouble.verdict,
@@ -129,19 +129,19 @@ def _with(cases: list[Case], case_id: str, trouble: Trouble) -> list[Case]:
         fingerprint=trouble.fingerprint,
         log=next((c.log for c in cases if c.log), ""),
     )
-    said = next((c for c in cases if c.id == case_id), None)
-    if said is not None and said.verdict is not Verdict.PASS:
-        # that it hangs, and what is stuck, is one thing
-        same = trouble.stuck and said.verdict is Verdict.TIMEOUT
-        graver, other = (said, case) if same or _grave(said) <= _grave(case) else (case, said)
+    own = next((c for c in cases if c.id == case_id), None)
+    if own is not None and own.verdict is not Verdict.PASS:
+        # the time-out and the stuck process are the same hang
+        same = trouble.stuck and own.verdict is Verdict.TIMEOUT
+        graver, other = (own, case) if same or _grave(own) <= _grave(case) else (case, own)
         case = msgspec.structs.replace(
             graver,
-            log=said.log,
+            log=own.log,
             detail="\n\n".join(t for t in (graver.detail, f"Also: {other.reason}", other.detail) if t),
         )
-    if said is not None:
-        case = msgspec.structs.replace(case, duration_s=said.duration_s)
-    return [c for c in cases if c is not said] + [case]
+    if own is not None:
+        case = msgspec.structs.replace(case, duration_s=own.duration_s)
+    return [c for c in cases if c is not own] + [case]
 
 
 def _grave(case: Case) -> int:
@@ -151,7 +151,7 @@ def _grave(case: Case) -> int:
 def _without_lockdep(
     cell: CellState, cases: list[Case], case_id: str, before: bool | None, after: bool | None
 ) -> list[Case]:
-    """What passed without lockdep in a kernel that is to have it has not been shown to be right."""
+    """A case that passed while lockdep was off, in a kernel that has it, proves nothing."""
     if after is not False:
         return cases
     unchecked = cell.watch.after_first_splat(case_id) if before else None

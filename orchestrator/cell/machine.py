@@ -114,7 +114,7 @@ def write_reproducer(
         cell=cell.plan.id,
         describe=cell.target.describe,
         kernel=kernel,
-        kept=artifacts.keep_kernel(root, kernel),
+        image=artifacts.keep_kernel(root, kernel),
         spec=spec,
         initrds=(f"{image_folder}/{IMAGE}", str(payload.relative_to(root))),
         accel=cell.inputs.choices.accel,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What it takes to boot a cell's guest again, and to run its programs: ``cells/<cell>/guest.json``.
+"""All that is needed to boot a cell's guest again and run its programs: ``cells/<cell>/guest.json``.
 
 It is written before the first guest of the cell is started, so that a run that is killed has it too.
 """
@@ -29,7 +29,7 @@ class ProgramRecord(msgspec.Struct, frozen=True, kw_only=True):
     ``limit_s`` is for a guest that boots in a second. ``ktap``: its output is TAP. ``foreign``: a script or
     command of the user's, of which exit status 126 or 127 says that it could not be run. ``own``: it keeps to
     the kernel's selftests, where exit status 2 is an expected failure. ``widen``: it is run with windows
-    made wide. ``folder`` is where a user who looks at it by hand wants to be.
+    made wide. ``folder`` is where a shell in the guest starts.
     """
 
     id: str
@@ -48,9 +48,10 @@ class ProgramRecord(msgspec.Struct, frozen=True, kw_only=True):
 class GuestRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A cell's guest. Paths are relative to the run directory.
 
-    ``initrds`` lack the keys, which are made anew for whoever boots it. ``shared``: its programs run one
+    ``initrds`` lack the keys, which are made anew for each boot. ``shared``: its programs run one
     after the other in one guest, else each has its own. ``slower``: the flavor's factor on time limits.
-    ``accel`` is what was asked for; ``build_id`` is empty where it is not known before the kernel runs.
+    ``accel`` is the accelerator that was requested; ``build_id`` is empty where only the running kernel
+    tells it.
     """
 
     version: int = _VERSION
@@ -80,7 +81,7 @@ class GuestRecord(msgspec.Struct, frozen=True, kw_only=True):
             if not (root / name).is_file():
                 raise UserError(
                     f"{root / name} is gone: this guest cannot be booted again",
-                    remedy="Copy the run directory with its artifacts/, or carry the cell out anew.",
+                    remedy="Copy the run directory with its artifacts/, or execute the cell again.",
                 )
         return self.machine(root)
 
@@ -120,7 +121,7 @@ def record(
     cell: str,
     describe: str,
     kernel: Kernel,
-    kept: str,
+    image: str,
     spec: GuestSpec,
     initrds: tuple[str, ...],
     accel: str,
@@ -129,7 +130,7 @@ def record(
 ) -> GuestRecord:
     """The record of a cell's guest.
 
-    :param kept: where the kernel's image is in the run directory, relative to it.
+    :param image: the kernel's image, relative to the run directory.
     :param initrds: likewise, without keys.
     :param queue: the programs of its suites, in the order in which they run.
     """
@@ -139,8 +140,8 @@ def record(
         arch=spec.arch.name,
         release=kernel.release,
         build_id=kernel.build_id,
-        kernel=kept,
-        vmlinux=str(Path(kept).with_name(kernel.vmlinux.name)) if kernel.vmlinux else "",
+        kernel=image,
+        vmlinux=str(Path(image).with_name(kernel.vmlinux.name)) if kernel.vmlinux else "",
         initrds=initrds,
         smp=spec.smp,
         mem_mib=spec.mem_mib,
@@ -160,17 +161,17 @@ def load(folder: Path) -> GuestRecord:
     """
     path = folder / FILE
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=GuestRecord)
+        record = msgspec.json.decode(path.read_bytes(), type=GuestRecord)
     except FileNotFoundError:
         raise UserError(
             f"cell {folder.name} booted no guest: it ended before that, or an older orchestrate ran it",
-            remedy=f"What stopped it is in {folder / 'result.json'}; its reproduce.sh carries it out anew.",
+            remedy=f"What stopped it is in {folder / 'result.json'}; its reproduce.sh executes it again.",
         ) from None
     except (OSError, msgspec.MsgspecError) as error:
-        raise UserError(f"{path} cannot be read: {error}", remedy="Carry the cell out anew.") from None
-    if found.version > _VERSION:
+        raise UserError(f"{path} cannot be read: {error}", remedy="Execute the cell again.") from None
+    if record.version > _VERSION:
         raise UserError(
-            f"{path} is of version {found.version}: this orchestrate knows {_VERSION}",
+            f"{path} is of version {record.version}: this orchestrate knows {_VERSION}",
             remedy="Use the newer one that wrote it.",
         )
-    return found
+    return record

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The script that does again what a cell did (design rule 9).
+"""The script that reproduces a cell (design rule 9).
 
 Once a cell has a kernel and a guest its script needs neither orchestrate nor Python, only QEMU, ssh and what
 the run keeps in ``artifacts/``. The part that is the same for all is ``guest/reproduce.sh``; what is written
@@ -54,7 +54,7 @@ when it shows: repeat.
 def command(plan: CellPlan, inputs: Inputs, source: Source) -> list[str]:
     """The call of orchestrate that executes a cell, from whatever folder.
 
-    :param source: the cell's kernel, by the spec that it was found under.
+    :param source: the cell's kernel, by the spec that it was resolved from.
     """
     choices, suites = inputs.choices, inputs.suites
     argv = ["orchestrate", "run", *_source(source), "--arch", plan.arch, "--variant", plan.variant]
@@ -93,7 +93,7 @@ def by_orchestrate(cell: str, describe: str, argv: list[str]) -> str:
     """
     return (
         f"#!/bin/sh\n# {one_line(f'{cell}: {describe}')}\n"
-        "# It had no guest that could be booted again: this carries it out anew, from the kernel's source.\n"
+        "# It had no guest that could be booted again: this executes it again, from the kernel's source.\n"
         f"{_find_orchestrate()}\nexec {_call(argv)}\n"
     )
 

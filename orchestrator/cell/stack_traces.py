@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From a cell that crashed to stack traces with lines: which vmlinux explains them, and what is written anew.
+"""Adds file and line to the stack traces of a cell that crashed.
 
-A run does it by itself where that costs nothing: the kernel has line numbers, or its debug build is in the
-cache. With ``--decode``, and by ``orchestrate decode``, the debug build is made.
+A run does this where it costs nothing: the kernel has line numbers, or its debug build is in the cache. With
+``--decode``, and in ``orchestrate decode``, the debug build is made.
 """
 
 from __future__ import annotations
@@ -78,37 +78,39 @@ def explaining(
     build: bool,
     jobs: int = 0,
 ) -> Path:
-    """The vmlinux with line numbers that explains a cell's kernel; a debug build is kept in the run.
+    """The vmlinux with line numbers of a cell's kernel; a debug build is kept in the run.
 
     :param root: the run directory.
-    :param spec: gives the kernel as it was asked for, where it comes to that.
+    :param spec: gives the kernel that the cell asked for, if it is needed.
     :param build: make the debug build if there is none.
-    :raises UserError: there is none, or of the kernel there is only an image.
-    :raises Inconclusive: the debug build is other code. KernelError, InfraError: it cannot be built.
+    :raises UserError: there is none, or the kernel is only an image.
+    :raises Inconclusive: the debug build is different code. KernelError, InfraError: it cannot be built.
     """
     own = root / record.vmlinux
     if not record.vmlinux or not own.is_file():
         raise UserError(
-            "of this cell's kernel there is only an image",
+            "this cell's kernel is only an image: it has no vmlinux",
             remedy="Give its vmlinux: orchestrate decode --vmlinux FILE.",
         )
 
-    def made() -> Kernel | None:
-        asked = spec()
-        found = debug_build.find(asked, store)
-        return debug_build.build(asked, store, say=say, jobs=jobs) if found is None and build else found
+    def debug_kernel() -> Kernel | None:
+        kernel_spec = spec()
+        kernel = debug_build.find(kernel_spec, store)
+        if kernel is None and build:
+            return debug_build.build(kernel_spec, store, say=say, jobs=jobs)
+        return kernel
 
-    found = debug_build.explaining(own, made)
-    if found is None:
+    vmlinux = debug_build.explaining(own, debug_kernel)
+    if vmlinux is None:
         raise UserError(
             f"`orchestrate decode {root.name}/{record.cell}` makes a debug build of this kernel",
-            remedy="Let it, or have runs do it with --decode.",
+            remedy="Run that, or let runs do it with --decode.",
         )
-    if found.parent == own.parent:
-        return found
+    if vmlinux.parent == own.parent:
+        return vmlinux
     kept = own.with_name(debug_build.KEPT)
     kept.unlink(missing_ok=True)
-    artifacts.keep(root, own.parent.name, {debug_build.KEPT: found})
+    artifacts.keep(root, own.parent.name, {debug_build.KEPT: vmlinux})
     return kept
 
 
@@ -146,13 +148,13 @@ def write(
         )
 
     what = ", ".join(str(path.relative_to(root)) for path in written) or "in the details of cases"
-    told = msgspec.structs.replace(
+    decoded_result = msgspec.structs.replace(
         result,
         properties=result.properties | {PROPERTY: f"with lines: {what}"},
         cases=decoded(result.cases),
         suites=tuple(msgspec.structs.replace(suite, cases=decoded(suite.cases)) for suite in result.suites),
     )
-    return told, tuple(written)
+    return decoded_result, tuple(written)
 
 
 def _is_decoded(detail: str) -> bool:

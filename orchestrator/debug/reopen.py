@@ -168,7 +168,7 @@ def decode(found: Found, store: Store, say: Say, *, vmlinux: Path | None, jobs: 
     """Give the stack traces of a cell lines, in its folder and in the run's results.
 
     :param vmlinux: the user's own, with line numbers; else the kernel's, or that of a debug build.
-    :raises UserError: ``vmlinux`` is of another kernel or has no lines; the source is not what it was.
+    :raises UserError: ``vmlinux`` is of another kernel or has no lines; the source has changed.
     :raises Inconclusive: the debug build is other code. KernelError, InfraError: it cannot be built.
     """
     record, directory = found.record(), RunDirectory(found.root)

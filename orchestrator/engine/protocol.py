@@ -33,7 +33,7 @@ Report = Progress | Finished
 
 
 class Engine(Protocol):
-    """Executes cells, somewhere. Every engine passes the conformance test, tests/engine/test_conformance.py."""
+    """Executes cells. Every engine passes the conformance test (tests/engine/test_conformance.py)."""
 
     def run(self, jobs: Iterable[CellJob], root: Path) -> Iterator[Report]:
         """Execute jobs; the reports as they come, those of one attempt in their order.

@@ -24,8 +24,8 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
 
     ``times`` is the number of fresh boots of each functional cell; with ``until_fail`` a kernel's
     repeats end with the first that fails. ``flavors`` make one kernel together. ``known`` are files of
-    known failures; ``strict``: a known failure is one like any other. ``decode``: a kernel that crashed is
-    built again with line numbers.
+    known failures; ``strict``: they count as ordinary failures. ``decode``: a kernel that crashed is built
+    again with line numbers.
     """
 
     arches: tuple[str, ...]

@@ -12,6 +12,7 @@ from orchestrator.core.errors import UserError
 from orchestrator.core.store import absolute
 from orchestrator.kernel import flavor, kconfig, prebuilt
 from orchestrator.plan import UNTIL_FAIL_TIMES, prepare
+from orchestrator.plan.check import check
 from orchestrator.plan.choices import Choices, Source
 from orchestrator.source import clone
 from orchestrator.suites import catalog
@@ -95,7 +96,7 @@ def choose(options: Options, *, tests: bool = False) -> Choices:
     )
     _check_encoding(choices)
     _check_images(options, choices)
-    prepare.check(choices, prepare.suites(choices) if tests else ())
+    check(choices, prepare.suites(choices) if tests else ())
     return choices
 
 

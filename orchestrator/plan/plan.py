@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From choices to cells: pure, so that a plan can be shown before anything runs."""
+"""From choices to cells. Pure: a plan can be shown before anything runs."""
 
 from __future__ import annotations
 
@@ -120,23 +120,23 @@ def _functional(
     base = msgspec.structs.replace(kernel, suites=names)
     if not choices.vsyscall or not modes:
         return [base]
-    wanted = modes if choices.vsyscall == "all" else (choices.vsyscall,)
-    if unknown := set(wanted) - set(modes):
+    selected = modes if choices.vsyscall == "all" else (choices.vsyscall,)
+    if unknown := set(selected) - set(modes):
         raise UserError(
             f"unknown vsyscall mode {unknown.pop()!r}", remedy=f"Known are: all, {', '.join(modes)}."
         )
-    touched = tuple(s.name for s in suites if any(p.vsyscall for p in s.program))
+    affected = tuple(s.name for s in suites if any(p.vsyscall for p in s.program))
     cells = []
-    for number, mode in enumerate(wanted):
-        # the first mode's boot runs everything, the further ones what the mode matters to
+    for number, mode in enumerate(selected):
+        # the first mode's boot runs everything, the further ones only what depends on the mode
         rest = number > 0
-        if rest and not touched:
+        if rest and not affected:
             continue
         cells.append(
             msgspec.structs.replace(
                 base,
                 id=f"{base.id}-vsyscall-{mode}",
-                suites=touched if rest else names,
+                suites=affected if rest else names,
                 cmdline=(*base.cmdline, f"vsyscall={mode}"),
                 vsyscall=mode,
                 only_vsyscall=rest,

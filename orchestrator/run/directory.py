@@ -100,7 +100,7 @@ class RunDirectory:
                 lock.acquire(timeout=0)
             except Timeout:
                 raise UserError(
-                    f"run {self.id} is being carried out by another process",
+                    f"run {self.id} is being executed by another process",
                     remedy="Wait for its end, or end it; then resume.",
                 ) from None
         try:
@@ -182,7 +182,7 @@ def check_inputs(before: Mapping[str, str], now_there: Mapping[str, str], kind: 
     for name in (*before, *now_there):
         if before.get(name) != now_there.get(name):
             raise UserError(
-                f"{name} is not what it was when the {kind} began",
+                f"{name} has changed since the {kind} began",
                 remedy=f"Bring it back to that state, or begin a new {kind}.",
             )
 

@@ -271,7 +271,7 @@ def test_a_bisect_is_carried_out_once_at_a_time(yard: Yard, capsys: pytest.Captu
     assert yard.bisect("--good", "HEAD~1", "--build") == 0
     with RunDirectory(yard.folder).held():
         assert yard.bisect("--resume", "last") == 2
-    assert "is being carried out by another process" in capsys.readouterr().err
+    assert "is being executed by another process" in capsys.readouterr().err
 
 
 @needs_make

@@ -87,7 +87,7 @@ def test_taint_is_the_programs(look: Look) -> None:
     )
     assert (found.log, found.duration_s, found.fingerprint) == ("p.log", 1.0, "tainted")
     # the next program is held against what was left to it
-    assert look.cell.state.tainted == 512
+    assert look.cell.health.tainted == 512
 
 
 def test_a_taint_that_a_report_explains_is_not_told_twice(look: Look) -> None:

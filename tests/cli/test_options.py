@@ -68,7 +68,7 @@ def test_memory(word: str, mib: int) -> None:
     ],
 )
 def test_memory_by_default(words: list[str], mib: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.plan.prepare.check", lambda *_: None)
+    monkeypatch.setattr("orchestrator.plan.options.check", lambda *_: None)
     context = whole.commands["run"].make_context("run", words, parent=click.Context(whole))
     assert choose(requests.options(context.params)).mem_mib == mib
 

@@ -37,7 +37,7 @@ PHASES = (
     "restoring the guest",
     pytest.param("run: cmd/cmd-2", marks=pytest.mark.long),
     # the next one is being restored meanwhile
-    pytest.param("telling the guest to go down", marks=pytest.mark.long),
+    pytest.param("shutting the guest down", marks=pytest.mark.long),
 )
 
 
@@ -116,7 +116,7 @@ def test_a_run_that_is_under_way_is_not_resumed_beside(tmp_path: Path) -> None:
     running = _begin(RUN, tmp_path, "starting QEMU")
     beside = _resume(tmp_path)
     assert beside.returncode == 2
-    assert "is being carried out by another process" in beside.stderr
+    assert "is being executed by another process" in beside.stderr
     assert running.stdout is not None
     running.stdout.read()
     assert running.wait(60) == 0

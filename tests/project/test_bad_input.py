@@ -98,7 +98,7 @@ def _commit(tree: Path) -> None:
         (["--config", "~nosuchuser/x"], "whose home folder"),
         (["--put", "/etc/passwd"], "--put is for --cmd"),
         (["--cmd", " "], "the command is empty"),
-        (["--cmdline", "nokaslr quiet"], "--cmdline quiet: a boot is followed"),
+        (["--cmdline", "nokaslr quiet"], "--cmdline quiet: boots and crashes are read from the console"),
         (["--selftests-from", "nosuch", "--suite", "maps"], "nosuch"),
         (["--resume", "nosuch"], "there is no run 'nosuch'"),
         (["--resume", ""], "there is no run ''"),

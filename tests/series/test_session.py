@@ -265,7 +265,7 @@ def test_what_is_resumed_must_be_what_it_was(linux: Path, tmp_path: Path, scene:
     extra.write_text("CONFIG_PARENT=y\n")
     assert scene.begin("base..", source=str(linux), kconfig=(str(extra),)) == 0
     extra.write_text("# CONFIG_PARENT is not set\n")
-    with pytest.raises(UserError, match="--kconfig is not what it was"):
+    with pytest.raises(UserError, match="--kconfig has changed"):
         scene.resume()
     with pytest.raises(UserError, match="there is no series 'x'") as caught:
         RunDirectory.existing(scene.out, "x", session.KIND)
