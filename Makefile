@@ -52,7 +52,7 @@ list: $(STAMP) ## architectures, variants, suites
 lint: $(STAMP) ## ruff, mypy, and the order of the rooms
 	$(BIN)/ruff check orchestrator tests
 	$(BIN)/ruff format --check orchestrator tests
-	$(BIN)/mypy -p orchestrator
+	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
 # what some tests need besides: a debugger for both architectures, ssh as the script of a cell calls it, and

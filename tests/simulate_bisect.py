@@ -205,7 +205,7 @@ def search(case: Case, rate: float, ends: Rates, rng: random.Random) -> Answer:
     """Ours, each boot costing the same."""
     found = Search(case.history, ends, prior=dict.fromkeys(case.idle, 0.0))
     bad = case.history.column(case.culprit)
-    judged = set()
+    judged: set[str] = set()
     skipped = 0
     for tests in range(MOST):
         if found.finished:
@@ -234,7 +234,8 @@ class Midpoints:
         self._known: dict[bytes, NDArray[np.intp]] = {}
 
     def narrowed(self, left: NDArray[np.bool_], commit: int, bad: bool) -> NDArray[np.bool_]:
-        return left & self._rows[commit] if bad else left & ~self._rows[commit]
+        row: NDArray[np.bool_] = self._rows[commit]
+        return left & row if bad else left & ~row
 
     def next(self, left: NDArray[np.bool_], skipped: Collection[int] = ()) -> int | None:
         """``None`` if no commit that was not skipped tells any of those left from another."""
@@ -442,11 +443,11 @@ def write(folder: Path, bare: list[list[Row]], informed: list[list[Row]]) -> Non
     ends = ["| shows in | boots of the bad end, mean |", "|---|---|"]
     ends += [f"| {mine.rate:.0%} | {mine.ends:.1f} |" for mine, *_ in bare]
     for name, made in (("bare", table(bare)), ("informed", table(informed)), ("ends", "\n".join(ends))):
-        text, times = re.subn(
-            rf"(?s)(<!-- {name}: .*?-->\n).*?(<!-- end -->)",
-            lambda mark, made=made: f"{mark[1]}\n{made}\n\n{mark[2]}",
-            text,
-        )
+
+        def insert(mark: re.Match[str], made: str = made) -> str:
+            return f"{mark[1]}\n{made}\n\n{mark[2]}"
+
+        text, times = re.subn(rf"(?s)(<!-- {name}: .*?-->\n).*?(<!-- end -->)", insert, text)
         if times != 1:
             raise SystemExit(f"{page} has {times} places for the table {name!r}")
     page.write_text(text, encoding="utf-8")

@@ -43,7 +43,7 @@ def results(out: Path) -> RunResult:
 
 def run(out: Path, *words: str) -> tuple[int, RunResult]:
     """Exit code and result of a run of the kernel of `make test`, emulated: the same on every host."""
-    argv = [*ORCHESTRATE, "run", "--source", SOURCE, "--accel", "tcg", "--out", out]
+    argv: list[str | Path] = [*ORCHESTRATE, "run", "--source", SOURCE, "--accel", "tcg", "--out", out]
     done = subprocess.run([*argv, *words], stdin=subprocess.DEVNULL, check=False, timeout=3600)
     return done.returncode, results(out)
 

@@ -22,13 +22,14 @@ from fakes.processes import alive, until
 from fakes.trees import git
 from under_test import ORCHESTRATE
 
-from orchestrator.bisect import command, setup
+from orchestrator.bisect import setup
 from orchestrator.bisect.setup import Conclusion
 from orchestrator.cell import lifecycle
 from orchestrator.cell.state import CellState
 from orchestrator.cli.main import main
 from orchestrator.results.model import CellResult, Verdict
 from orchestrator.run.directory import RunDirectory
+from orchestrator.vm import accel, qemu
 
 pytestmark = pytest.mark.slow
 
@@ -98,8 +99,8 @@ def guests(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
         )
 
     monkeypatch.setattr(lifecycle, "_result", cell_result)
-    monkeypatch.setattr(command.prepare.qemu, "program", lambda arch: "qemu")
-    monkeypatch.setattr(command.prepare.accel, "choose", lambda *_: None)
+    monkeypatch.setattr(qemu, "program", lambda arch: "qemu")
+    monkeypatch.setattr(accel, "choose", lambda *_: None)
     return {"booted": booted}
 
 

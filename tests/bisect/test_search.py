@@ -5,7 +5,7 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -406,12 +406,13 @@ def test_arguments_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="more shown than booted"):
         Rates(shown_bad=2, boots_bad=1, shown_good=0, boots_good=1)
     search = Search(line(2), ALWAYS)
-    for wrong in (
+    wrongs: tuple[Callable[[], object], ...] = (
         lambda: search.observe("x", True),
         lambda: search.exclude("x"),
         lambda: search.skip("x"),
         lambda: search.same("x", "c0"),
-    ):
+    )
+    for wrong in wrongs:
         with pytest.raises(KeyError):
             wrong()
 
@@ -447,7 +448,8 @@ def test_where_builds_are_dear_few_kernels_are_built() -> None:
     built = []
     for culprit in ("c17", "c64", "c100"):
         search = Search(line(128), FLAKY)
-        rng, kernels = random.Random(5), set()
+        rng = random.Random(5)
+        kernels: set[str] = set()
 
         def minutes(commit: str, kernels: set[str] = kernels) -> float:
             return 1.0 if commit in kernels else 21.0

@@ -41,7 +41,7 @@ def test_histories_have_their_size_and_one_end(shape: str) -> None:
 
 def test_the_midpoint_is_the_one_nearest_to_half() -> None:
     """A line of four beside a line of eight, merged: git's rule by hand."""
-    parents = {"a0": [], "b0": []} | {f"b{i}": [f"b{i - 1}"] for i in range(1, 8)}
+    parents: dict[str, list[str]] = {"a0": [], "b0": []} | {f"b{i}": [f"b{i - 1}"] for i in range(1, 8)}
     parents |= {f"a{i}": [f"a{i - 1}"] for i in range(1, 4)} | {"m": ["a3", "b7"]}
     history = History.of(parents)
     midpoints = Midpoints(Case("", history, frozenset(), frozenset(), "b3"))

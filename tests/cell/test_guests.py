@@ -13,10 +13,12 @@ import pytest
 from paths import DATA
 
 from orchestrator.cell import guests
+from orchestrator.cell.boot import console_log
 from orchestrator.cell.guests import Guests
 from orchestrator.core.errors import InfraError, Interrupted
 from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.results.model import Case, Verdict
+from orchestrator.vm import snapshot
 from orchestrator.vm.machine import BootFailure, Guest
 
 WAITS_S = 10.0
@@ -64,15 +66,15 @@ class Scene:
         )
         saved = SimpleNamespace(close=lambda: self.events.append("forgotten"))
         monkeypatch.setattr(guests, "boot", lambda *_: self._make("booted"))
-        monkeypatch.setattr(guests.snapshot, "key", lambda *_, **__: "key")
-        monkeypatch.setattr(guests.snapshot, "trusted", lambda *_: guests.snapshot.Trust(True, "seen before"))
-        monkeypatch.setattr(guests.snapshot, "save", lambda guest: saved)
-        monkeypatch.setattr(guests.snapshot, "restore", self._restored)
+        monkeypatch.setattr(snapshot, "key", lambda *_, **__: "key")
+        monkeypatch.setattr(snapshot, "trusted", lambda *_: snapshot.Trust(True, "seen before"))
+        monkeypatch.setattr(snapshot, "save", lambda guest: saved)
+        monkeypatch.setattr(snapshot, "restore", self._restored)
         kernel: Any = SimpleNamespace(key="kernel")
-        self.guests = Guests(self.cell, kernel, cast(Any, None), one_each=True)
+        self.guests = Guests(cast(Any, self.cell), kernel, cast(Any, None), one_each=True)
 
     def _make(self, name: str) -> FakeGuest:
-        guests.console_log(self.cell)
+        console_log(self.cell)
         self.made.append(FakeGuest(name))
         return self.made[-1]
 

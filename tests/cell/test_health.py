@@ -13,6 +13,7 @@ from paths import DATA
 from orchestrator.cell import health
 from orchestrator.cell.program import ProgramResult
 from orchestrator.evidence.collect import HangReport
+from orchestrator.evidence.health import parse_state
 from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.results.model import Blame, Case, Verdict
 from orchestrator.vm.ssh import Lost, Mark
@@ -53,7 +54,7 @@ class Look:
         self.cell: Any = SimpleNamespace(watch=self.watch, inputs=SimpleNamespace(choices=choices))
 
     def __call__(self, guest: FakeGuest, cases: Sequence[Case], before: str = WELL) -> dict[str, Case]:
-        self.cell.health = health.health.parse_state(before)
+        self.cell.health = parse_state(before)
 
         def hang() -> HangReport:
             self.hangs += 1

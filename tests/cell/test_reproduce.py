@@ -247,7 +247,16 @@ def test_cells_accelerator_is_taken_where_it_is_known(copy: Copy) -> None:
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The script of a run of three commands, of which two fail, copied to another place."""
     top = tmp_path_factory.mktemp("reproduce")
-    words = ["--source", SOURCE, "--arch", "x86_64", "--variant", "per-vma-lock", "--out", top / "runs"]
+    words: list[str | Path] = [
+        "--source",
+        SOURCE,
+        "--arch",
+        "x86_64",
+        "--variant",
+        "per-vma-lock",
+        "--out",
+        top / "runs",
+    ]
     words += ["--cmd", "uname -r; exit 0", "--cmd", "echo bad >&2; exit 3"]
     words += ["--cmd", "echo c >/proc/sysrq-trigger"]
     done = subprocess.run([*ORCHESTRATE, "run", *words], capture_output=True, text=True)

@@ -69,7 +69,7 @@ def group(got: Got) -> click.Group:
     @click.option("--junit")
     @click.option("--token", required=True, default=None)
     @click.pass_context
-    def run(ctx: click.Context, **given: Any) -> None:
+    def run(ctx: click.Context, /, **given: Any) -> None:
         got.update(given)
         got["file"] = ctx.meta.get(config.META)
 

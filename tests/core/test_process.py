@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -27,11 +28,11 @@ exec -a {0} sleep 300
 """
 
 
-def start(tmp_path: Path, *argv: str, limit_s: float = 60.0, **options: object) -> Supervised:
-    return Supervised(argv, limit_s=limit_s, output=tmp_path / "output", **options)  # type: ignore[arg-type]
+def start(tmp_path: Path, *argv: str, limit_s: float = 60.0, **options: Any) -> Supervised:
+    return Supervised(argv, limit_s=limit_s, output=tmp_path / "output", **options)
 
 
-def start_stubborn(tmp_path: Path, marker: str, **options: object) -> Supervised:
+def start_stubborn(tmp_path: Path, marker: str, **options: Any) -> Supervised:
     child = start(tmp_path, "bash", "-c", STUBBORN.format(marker), **options)
     assert until(lambda: len(alive(marker)) >= 4), "the tree did not come up"
     return child

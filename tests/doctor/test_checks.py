@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import grp
 import io
 import os
 import re
@@ -478,7 +479,7 @@ def test_kvm_is_denied(
     monkeypatch.setattr(shutil, "which", lambda name: None if name == lacks else "/usr/bin/there")
     monkeypatch.setattr(os, "open", denied)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    monkeypatch.setattr(doctor_host.grp, "getgrgid", named_group)
+    monkeypatch.setattr(grp, "getgrgid", named_group)
     found = kvm(tmp_path, never)
     assert (found.status, "Permission denied" in found.found) == ("note", True)
     assert found.remedy == remedy.replace("DEV", str(tmp_path / "dev-kvm"))
@@ -800,7 +801,7 @@ def test_no_check_imports_what_another_may_import(tmp_path: Path) -> None:
         doctor.check(arches, Path(sys.argv[1]), try_kvm=lambda *_: Trial(False, "no"))
         print(sorted(name for name in set(sys.modules) - before if name.startswith("orchestrator")))
     """
-    argv = [sys.executable, "-c", textwrap.dedent(code), tmp_path]
+    argv = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -162,7 +162,7 @@ def test_the_disk_fills_up_during_the_dump(
     guest: Guest, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = shutil.disk_usage(Path("/"))
-    monkeypatch.setattr(collect.shutil, "disk_usage", lambda path: free._replace(free=1 << 40))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free._replace(free=1 << 40))
     told = kept(guest, small)
     assert "memory dump: QEMU could not write it: is the disk full?" in told.detail
     assert (small / "p.hang.txt").stat().st_size

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,6 @@ def test_without_drgn_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> object:
         raise ImportError(name)
 
-    monkeypatch.setattr(vma_locks.importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(InfraError, match="drgn is not installed"):
         vma_locks.spaces(lambda at, size: b"", 1, Path("/x"), [1], arch="x86_64")

@@ -66,7 +66,12 @@ def test_a_report_that_came_byte_by_byte() -> None:
 
 def test_fed_by_one_thread_and_asked_by_another() -> None:
     watch = ConsoleWatch()
-    thread = threading.Thread(target=lambda: [watch.feed(WARNING) for _ in range(50)])
+
+    def feed() -> None:
+        for _ in range(50):
+            watch.feed(WARNING)
+
+    thread = threading.Thread(target=feed)
     thread.start()
     found = 0
     while thread.is_alive():
@@ -123,7 +128,7 @@ def test_marks_of_cases_within_the_program(mark: Mark) -> None:
         ("s/p", "s/p/g/b", ""),
         ("s/p", "s/p", ""),
     ]
-    assert watch.after_first_splat("s/p") == {"s/p/g/b"}
+    assert watch.after_first_splat("s/p") == frozenset({"s/p/g/b"})
 
 
 def test_marks_in_any_chunks(mark: Mark) -> None:

@@ -15,8 +15,7 @@ import pytest
 
 from orchestrator.core import arch, elf
 from orchestrator.core.store import default_cache
-from orchestrator.debian import apt
-from orchestrator.vm.rootfs import image
+from orchestrator.debian import apt, deb
 from orchestrator.vm.rootfs.overlay import RunKeys
 
 _MOUNT = 'mount --bind "$0" /root || exit 77; exec "$@"'
@@ -47,8 +46,9 @@ class Dropbear:
             while True:
                 connection, _ = self._listener.accept()
                 with connection:
+                    ours = connection.fileno()
                     self._children.append(
-                        subprocess.Popen(self._argv, stdin=connection, stdout=connection, stderr=self._log)
+                        subprocess.Popen(self._argv, stdin=ours, stdout=ours, stderr=self._log)
                     )
 
     def signal(self, number: int) -> None:
@@ -78,10 +78,10 @@ def real_dropbear(folder: Path) -> list[str]:
     state = apt.AptState(default_cache() / "apt" / f"{suite}-{host.debian}", [suite], host.debian)
     state.update(max_age_s=86400)
     debs = state.download_all(state.closure(["dropbear-bin"]), folder / "debs")
-    files = {path: member for members in image.unpack(debs).values() for path, member in members.items()}
-    program = image.follow(files, "usr/sbin/dropbear")
+    files = {path: member for members in deb.unpack(debs).values() for path, member in members.items()}
+    program = deb.follow(files, "usr/sbin/dropbear")
     assert program
-    libraries = elf.closure(program, "dropbear", lambda word: image.library(files, word)[1])
+    libraries = elf.closure(program, "dropbear", lambda word: deb.library(files, word)[1])
     for word, content in {"dropbear": program, **libraries}.items():
         (folder / Path(word).name).write_bytes(content)
         (folder / Path(word).name).chmod(0o755)

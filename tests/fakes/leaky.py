@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from orchestrator.vm.machine import Guest
 
@@ -47,14 +48,16 @@ def _in_vmlinux(vmlinux: Path) -> tuple[int, int]:
     with vmlinux.open("rb") as stream:
         elf = ELFFile(stream)
         file, place, size, text = "", 0, 0, 0
-        for symbol in elf.get_section_by_name(".symtab").iter_symbols():
+        symbols, section = elf.get_section_by_name(".symtab"), elf.get_section_by_name(".text")
+        assert isinstance(symbols, SymbolTableSection)
+        assert section
+        for symbol in symbols.iter_symbols():
             if symbol["st_info"]["type"] == "STT_FILE":
                 file = symbol.name
             elif symbol.name == "m_stop" and file == "task_mmu.c":
                 place, size = symbol["st_value"], symbol["st_size"]
             elif symbol.name == "_text":
                 text = symbol["st_value"]
-        section = elf.get_section_by_name(".text")
         at = place - section["sh_addr"]
         code = section.data()[at : at + size]
     assert code.count(_SEEN) == 1, "m_stop() is compiled in another way"

@@ -58,6 +58,8 @@ def test_a_pair_is_built_once(linux: Tree, warm: Store) -> None:
     for variant, kernel in pair.items():
         assert kernel.release == "7.2.1"
         assert kernel.image.is_file()
+        assert kernel.vmlinux
+        assert kernel.config
         assert kernel.build_id == elf.build_id(kernel.vmlinux)
         assert ("CONFIG_PER_VMA_LOCK=y" in kernel.config.read_text()) == (variant == "per-vma-lock")
         assert "lock_vma_under_rcu" in (kernel.folder / "System.map").read_text()
@@ -118,7 +120,9 @@ def test_a_build_that_fails(
 
 
 def test_the_banner_says_nothing_of_the_host(linux: Tree, warm: Store) -> None:
-    assert b"(orchestrate@orchestrate)#1@0\0" in build(spec_of(linux), warm).vmlinux.read_bytes()
+    kernel = build(spec_of(linux), warm)
+    assert kernel.vmlinux
+    assert b"(orchestrate@orchestrate)#1@0\0" in kernel.vmlinux.read_bytes()
 
 
 def test_a_compiler_of_some_version_is_the_one_that_compiles(

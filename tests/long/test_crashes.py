@@ -53,7 +53,7 @@ class Found:
     @cached_property
     def consoles(self) -> dict[str, Path]:
         """The console of each program's guest."""
-        found = {}
+        found: dict[str, Path] = {}
         for path in sorted((self.root / "cells" / self.cell.cell).glob("console*.log")):
             if not path.name.endswith(".decoded.log"):
                 marks = re.findall(rb"orchestrate: begin (\S+) #", path.read_bytes())

@@ -82,6 +82,12 @@ def the_case(case: Case) -> etree._Element:
     return found
 
 
+def number(element: etree._Element, attribute: str) -> int:
+    value = element.get(attribute)
+    assert value is not None
+    return int(value)
+
+
 @given(CELLS, TEXT)
 @settings(deadline=None)
 def test_any_results_make_a_valid_document(cells: list[CellResult], run_id: str) -> None:
@@ -91,15 +97,15 @@ def test_any_results_make_a_valid_document(cells: list[CellResult], run_id: str)
     cases = [case for c in cells for case in c.all_cases()]
     shown = [next((e.tag for e in case if e.tag != "system-out"), None) for case in root.iter("testcase")]
     assert shown == [SHOWN[case.verdict] for case in cases]
-    assert int(root.get("tests")) == len(cases)
-    assert int(root.get("failures")) == shown.count("failure")
-    assert int(root.get("errors")) == shown.count("error")
+    assert number(root, "tests") == len(cases)
+    assert number(root, "failures") == shown.count("failure")
+    assert number(root, "errors") == shown.count("error")
     suites = root.findall("testsuite")
     assert len(suites) == sum(1 + len(c.suites) for c in cells)
-    assert sum(int(suite.get("skipped")) for suite in suites) == shown.count("skipped")
+    assert sum(number(suite, "skipped") for suite in suites) == shown.count("skipped")
     for suite in suites:
-        assert int(suite.get("tests")) == len(suite.findall("testcase"))
-        assert int(suite.get("failures")) == len(suite.findall("testcase/failure"))
+        assert number(suite, "tests") == len(suite.findall("testcase"))
+        assert number(suite, "failures") == len(suite.findall("testcase/failure"))
 
 
 GOOD = junit.render(
@@ -190,12 +196,18 @@ def test_verdicts(case: Case, tag: str, kind: str, message: str) -> None:
 def test_a_pass_is_bare() -> None:
     case = the_case(Case(id="maps/a", verdict=Verdict.PASS, detail="d", duration_s=0.1 + 0.2))
     assert len(case) == 0
-    assert dict(case.attrib) == {"name": "maps/a", "classname": "x86_64-per-vma-lock/maps", "time": "0.300"}
+    assert dict(case.attrib.items()) == {
+        "name": "maps/a",
+        "classname": "x86_64-per-vma-lock/maps",
+        "time": "0.300",
+    }
 
 
 def test_long_detail_is_cut_with_a_pointer_to_the_log() -> None:
     case = Case(id="a", verdict=Verdict.FAIL, detail="x" * 1_000_000, log="cells/c/suites/maps/a.log")
     failure, out = the_case(case)
+    assert failure.text
+    assert out.text
     assert len(failure.text) <= junit.DETAIL_LIMIT
     assert " bytes cut ..." in failure.text
     assert out.text.splitlines() == [

@@ -16,6 +16,7 @@ import pytest
 from paths import ROOT
 from rich.console import Console
 
+from orchestrator.analysis.pairs import pairs, rates
 from orchestrator.cell import lifecycle
 from orchestrator.cell.state import CellState
 from orchestrator.core.errors import UserError
@@ -399,14 +400,14 @@ def _program(variant: str, boot: int, *, crashed: bool) -> CellResult:
 
 def test_a_program_that_crashes_now_and_then_has_its_true_rate() -> None:
     cells = [_program("per-vma-lock", boot, crashed=boot in (7, 90)) for boot in range(1, 201)]
-    rates = {rate.case: (rate.failures, rate.boots) for rate in summary.rates(cells)}
-    assert rates["maps/race"] == (2, 200)
-    assert rates["maps/race/one"] == (0, 198)
+    found = {rate.case: (rate.failures, rate.boots) for rate in rates(cells)}
+    assert found["maps/race"] == (2, 200)
+    assert found["maps/race/one"] == (0, 198)
 
 
 def test_a_program_that_crashes_on_one_leg_and_is_good_on_the_other() -> None:
     cells = [_program("per-vma-lock", 0, crashed=True), _program("mmap-lock", 0, crashed=False)]
-    assert [(p.case, p.legs) for p in summary.pairs(cells)] == [("maps/race", "with")]
+    assert [(p.case, p.legs) for p in pairs(cells)] == [("maps/race", "with")]
 
 
 def test_a_prebuilt_kernel_is_no_pair_with_itself() -> None:
@@ -418,7 +419,7 @@ def test_a_prebuilt_kernel_is_no_pair_with_itself() -> None:
         )
         for v in ("per-vma-lock", "mmap-lock")
     ]
-    assert summary.pairs(cells) == ()
+    assert pairs(cells) == ()
 
 
 def test_until_fail_leaves_other_boots_alone(scene: Scene) -> None:

@@ -204,7 +204,7 @@ def test_every_case_is_explained(suite: str, tmp_path: Path) -> None:
     """README.md beside the sources says of each case, by name or pattern, what it proves; --list agrees."""
     loaded = catalog.load(suite)
     text = (loaded.folder / "README.md").read_text()
-    patterns = []
+    patterns: list[str] = []
     for row in re.findall(r"^\|([^|]+)\|", text, re.M):
         for word in re.findall(r"`([^`]+)`", row):
             # `group.case`, `.another` of that group, `…-ending` of the one before

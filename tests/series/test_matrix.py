@@ -81,7 +81,7 @@ def test_a_new_failure_shows_beside_an_old_one() -> None:
     def both(a: Verdict, b: Verdict) -> RowResult:
         return RowResult(cases=(Case(id="maps/a", verdict=a), Case(id="maps/b", verdict=b)))
 
-    rows = [
+    rows: list[RowResult | None] = [
         both(Verdict.FAIL, Verdict.PASS),
         both(Verdict.FAIL, Verdict.FAIL),
         both(Verdict.FAIL, Verdict.FAIL),

@@ -32,6 +32,7 @@ from orchestrator.results.model import Blame, Case, SuiteResult, Verdict
 from orchestrator.run.directory import RunDirectory
 from orchestrator.series import matrix, request, session
 from orchestrator.series.model import Series
+from orchestrator.vm import accel, qemu
 
 pytestmark = [
     pytest.mark.slow,
@@ -86,8 +87,8 @@ class Guests:
 def guests(monkeypatch: pytest.MonkeyPatch) -> Guests:
     made = Guests()
     monkeypatch.setattr(lifecycle, "run_suites", made.run_suites)
-    monkeypatch.setattr(prepare.qemu, "program", lambda arch: "qemu")
-    monkeypatch.setattr(prepare.accel, "choose", lambda *_: None)
+    monkeypatch.setattr(qemu, "program", lambda arch: "qemu")
+    monkeypatch.setattr(accel, "choose", lambda *_: None)
     return made
 
 
@@ -304,12 +305,13 @@ def test_an_equal_tip_is_not_measured(linux: Path, scene: Scene) -> None:
 
 
 def test_options_that_do_not_fit(linux: Path, scene: Scene) -> None:
-    for words, message in [
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"also": ("nowhere",)}, "there is no configuration 'nowhere'"),
         ({"also": ("none", "x86_64-up")}, "others beside it"),
         ({"suites": ("map-latency",)}, "is a benchmark, and --no-bench"),
         ({"arches": ("vax",)}, "unknown architecture"),
-    ]:
+    ]
+    for words, message in refused:
         with pytest.raises(UserError, match=message):
             scene.begin("base..", source=str(linux), **words)
     with pytest.raises(UserError, match="which series"):
@@ -320,12 +322,13 @@ def test_options_that_do_not_fit(linux: Path, scene: Scene) -> None:
 def test_what_is_refused_leaves_no_folder(linux: Path, tmp_path: Path, scene: Scene) -> None:
     commit_file(linux, "fs/a.c", "int a;\n", "fs: a")
     (tmp_path / "mbox").write_text("words\n")
-    for series, words, message in [
+    refused: list[tuple[str | Path, dict[str, Any], str]] = [
         ("base..", {"kconfig": ("CONFIG_HALF",)}, "not a kconfig line"),
         ("base..", {"config": str(tmp_path / "nosuch")}, "--config"),
         ("base..nowhere", {}, "has no revision 'nowhere'"),
         (tmp_path / "mbox", {"source": f"{linux}@base"}, "mbox"),
-    ]:
+    ]
+    for series, words, message in refused:
         with pytest.raises(UserError, match=message):
             scene.begin(series, **{"source": str(linux), **words})
     git(linux, "rm", "-q", "Makefile")

@@ -18,7 +18,7 @@ from orchestrator import source
 from orchestrator.core.errors import InfraError, KernelError, UserError
 from orchestrator.core.store import Store, file_digest
 from orchestrator.kernel import build as kernels
-from orchestrator.source import checkout, patches
+from orchestrator.source import checkout, clone, patches
 from orchestrator.source.checkout import DoesNotApply, Fix
 
 pytestmark = pytest.mark.slow
@@ -182,7 +182,7 @@ def test_a_full_disk_is_the_hosts(repository: Path, tmp_path: Path, monkeypatch:
         raise OSError(28, "No space left on device")
 
     with checkout.opened(repository, cache=tmp_path) as shop:
-        monkeypatch.setattr(checkout.clone, "check_out", full)
+        monkeypatch.setattr(clone, "check_out", full)
         with pytest.raises(InfraError, match="No space left"):
             shop.check_out(head(repository))
 

@@ -553,8 +553,8 @@ def test_a_directory_without_write_permission_unprivileged(
     try:
         assert content_digest(_apply(base, tmp_path, series).path) == content_digest(work)
     finally:
-        for folder, _, _ in os.walk(base.path):
-            Path(folder).chmod(0o755)
+        for name, _, _ in os.walk(base.path):
+            Path(name).chmod(0o755)
 
 
 def test_directories_of_the_copy_are_writable(tmp_path: Path, repo: Path, series: Path) -> None:
@@ -580,7 +580,7 @@ def test_a_read_only_mount_that_belongs_to_somebody_else(tmp_path: Path, repo: P
         for entry in [path, *path.rglob("*")]:
             os.chown(entry, 12345, 12345, follow_symlinks=False)
         before = snapshot(path)
-        python = [sys.executable, "-c", script, path, series, tmp_path / "cache"]
+        python: list[str | Path] = [sys.executable, "-c", script, path, series, tmp_path / "cache"]
         done = mounted(READ_ONLY, path, python)
         assert done.returncode == 0, done.stderr
         assert "/* one */" in (Path(done.stdout.strip()) / "mm/memory.c").read_text()

@@ -76,7 +76,7 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     start = folder.parent / "init" / "main.c"
     start.parent.mkdir()
     start.write_text("int start_kernel(int x) { return x; }\n")
-    words = [
+    words: list[str | Path] = [
         "-O2",
         "-g",
         "-static",

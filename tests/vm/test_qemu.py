@@ -6,7 +6,9 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from qemu.qmp.legacy import QEMUMonitorProtocol
@@ -138,10 +140,11 @@ def test_the_real_qemu_accepts_it(tmp_path: Path, name: str) -> None:
     child = Supervised([*words, "-S"], limit_s=120, output=tmp_path / "output")
     try:
         monitor.accept(timeout=60)
-        assert monitor.cmd("query-status")["status"] == "prelaunch"
-        assert len(monitor.cmd("query-cpus-fast")) == 2
-        assert monitor.cmd("query-memory-size-summary")["base-memory"] == 256 << 20
-        forwarded = monitor.cmd("human-monitor-command", **{"command-line": "info usernet"})
+        tell: Callable[..., Any] = monitor.cmd
+        assert tell("query-status")["status"] == "prelaunch"
+        assert len(tell("query-cpus-fast")) == 2
+        assert tell("query-memory-size-summary")["base-memory"] == 256 << 20
+        forwarded = tell("human-monitor-command", **{"command-line": "info usernet"})
         assert re.search(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+[1-9]\d*", forwarded)
         assert (tmp_path / "output").read_text() == "", "QEMU has no complaint"
         monitor.cmd("quit")

@@ -11,6 +11,7 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes.dropbear import Dropbear
@@ -203,7 +204,7 @@ def test_a_server_that_freezes_before_it_starts_a_command(
     """It has opened the channel: a guest's CPU may be lost between any two packets."""
     really = guest._transport.open_session
 
-    def open_session(**options: float) -> object:
+    def open_session(**options: Any) -> object:
         channel = really(**options)
         server.signal(signal.SIGSTOP)
         return channel

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from fakes.archives import parse
 
-from orchestrator.core import arch, data
+from orchestrator.core import arch, data, elf
 from orchestrator.core.arch import Arch
 from orchestrator.core.errors import InfraError, UserError
 from orchestrator.core.store import file_digest
 from orchestrator.debian import apt
-from orchestrator.vm.rootfs import image
-from orchestrator.vm.rootfs.image import Member
+from orchestrator.debian.deb import Member, follow, unpack
+from orchestrator.vm.rootfs import extras, image
 
 HOST = arch.host()
 APPLETS = ("[", "[[", "ash", "busybox", "init", "ls", "mount", "sh")
@@ -76,7 +76,7 @@ class Mirror:
         self.log: list[str] = []
         self.online = True
         libc = next(Path("/lib").glob("*-linux-gnu/libc.so.6"))
-        loader = Path(image.elf.read(programs["dropbear"].read_bytes(), "d").interpreter)
+        loader = Path(elf.read(programs["dropbear"].read_bytes(), "d").interpreter)
         self.libraries: dict[str, bytes | str] = {
             f"{str(libc)[1:]}.real": libc.read_bytes(),
             str(libc)[1:]: "libc.so.6.real",
@@ -89,12 +89,13 @@ class Mirror:
     def publish(self, version: str, *, root: str) -> None:
         """Offer all packages in ``version``; ``root`` is ``usr/`` in suites where / and /usr are merged."""
         libraries = {f"{root}{path}": content for path, content in self.libraries.items()}
-        for name, files in {
+        packages: dict[str, dict[str, bytes | str]] = {
             "busybox-static": {f"{root}bin/busybox": self.programs["busybox"].read_bytes()},
             "dropbear-bin": {"usr/sbin/dropbear": self.programs["dropbear"].read_bytes()},
             "libc6": libraries,
-        }.items():
-            deb = make_deb(self.folder, name, version, dict(files))
+        }
+        for name, files in packages.items():
+            deb = make_deb(self.folder, name, version, files)
             package = apt.Package(name, version, HOST.debian, file_digest(deb), deb.stat().st_size)
             self.offers[name] = (package, deb)
 
@@ -185,7 +186,7 @@ def test_dropbear_starts_from_the_image_alone(build: Build, tmp_path: Path) -> N
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_bytes(content)
             (root / path).chmod(0o755)
-    loader = image.elf.read((root / "usr/sbin/dropbear").read_bytes(), "d").interpreter
+    loader = elf.read((root / "usr/sbin/dropbear").read_bytes(), "d").interpreter
     folder = next(root.glob("usr/lib/*-linux-gnu/libc.so.6")).parent
     argv = [str(root / "usr" / loader[1:]), "--inhibit-cache", "--library-path", str(folder), "--list"]
     said = subprocess.run(
@@ -293,7 +294,7 @@ def test_an_unknown_architecture(tmp_path: Path) -> None:
 
 @needs_tools
 def test_packages_of_another_architecture_are_refused(mirror: Mirror) -> None:
-    packages = image.unpack([deb for _, deb in mirror.offers.values()])
+    packages = unpack([deb for _, deb in mirror.offers.values()])
     other = next(arch.load(name) for name in arch.names() if name != HOST.name)
     with pytest.raises(InfraError, match=f"is not for {other.name}"):
         image.assemble(other, image.load_recipe(), packages)
@@ -308,7 +309,7 @@ def test_packages_of_another_architecture_are_refused(mirror: Mirror) -> None:
     ],
 )
 def test_a_package_without_its_file(mirror: Mirror, lacking: str, what: str) -> None:
-    packages = image.unpack([deb for _, deb in mirror.offers.values()])
+    packages = unpack([deb for _, deb in mirror.offers.values()])
     with pytest.raises(InfraError, match=what):
         image.assemble(HOST, image.load_recipe(), packages | {lacking: {}})
 
@@ -318,7 +319,7 @@ def test_a_damaged_package(tmp_path: Path) -> None:
     deb = tmp_path / "x_1_all.deb"
     deb.write_bytes(b"!<arch>\n")
     with pytest.raises(InfraError, match=r"x_1_all\.deb"):
-        image.unpack([deb])
+        unpack([deb])
 
 
 @needs_tools
@@ -328,7 +329,7 @@ def test_hard_links_in_packages(tmp_path: Path) -> None:
     (root / "usr/bin/a").write_bytes(b"content")
     os.link(root / "usr/bin/a", root / "usr/bin/b")
     deb = make_deb(tmp_path, "h", "1", {})
-    files = image.unpack([deb])["h"]
+    files = unpack([deb])["h"]
     assert files["usr/bin/a"] == files["usr/bin/b"] == Member(b"content")
 
 
@@ -347,7 +348,7 @@ def test_hard_links_in_packages(tmp_path: Path) -> None:
 )
 def test_links_in_packages(target: str, content: bytes | None) -> None:
     files = {"usr/lib/link": Member(target=target), "usr/lib/real": Member(b"x")}
-    assert image.follow(files, "usr/lib/link") == content
+    assert follow(files, "usr/lib/link") == content
 
 
 def test_applets_come_from_the_binary() -> None:
@@ -493,7 +494,7 @@ def test_a_further_package_that_does_not_exist(build: Build, bash: Mirror, name:
 def test_further_packages_that_are_too_large(
     build: Build, bash: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image.extras, "LIMIT_MIB", 1)
+    monkeypatch.setattr(extras, "LIMIT_MIB", 1)
     bash.offer("large", {"usr/share/large": bytes(1 << 20)})
     build(extra=["large"])
     bash.offer("larger", {"usr/share/larger": bytes(1 + (1 << 20))})
@@ -520,6 +521,6 @@ def test_the_real_image_twice_in_two_caches(tmp_path: Path, known: Arch) -> None
     assert images[0].digest == images[1].digest
     assert images[0].path.read_bytes() == images[1].path.read_bytes()
     files = entries(images[0].path)
-    assert image.elf.machine(files["usr/sbin/dropbear"][1], "dropbear") in known.machines
+    assert elf.machine(files["usr/sbin/dropbear"][1], "dropbear") in known.machines
     wanted = {"sh", "init", "mount", "cp", "date", "ifconfig", "route", "usleep", "reboot", "tar", "cat"}
     assert wanted <= {Path(path).name for path in files if path.startswith("usr/bin/")}

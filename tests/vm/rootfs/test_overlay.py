@@ -18,7 +18,7 @@ from fakes.archives import parse
 from fakes.dropbear import real_dropbear
 
 from orchestrator.core import arch, elf
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import InfraError, UserError
 from orchestrator.core.store import Store
 from orchestrator.vm.rootfs import overlay
 
@@ -144,7 +144,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(overlay.InfraError, match="No space left"):
+    with pytest.raises(InfraError, match="No space left"):
         build(tmp_path / "o.cpio", {})
     assert (tmp_path / "o.cpio").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["o.cpio"]
@@ -172,7 +172,8 @@ def test_a_real_dropbear_proves_to_be_the_host_that_was_pinned(tmp_path: Path) -
         theirs, _ = listener.accept()
     # -i: as a daemon it executes itself anew, which started through the loader it cannot
     argv = [*server, "-i", "-s", "-j", "-k", "-r", str(key)]
-    with theirs, subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL) as process:
+    end = theirs.fileno()
+    with theirs, subprocess.Popen(argv, stdin=end, stdout=end, stderr=subprocess.DEVNULL) as process:
         theirs.close()
         transport = paramiko.Transport(ours)
         try:

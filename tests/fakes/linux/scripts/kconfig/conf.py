@@ -4,11 +4,12 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 
-def definitions(path):
+def definitions(path: str) -> list[list[Any]]:
     """(symbol, type, default, has prompt, dependencies) of each definition."""
-    found = []
+    found: list[list[Any]] = []
     for line in Path(path).read_text().splitlines():
         if match := re.match(r'source "(.+)"', line):
             found += definitions(match[1])
@@ -23,17 +24,17 @@ def definitions(path):
     return found
 
 
-def main(kconfig, config):
-    asked = {}
+def main(kconfig: str, config: str) -> None:
+    asked: dict[str, str] = {}
     for line in Path(config).read_text().splitlines() if Path(config).exists() else []:
         if match := re.match(r"CONFIG_(\w+)=(.*)", line):
             asked[match[1]] = match[2]
         elif match := re.match(r"# CONFIG_(\w+) is not set", line):
             asked[match[1]] = "n"
     known = definitions(kconfig)
-    values = {}
+    values: dict[str, str] = {}
     for _ in range(10):
-        fresh = {}
+        fresh: dict[str, str] = {}
         for symbol, default, prompt, depends in known:
             if any(values.get(name, "n") == "n" for name in depends):
                 continue
