@@ -18,7 +18,7 @@ from orchestrator.core.store import default_cache
 from orchestrator.debian import apt, deb
 from orchestrator.vm.rootfs.overlay import RunKeys
 
-_MOUNT = 'mount --bind "$0" /root || exit 77; exec "$@"'
+_MOUNT = 'mount --bind "$0" /etc/passwd || exit 77; exec "$@"'
 
 
 class Dropbear:
@@ -31,8 +31,12 @@ class Dropbear:
         (home / ".ssh/authorized_keys").write_text(f"{keys.authorized_key}\n")
         (home / ".ssh/authorized_keys").chmod(0o600)
         (folder / "host_key").write_bytes(keys.host_key)
-        # dropbear looks for keys where /etc/passwd says: the home is put there in a namespace of its own
-        self._argv = ["unshare", "-m", "sh", "-c", _MOUNT, str(home), *program]
+        # dropbear looks for keys where /etc/passwd says: in a namespace of its own that says otherwise
+        users = [line.split(":") for line in Path("/etc/passwd").read_text().splitlines()]
+        users = [[*user[:5], str(home), *user[6:]] if user[0] == "root" else user for user in users]
+        passwd = folder / "passwd"
+        passwd.write_text("".join(f"{':'.join(user)}\n" for user in users))
+        self._argv = ["unshare", "-m", "sh", "-c", _MOUNT, str(passwd), *program]
         self._argv += ["-i", "-s", "-j", "-k", "-r", str(folder / "host_key")]
         self._log = (folder / "dropbear.log").open("wb")
         self._children: list[subprocess.Popen[bytes]] = []
