@@ -175,10 +175,10 @@ def test_a_flood_is_bounded() -> None:
 )
 def test_hostile_lines_cost_linear_time(noise: str) -> None:
     places = {Frame("f", 1, 2, exact=False): (symbolize.Place("f", "a.c:1"),)}
-    since = time.monotonic()
+    since = time.process_time()
     symbolize.frames(noise.split("\n"))
     symbolize.annotate(noise.split("\n"), places)
-    assert time.monotonic() - since < 5
+    assert time.process_time() - since < 5
 
 
 def test_missing_addr2line_is_named(
