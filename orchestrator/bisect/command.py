@@ -31,6 +31,7 @@ from orchestrator.bisect.setup import Conclusion, FixRange, Setup
 from orchestrator.core import arch as arches
 from orchestrator.core.errors import Interrupted
 from orchestrator.core.events import Events
+from orchestrator.core.files import write_atomically
 from orchestrator.core.store import Store
 from orchestrator.engine.protocol import Engine
 from orchestrator.kernel import build as kernels
@@ -43,7 +44,6 @@ from orchestrator.run.estimate import boot_seconds, cpus
 from orchestrator.source import checkout
 from orchestrator.source.checkout import Fix
 from orchestrator.source.clone import GitError, run_git
-from orchestrator.vm.rootfs.overlay import write_atomically
 
 Say = Callable[[str], None]
 
@@ -184,7 +184,7 @@ def _weights(folder: Path, judge: KernelOracle, history: History) -> dict[str, f
     with contextlib.suppress(GitError, OSError):
         files = relevance.compiled(judge.objects, judge.tree) if judge.objects is not None else ()
         weights = relevance.weights(judge.tree, history, files)
-    write_atomically(path, msgspec.json.encode(weights), mode=0o644)
+    write_atomically(path, msgspec.json.encode(weights))
     return weights
 
 

@@ -25,6 +25,7 @@ from orchestrator.bisect.journal import Built, Subject
 from orchestrator.core import codec
 from orchestrator.core.errors import InfraError, Interrupted, KernelError, OrchestrateError, UserError
 from orchestrator.core.events import Events
+from orchestrator.core.files import write_atomically
 from orchestrator.core.store import Store, digest_of, file_digest
 from orchestrator.engine.protocol import Engine
 from orchestrator.kernel import build as kernels
@@ -38,7 +39,6 @@ from orchestrator.run.directory import RunDirectory
 from orchestrator.run.execute import execute
 from orchestrator.source.checkout import Fix, Workshop
 from orchestrator.suites import catalog
-from orchestrator.vm.rootfs.overlay import write_atomically
 
 
 class Boot(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,7 +157,7 @@ class KernelOracle:
             kept = _Build(built=self._failed(subject, error, log))
         seconds = round(time.monotonic() - since, 1)
         kept = msgspec.structs.replace(kept, built=msgspec.structs.replace(kept.built, seconds=seconds))
-        write_atomically(self._path(subject), codec.encode(kept), mode=0o644)
+        write_atomically(self._path(subject), codec.encode(kept))
         return kept
 
     def _make(self, subject: Subject, log: Path, jobs: int) -> _Build:

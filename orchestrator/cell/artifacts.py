@@ -12,14 +12,13 @@ import contextlib
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.core.errors import InfraError
+from orchestrator.core.files import replacing, write_atomically
 from orchestrator.core.store import digest_of
 from orchestrator.kernel.spec import Kernel
-from orchestrator.vm.rootfs.overlay import write_atomically
 
 FOLDER = "artifacts"
 
@@ -70,11 +69,5 @@ def _link_or_copy(source: Path, dest: Path) -> None:
         with contextlib.suppress(FileExistsError):
             os.link(source, dest)
         return
-    handle, fresh = tempfile.mkstemp(prefix=f".{dest.name}.", dir=dest.parent)
-    os.close(handle)
-    try:
-        shutil.copyfile(source, fresh)
-        Path(fresh).chmod(mode)
-        Path(fresh).replace(dest)
-    finally:
-        Path(fresh).unlink(missing_ok=True)
+    with replacing(dest, mode=mode) as copy, source.open("rb") as original:
+        shutil.copyfileobj(original, copy)

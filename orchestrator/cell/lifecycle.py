@@ -18,9 +18,9 @@ from orchestrator.cell.state import CellState, NotApplicable, Say
 from orchestrator.cell.suites import not_applicable_suite, run_suites
 from orchestrator.core.errors import InfraError, Interrupted
 from orchestrator.core.events import now
+from orchestrator.core.files import write_atomically
 from orchestrator.plan.inputs import not_applicable
 from orchestrator.results.model import Case, CellResult, Verdict
-from orchestrator.vm.rootfs.overlay import write_atomically
 
 
 def execute(job: CellJob, host: Host, say: Say) -> CellResult:

@@ -12,6 +12,7 @@ import msgspec
 from orchestrator.cell import artifacts, reproduce
 from orchestrator.cell import record as guest_record
 from orchestrator.cell.state import CellState
+from orchestrator.core.files import write_atomically
 from orchestrator.kernel import flavor
 from orchestrator.kernel.spec import Kernel
 from orchestrator.source.model import Tree
@@ -122,9 +123,9 @@ def write_reproducer(
         queue=program_queue(cell, suites, files),
     )
     encoded = msgspec.json.format(msgspec.json.encode(record), indent=1)
-    overlay.write_atomically(cell.folder / guest_record.FILE, encoded, mode=0o644)
+    write_atomically(cell.folder / guest_record.FILE, encoded)
     script = reproduce.standalone(record, reproduce.command(cell.plan, cell.inputs, cell.target.source))
-    overlay.write_atomically(cell.folder / reproduce.NAME, script.encode(), mode=0o755)
+    write_atomically(cell.folder / reproduce.NAME, script.encode(), mode=0o755)
 
 
 def kernel_of_other_tests(cell: CellState) -> str:

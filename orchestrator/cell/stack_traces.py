@@ -18,13 +18,13 @@ from orchestrator.cell.record import GuestRecord
 from orchestrator.cell.state import CellState
 from orchestrator.core import arch as arches
 from orchestrator.core.errors import OrchestrateError, UserError
+from orchestrator.core.files import write_atomically
 from orchestrator.core.store import Store
 from orchestrator.core.text import clean, clean_str
 from orchestrator.kernel import debug_build
 from orchestrator.kernel.spec import Kernel, KernelSpec
 from orchestrator.results.model import Case, CellResult, Verdict
 from orchestrator.splat import symbolize
-from orchestrator.vm.rootfs.overlay import write_atomically
 
 PROPERTY = "stack traces"
 _SUFFIX = ".decoded.log"
@@ -137,7 +137,7 @@ def write(
     for path, text in consoles.items():
         if _has_frames(text):
             written.append(path.with_name(f"{path.stem}{_SUFFIX}"))
-            write_atomically(written[-1], lines(text).encode(), mode=0o644)
+            write_atomically(written[-1], lines(text).encode())
 
     def decoded(cases: Iterable[Case]) -> tuple[Case, ...]:
         return tuple(

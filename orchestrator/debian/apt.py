@@ -22,6 +22,7 @@ import msgspec
 from filelock import FileLock
 
 from orchestrator.core.errors import InfraError
+from orchestrator.core.files import write_atomically
 
 #: The archive's own keys: they cover suites newer than the host's, which a per-release Signed-By does not.
 ARCHIVE_KEYRINGS = (
@@ -399,11 +400,8 @@ def _host_path(name: str, *, directory: bool) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    tmp = path.with_name(f".{path.name}.{os.getpid()}")
-    # 0600: the configuration may carry a proxy's password.
-    tmp.touch(mode=0o600)
-    tmp.write_text(text, encoding="utf-8")
-    tmp.replace(path)
+    # the configuration may carry a proxy's password
+    write_atomically(path, text.encode(), mode=0o600)
 
 
 def _call(

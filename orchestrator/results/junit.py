@@ -20,6 +20,7 @@ from xml.etree import ElementTree as ET
 from junit_xml import TestCase, TestSuite
 
 from orchestrator.core.errors import InfraError, UserError
+from orchestrator.core.files import write_atomically
 from orchestrator.core.text import clean_str, one_line
 from orchestrator.results.model import Case, CellResult, Verdict
 
@@ -60,19 +61,11 @@ def write(path: Path, cells: Sequence[CellResult], *, run_id: str) -> None:
 
     :raises InfraError: if the file cannot be written.
     """
-    data = render(cells, run_id=run_id)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            scratch.write_bytes(data)
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
-    except OSError as error:
-        raise InfraError(
-            f"cannot write {path}: {error.strerror or error}",
-            remedy="Make room or permissions there, or name another folder with --out.",
-        ) from error
+    write_atomically(
+        path,
+        render(cells, run_id=run_id),
+        remedy="Make room or permissions there, or name another folder with --out.",
+    )
 
 
 def try_path(path: Path) -> None:

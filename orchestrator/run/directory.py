@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
 import secrets
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from orchestrator.core.errors import UserError
+from orchestrator.core.files import write_atomically
 from orchestrator.core.store import absolute
 from orchestrator.plan.plan import PLAN_VERSION, Plan
 from orchestrator.plan.target import Target
@@ -119,15 +119,11 @@ class RunDirectory:
             ) from error
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file by atomic rename."""
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            fresh.write_bytes(content)
-            fresh.replace(path)
-        finally:
-            fresh.unlink(missing_ok=True)
+        """Write a file by atomic rename.
+
+        :raises InfraError: it cannot be written.
+        """
+        write_atomically(self.path / name, content)
 
     def plan(self) -> Plan:
         """The plan that the run was begun with.

@@ -7,7 +7,6 @@ resumed one repeats only the cells that have no ``result.json``.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -138,7 +137,5 @@ def _write(
     annotated = summary.annotated_cells(result)
     junit.write(directory.path / "junit.xml", annotated, run_id=result.id)
     if junit_path is not None:
-        with contextlib.suppress(OSError):
-            junit_path.parent.mkdir(parents=True, exist_ok=True)
         junit.write(junit_path, annotated, run_id=result.id)
     return result

@@ -133,19 +133,6 @@ class Workshop:
         """
         return self.place / "objects" / digest_of(*what)
 
-    def borrow(self, other: Path) -> None:
-        """Let commits of another repository be checked out too: that of a patched tree, say."""
-        (objects,) = run_git(
-            other, "rev-parse", "--path-format=absolute", "--git-path", "objects"
-        ).splitlines()
-        alternates = self.path / ".git/objects/info/alternates"
-        with self.lock:
-            lines = alternates.read_bytes().splitlines()
-            if objects not in lines:
-                fresh = alternates.with_suffix(".tmp")
-                fresh.write_bytes(b"".join(line + b"\n" for line in (*lines, objects)))
-                fresh.replace(alternates)
-
     def _apply(self, commit: str, else_: str, keep: Path | None, *, back: bool = False) -> Path | None:
         """Make a commit's change, or take it ``back``; the patch that does so, if it is kept."""
         ends = [f"{commit}^1", commit]

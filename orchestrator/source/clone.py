@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from orchestrator.core.errors import InfraError, UserError
+from orchestrator.core.files import write_atomically
 from orchestrator.core.process import Supervised
 from orchestrator.core.text import clean, clean_str
 from orchestrator.source import archive, identity
@@ -345,10 +346,7 @@ def _repository(path: Path) -> _Repository:
 
 def _share(tree: Path, repository: _Repository) -> None:
     """Make a clone use the objects of a repository, and know where its history is cut off."""
-    tmp = tree / ".git/objects/info/alternates.tmp"
-    tmp.parent.mkdir(exist_ok=True)
-    tmp.write_bytes(os.fsencode(repository.objects) + b"\n")
-    tmp.replace(tmp.with_name("alternates"))
+    write_atomically(tree / ".git/objects/info/alternates", os.fsencode(repository.objects) + b"\n")
     if repository.shallow:
         shutil.copyfile(repository.shallow, tree / ".git/shallow")
     else:

@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from orchestrator.core.errors import InfraError, UserError
+from orchestrator.core.files import write_atomically
 
 _THREADS = 4
 _BATCH = 256
@@ -245,10 +246,7 @@ def _load(store: Path) -> dict[bytes, tuple[tuple[int, ...], bytes]]:
 
 
 def _save(store: Path, entries: dict[bytes, tuple[tuple[int, ...], bytes]]) -> None:
-    store.parent.mkdir(parents=True, exist_ok=True)
-    tmp = store.with_suffix(f".{os.getpid()}")
-    tmp.write_bytes(msgspec.msgpack.encode((_CACHE_VERSION, entries)))
-    tmp.replace(store)
+    write_atomically(store, msgspec.msgpack.encode((_CACHE_VERSION, entries)))
 
 
 def _git(path: Path, *argv: str) -> bytes:

@@ -17,6 +17,7 @@ import msgspec
 
 from orchestrator.core.arch import Arch
 from orchestrator.core.errors import InfraError, UserError
+from orchestrator.core.files import write_atomically
 from orchestrator.vm import qemu
 from orchestrator.vm.machine import BootFailure, Deadlines, Guest
 
@@ -139,9 +140,6 @@ def _recall(arch: Arch, cache: Path) -> _Mark | None:
 
 def _remember(arch: Arch, cache: Path, *, works: bool, reason: str) -> None:
     # what cannot be remembered is tried again: no reason to fail
-    with contextlib.suppress(OSError):
-        cache.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError, InfraError):
         mark = _Mark(boot_id=_boot_id(), qemu=qemu.version(arch), works=works, reason=reason)
-        fresh = _mark_file(cache).with_suffix(f".{os.getpid()}")
-        fresh.write_bytes(msgspec.json.encode(mark))
-        fresh.replace(_mark_file(cache))
+        write_atomically(_mark_file(cache), msgspec.json.encode(mark))

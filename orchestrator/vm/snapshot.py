@@ -21,11 +21,11 @@ from typing import NoReturn
 import msgspec
 
 from orchestrator.core.errors import InfraError
+from orchestrator.core.files import write_atomically
 from orchestrator.core.store import Store, digest_of
 from orchestrator.vm import qemu
 from orchestrator.vm.machine import DEADLINES, BootFailure, Deadlines, Guest
 from orchestrator.vm.qemu import GuestSpec
-from orchestrator.vm.rootfs import overlay
 from orchestrator.vm.rootfs.overlay import RunKeys
 from orchestrator.vm.ssh import RUNNER, Lost
 
@@ -384,7 +384,7 @@ def remember(store: Store, key: str, trouble: str) -> Trust:
         return trust
     # what cannot be remembered is found out again
     with contextlib.suppress(InfraError):
-        overlay.write_atomically(_memory(store, key), msgspec.json.encode(trust), mode=0o644)
+        write_atomically(_memory(store, key), msgspec.json.encode(trust))
     return trust
 
 

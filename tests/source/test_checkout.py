@@ -157,16 +157,6 @@ def test_a_fix_that_does_not_apply(repository: Path, tmp_path: Path) -> None:
         assert (shop.check_out(one).path / "mm/memory.c").read_text() == "int memory;\n"
 
 
-def test_commits_of_another_repository(repository: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    git(tmp_path, "clone", "-q", str(repository), str(other))
-    theirs = commit_file(other, "mm/x.c", "int x;\n")
-    with checkout.opened(repository, cache=tmp_path / "cache") as shop:
-        shop.borrow(other)
-        shop.borrow(other)
-        assert (shop.check_out(theirs).path / "mm/x.c").is_file()
-
-
 def test_a_commit_that_is_no_kernel(repository: Path, tmp_path: Path) -> None:
     git(repository, "rm", "-q", "Makefile")
     bare = commit_file(repository, "README", "nothing\n")

@@ -19,6 +19,7 @@ from orchestrator.core import data, elf
 from orchestrator.core.arch import Arch
 from orchestrator.core.arch import load as load_arch
 from orchestrator.core.errors import InfraError, UserError
+from orchestrator.core.files import write_atomically
 from orchestrator.core.store import Store, digest_of, file_digest
 from orchestrator.debian import apt, deb
 from orchestrator.debian.deb import Member, follow, library, merged, unpack
@@ -118,11 +119,11 @@ def build_image(
     with store.lock(f"guest-{suite}-{arch}", waiting=lambda: say(f"{arch}: waiting for the guest image")):
         state = apt.AptState(cache / "apt" / f"{suite}-{known.debian}", [suite], known.debian)
         packages, debs = _fetch(state, names, further, packages, cache / "debs", say)
-        overlay.write_atomically(memory, msgspec.json.format(msgspec.json.encode(packages)), mode=0o644)
+        write_atomically(memory, msgspec.json.format(msgspec.json.encode(packages)))
 
     def make(folder: Path) -> None:
         say(f"{arch}: packing the guest image")
-        overlay.write_atomically(folder / _NAME, assemble(known, recipe, unpack(debs), further), mode=0o644)
+        write_atomically(folder / _NAME, assemble(known, recipe, unpack(debs), further))
 
     digest = _inputs(known, recipe, packages, further)
     return _image(store.entry("images", digest, make), digest, packages)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -22,7 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from orchestrator.core import data
 from orchestrator.core.arch import Arch
 from orchestrator.core.compile import compile_static
-from orchestrator.core.errors import InfraError, UserError
+from orchestrator.core.errors import UserError
+from orchestrator.core.files import write_atomically
 from orchestrator.core.store import Store
 from orchestrator.vm.rootfs import cpio
 
@@ -160,28 +159,6 @@ def build_looker(arch: Arch, store: Store) -> Path:
     :raises InfraError: as ``build_runner``.
     """
     return compile_static("orc-look", ["orc-look.c"], _CFLAGS, folder=data.guest(), arch=arch, store=store)
-
-
-def write_atomically(dest: Path, content: bytes, *, mode: int) -> None:
-    """``content`` at ``dest``, whole or not at all.
-
-    :raises InfraError: no space, no right.
-    """
-    try:
-        dest.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{dest.name}.", dir=dest.parent)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-                os.fchmod(stream.fileno(), mode)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(name).replace(dest)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise InfraError(f"{dest} cannot be written: {error.strerror}") from error
 
 
 def _content(source: Path) -> bytes:

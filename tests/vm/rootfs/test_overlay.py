@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import shutil
 import socket
 import stat
@@ -134,20 +133,6 @@ def test_a_file_inside_a_file(tmp_path: Path) -> None:
 def test_more_than_one_authorized_line_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="one line"):
         overlay.build_overlay(tmp_path / "o", host_key=b"", authorized_key="a\nssh-ed25519 evil")
-
-
-def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build(tmp_path / "o.cpio")
-    before = (tmp_path / "o.cpio").read_bytes()
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InfraError, match="No space left"):
-        build(tmp_path / "o.cpio", {})
-    assert (tmp_path / "o.cpio").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["o.cpio"]
 
 
 @pytest.mark.parametrize("name", arch.names())

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The one way to write a file that another process may read, or that must survive a crash."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from orchestrator.core.errors import InfraError
+
+
+def write_atomically(dest: Path, content: bytes, *, mode: int = 0o644, remedy: str = "") -> None:
+    """Write ``content`` to ``dest``, whole or not at all; see ``replacing``.
+
+    :param remedy: what the user should do if the file cannot be written.
+    :raises InfraError: the disk is full, or the place is not writable.
+    """
+    try:
+        with replacing(dest, mode=mode) as stream:
+            stream.write(content)
+    except OSError as error:
+        raise InfraError(f"{dest} cannot be written: {error.strerror or error}", remedy=remedy) from error
+
+
+@contextlib.contextmanager
+def replacing(dest: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """A stream whose content becomes ``dest`` by atomic rename at the end of the block.
+
+    After an exception ``dest`` is what it was before. The content is always synced to the disk before the
+    rename: without that a power cut can leave an empty file under the new name, and a resumed run or a cache
+    would trust it. The files are few and small, so the cost does not matter.
+
+    :param mode: permission bits, less the user's umask.
+    :raises OSError: the file cannot be written.
+    """
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    fresh = dest.with_name(f".{dest.name}.{secrets.token_hex(4)}")
+    try:
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(dest)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
