@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What per-VMA locks gain: a benchmark's numbers of two variants, one sample a boot (design §4, rule 10)."""
+"""Compare a benchmark's numbers with and without per-VMA locks, one sample a boot (design §4, rule 10)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.analysis.stats import Ratio, Says, median, ratio_interval, say
 
 
 class Outcome(StrEnum):
-    """What the interval of a ratio, without over with, allows to say."""
+    """What the interval of a ratio, without over with, shows."""
 
     BETTER = f"{Says.BETTER} with per-VMA locks"
     WORSE = f"{Says.WORSE} with per-VMA locks"
@@ -21,7 +21,7 @@ class Outcome(StrEnum):
     TOO_FEW = Says.FEW
 
 
-#: By what the ratio says of its numerator, the kernel without.
+#: The ratio is about its numerator, the kernel without.
 _OUTCOMES = {
     Says.BETTER: Outcome.WORSE,
     Says.WORSE: Outcome.BETTER,
@@ -31,7 +31,7 @@ _OUTCOMES = {
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric of one variant over its boots; ``n`` boots had it."""
+    """One metric of one variant over the ``n`` boots that have it."""
 
     median: float
     low: float
@@ -54,8 +54,8 @@ class MetricRatio(msgspec.Struct, frozen=True, kw_only=True):
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Two variants side by side.
 
-    ``boots_with`` and ``boots_without`` were used; ``discarded`` says of every other boot why it was not.
-    ``ratios`` are in the order in which they were asked for, without those that no boot of a side has.
+    ``boots_with`` and ``boots_without`` count the boots that were used; ``discarded`` has the reason for
+    every other boot. ``ratios`` are in the order of the request, without metrics that one side lacks.
     ``notes`` are sentences for the report.
     """
 
@@ -79,18 +79,18 @@ def compare_pair(
 ) -> Comparison:
     """Compare the boots of a kernel with per-VMA locks and of one without.
 
-    :param with_: for each boot the suite's metrics; empty if it could not be judged. Likewise ``without``.
-    :param better: the metrics to compare, each with what is better: ``lower`` or ``higher``.
-    :param disturbed_with: for each boot of ``with_`` the reason why it counts as disturbed, empty if it does
-        not (``evidence.host.disturbed``). Nothing at all: none was. Likewise ``disturbed_without``.
-    :raises ValueError: reasons for another number of boots than given.
+    :param with_: the suite's metrics of each boot; empty if it could not be judged. Likewise ``without``.
+    :param better: the metrics to compare; for each whether ``lower`` or ``higher`` is better.
+    :param disturbed_with: for each boot of ``with_`` the reason why it counts as disturbed, or an empty
+        string (``evidence.host.disturbed``). Without any, no boot was. Likewise ``disturbed_without``.
+    :raises ValueError: the number of reasons differs from the number of boots.
     """
-    kept_with, dropped_with = _keep("with", with_, disturbed_with)
-    kept_without, dropped_without = _keep("without", without, disturbed_without)
+    used_with, dropped_with = _split_boots("with", with_, disturbed_with)
+    used_without, dropped_without = _split_boots("without", without, disturbed_without)
     ratios = tuple(
         _metric_ratio(metric, way, above, below, confidence)
         for metric, way in better.items()
-        if (above := usable(kept_without, metric)) and (below := usable(kept_with, metric))
+        if (above := usable(used_without, metric)) and (below := usable(used_with, metric))
     )
     discarded = dropped_with + dropped_without
     notes = []
@@ -100,26 +100,26 @@ def compare_pair(
         notes.append("nothing to compare: no usable boot on one side")
     elif any(each.outcome is Outcome.TOO_FEW for each in ratios):
         notes.append(
-            f"{len(kept_with)} boots with and {len(kept_without)} without are too few "
+            f"{len(used_with)} boots with and {len(used_without)} without are too few "
             f"for an interval at {confidence:.0%}"
         )
     return Comparison(
-        boots_with=len(kept_with),
-        boots_without=len(kept_without),
+        boots_with=len(used_with),
+        boots_without=len(used_without),
         discarded=discarded,
-        interference_with=_spread(usable(kept_with, "interference")),
-        interference_without=_spread(usable(kept_without, "interference")),
+        interference_with=_spread(usable(used_with, "interference")),
+        interference_without=_spread(usable(used_without, "interference")),
         ratios=ratios,
         notes=tuple(notes),
     )
 
 
-def _keep(
+def _split_boots(
     variant: str, boots: Sequence[Mapping[str, float]], disturbed: Sequence[str]
 ) -> tuple[list[Mapping[str, float]], tuple[str, ...]]:
     if disturbed and len(disturbed) != len(boots):
         raise ValueError(f"{len(disturbed)} reasons for {len(boots)} boots {variant}")
-    kept: list[Mapping[str, float]] = []
+    used: list[Mapping[str, float]] = []
     dropped = []
     for number, boot in enumerate(boots, start=1):
         reason = disturbed[number - 1] if disturbed else ""
@@ -128,12 +128,12 @@ def _keep(
         if reason:
             dropped.append(f"boot {number} {variant}: {reason}")
         else:
-            kept.append(boot)
-    return kept, tuple(dropped)
+            used.append(boot)
+    return used, tuple(dropped)
 
 
 def usable(boots: Sequence[Mapping[str, float]], metric: str) -> list[float]:
-    """The values of a metric, of the boots that have one that a ratio can be made of."""
+    """The values of a metric that can be part of a ratio: finite and positive."""
     values = (boot.get(metric, math.nan) for boot in boots)
     return [value for value in values if math.isfinite(value) and value > 0]
 

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Small-sample statistics for numbers of which each comes from one boot.
+"""Small-sample statistics; each number comes from one boot.
 
-Boots are few and their latencies are not normal, so nothing here assumes a distribution: intervals come from
-counting orders (Mann-Whitney) or from drawing boots again, tests from all permutations, decisions from which
-side of a midpoint a boot is on.
+Boots are few and their latencies are not normal, so nothing here assumes a distribution. Intervals come from
+counting orders (Mann-Whitney) or from the bootstrap, decisions from the side of a midpoint that a boot is on.
 
-numpy and scipy are imported where they are used: that takes a second, which commands that need none of it
-should not wait for.
+numpy and scipy are imported where they are used: the import takes a second, which other commands do not pay.
 """
 
 from __future__ import annotations
@@ -29,21 +27,18 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-#: All ways to share out boots are counted up to this many (10 against 10 are 184,756), else some are drawn.
-_MOST_WAYS = 200_000
-_DRAWN = 20_000
-#: Nothing here is left to chance: the same boots give the same figures.
+#: The same boots always give the same figures.
 _SEED = 1
-#: With fewer boots of an end its share beyond the midpoint says nothing: the midpoint is made of them.
+#: With fewer boots of an end its share beyond the midpoint means nothing: they determine the midpoint.
 _FEWEST = 4
 
 
 class Ratio(msgspec.Struct, frozen=True, kw_only=True):
     """The ratio a/b of two groups of boots.
 
-    ``low`` and ``high`` are ``None`` where there are too few boots for the confidence asked for; then
-    ``confidence_actual`` is ``None`` too. Otherwise it is what the exact distribution really gives, at least
-    what was asked for (``0.9`` means 90 %).
+    ``low`` and ``high`` are ``None`` where there are too few boots for the requested confidence; then
+    ``confidence_actual`` is ``None`` too. Otherwise it is the confidence of the exact distribution, at least
+    the requested one (``0.9`` means 90 %).
     """
 
     estimate: float
@@ -55,12 +50,12 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def interval(self) -> str:
-        """For people, to stand behind the estimate: `` [0.48 .. 0.57]``, or nothing."""
+        """Text to print after the estimate: `` [0.48 .. 0.57]``, or nothing."""
         return "" if self.low is None or self.high is None else f" [{self.low:.2f} .. {self.high:.2f}]"
 
 
 class Says(enum.StrEnum):
-    """What the interval of a ratio a/b allows to say of a."""
+    """What the interval of a ratio a/b shows about a."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -69,9 +64,9 @@ class Says(enum.StrEnum):
 
 
 def says(ratio: Ratio, better: str) -> Says:
-    """What a ratio says.
+    """What a ratio shows.
 
-    :param better: of the two: ``lower`` or ``higher``.
+    :param better: which values are better: ``lower`` or ``higher``.
     """
     if ratio.low is None or ratio.high is None:
         return Says.FEW
@@ -81,7 +76,7 @@ def says(ratio: Ratio, better: str) -> Says:
 
 
 class Like(enum.StrEnum):
-    """Which end a candidate is like, as far as its boots tell."""
+    """Which end a candidate is like, as far as its boots show."""
 
     GOOD = "good"
     BAD = "bad"
@@ -89,9 +84,9 @@ class Like(enum.StrEnum):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What a candidate's boots say.
+    """What a candidate's boots show.
 
-    ``odds`` is how much likelier they are if it is like the bad end than if it is like the good one, and
+    ``odds`` is the likelihood ratio of the bad end to the good one, and
     ``beyond`` how many of them are on the bad end's side of ``midpoint``. ``to_good`` and ``to_bad`` are
     the effect (:func:`ratio_interval`: two boots can have one), ``None`` without boots of the candidate.
     """
@@ -144,11 +139,11 @@ def ratio_interval(a: Sequence[float], b: Sequence[float], confidence: float = 0
 
 
 def median_ratio(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> Ratio:
-    """The ratio of medians a/b, with an interval from drawing the boots of each side anew (bootstrap).
+    """The ratio of medians a/b, with a bootstrap interval over the boots of each side.
 
     The interval is bias-corrected and accelerated (Efron, 1987) where that is defined, else of percentiles;
-    with constant boots it has no width. ``confidence_actual`` is what was asked for: with few boots, or many
-    ties, the real one is lower, and :func:`ratio_interval` keeps what it says. Fewer than three on one side
+    with constant boots it has no width. ``confidence_actual`` is the requested one. With few boots, or many
+    ties, the real one is lower; :func:`ratio_interval` is exact. Fewer than three on one side
     give no interval.
 
     :param a: one positive number for each boot; likewise ``b``.
@@ -169,9 +164,9 @@ def median_ratio(a: Sequence[float], b: Sequence[float], confidence: float = 0.9
 
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
-            # it warns of data that it cannot do, and answers NaN
+            # scipy warns about degenerate data, and returns NaN
             warnings.simplefilter("ignore")
-            found = bootstrap(
+            interval = bootstrap(
                 (np.asarray(a, float), np.asarray(b, float)),
                 ratio,
                 method=method,
@@ -179,48 +174,11 @@ def median_ratio(a: Sequence[float], b: Sequence[float], confidence: float = 0.9
                 n_resamples=4999,
                 rng=np.random.default_rng(_SEED),
             ).confidence_interval
-        if math.isfinite(found.low) and math.isfinite(found.high):
+        if math.isfinite(interval.low) and math.isfinite(interval.high):
             break
     return msgspec.structs.replace(
-        nothing, low=float(found.low), high=float(found.high), confidence_actual=confidence
+        nothing, low=float(interval.low), high=float(interval.high), confidence_actual=confidence
     )
-
-
-def permutation_p(a: Sequence[float], b: Sequence[float]) -> float:
-    """The probability that boots shared out by chance differ at least as much in rank, either way round.
-
-    Of all ways to share the values out between the groups, ties counted with their mean rank: exact, which
-    scipy's ``mannwhitneyu`` is not with ties. Beyond 200,000 ways, 20,000 of them drawn with a fixed seed.
-
-    :raises ValueError: an empty group, or a value that is not finite.
-    """
-    import numpy as np
-    from scipy.stats import permutation_test, rankdata
-
-    if not a or not b:
-        raise ValueError("a test needs at least one value on each side")
-    if not all(math.isfinite(value) for value in (*a, *b)):
-        raise ValueError("a test needs finite values")
-    ranks = rankdata([*a, *b])
-    if min(len(a), len(b)) == 1:  # scipy wants two; of one alone there are as many ways as places
-        apart = np.abs(ranks - ranks.mean())
-        return float(np.mean(apart >= apart[0 if len(a) == 1 else -1] - 1e-9))
-
-    def distance(x: Floats, y: Floats, axis: int = -1) -> Floats:
-        difference: Floats = np.abs(x.mean(axis=axis) - y.mean(axis=axis))
-        return difference
-
-    exact = math.comb(len(ranks), len(a)) <= _MOST_WAYS
-    found = permutation_test(
-        (ranks[: len(a)], ranks[len(a) :]),
-        distance,
-        vectorized=True,
-        n_resamples=np.inf if exact else _DRAWN,
-        batch=1000,
-        alternative="greater",
-        rng=np.random.default_rng(_SEED),
-    )
-    return float(found.pvalue)
 
 
 def decide(
@@ -228,15 +186,16 @@ def decide(
 ) -> Decision:
     """Whether a candidate's metric is like that of the good or of the bad end, or more boots are needed.
 
-    May be asked after each boot, best with a new one of each end too: interleaved, and where the ends overlap
-    their shares must become known as well. Each value counts only as on this or that side of the geometric
-    mean of the ends' medians, so no outlier weighs more than one boot. The share beyond it is integrated over
-    for either end, given its boots (Jeffreys' prior). The decision falls when one end explains the
-    candidate's boots 1/``error`` times better than the other: a sequential test of Wald's kind, in which one
-    that is like one end is taken for the other with at most that probability however often one looks
-    (Ville), if the ends really differ. One that is like neither may never be decided: then give up.
+    Call it after each boot of the candidate, best with new boots of the ends in between: where the ends
+    overlap, their shares must be known as well. Each value counts only by its side of the geometric mean of
+    the ends' medians, so no outlier weighs more than one boot. The share beyond that midpoint is integrated
+    over for either end, given its boots (Jeffreys' prior). The decision falls when one end explains the
+    candidate's boots 1/``error`` times better than the other. This is a sequential test of Wald's kind: if
+    the ends really differ, the probability of the wrong end is at most ``error``, however often it is called
+    (Ville). A candidate that is like neither end may never be decided; the caller must limit the boots.
 
-    :param good: one positive number for each boot; likewise ``bad``. Below four the answer is ``more``.
+    :param good: one positive number for each boot; likewise ``bad``. With fewer than four values the result
+        is ``more``.
     :param error: probability of a wrong decision.
     :raises ValueError: an empty end, ends with one median, a value that is not positive and finite.
     """
@@ -251,10 +210,10 @@ def decide(
     def beyond(values: Sequence[float]) -> int:
         return sum((value - midpoint) * sign > 0 for value in values)
 
-    shown, boots = beyond(candidate), len(candidate)
+    n_beyond, boots = beyond(candidate), len(candidate)
     odds = math.exp(
-        _log_predictive(shown, boots, beyond(bad), len(bad))
-        - _log_predictive(shown, boots, beyond(good), len(good))
+        _log_predictive(n_beyond, boots, beyond(bad), len(bad))
+        - _log_predictive(n_beyond, boots, beyond(good), len(good))
     )
     like = Like.MORE
     if min(len(good), len(bad)) >= _FEWEST:
@@ -263,20 +222,20 @@ def decide(
         like=like,
         odds=odds,
         midpoint=midpoint,
-        beyond=shown,
+        beyond=n_beyond,
         to_good=ratio_interval(candidate, good) if candidate else None,
         to_bad=ratio_interval(candidate, bad) if candidate else None,
     )
 
 
-def _log_predictive(shown: int, boots: int, shown_before: int, boots_before: int) -> float:
-    """Logarithm of the chance of these boots in this order, after others, at a rate not known before."""
+def _log_predictive(n_beyond: int, boots: int, n_beyond_before: int, boots_before: int) -> float:
+    """Logarithm of the probability of these boots in this order, after others, at an unknown rate."""
 
     def log_beta(a: float, b: float) -> float:
         return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
-    a, b = shown_before + 0.5, boots_before - shown_before + 0.5
-    return log_beta(a + shown, b + boots - shown) - log_beta(a, b)
+    a, b = n_beyond_before + 0.5, boots_before - n_beyond_before + 0.5
+    return log_beta(a + n_beyond, b + boots - n_beyond) - log_beta(a, b)
 
 
 def _check_positive(a: Sequence[float], b: Sequence[float], confidence: float) -> None:
@@ -291,8 +250,8 @@ def _check_positive(a: Sequence[float], b: Sequence[float], confidence: float) -
 def wilson_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval (low, high) of a failure rate: ``k`` failures in ``n`` tries.
 
-    Unlike k/n ± something it stays within 0…1 and says something useful at k = 0 (E. B. Wilson, 1927).
-    No tries say nothing: (0, 1).
+    Unlike the normal interval it stays within 0…1 and is useful at k = 0 (E. B. Wilson, 1927).
+    Without tries it is (0, 1).
 
     :raises ValueError: ``k`` outside 0…``n``, or a confidence outside (0, 1).
     """
@@ -307,7 +266,7 @@ def wilson_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, fl
     middle = rate + z * z / (2 * n)
     half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    # At both ends the exact value is 0 or 1; rounding must not say otherwise.
+    # at both ends the exact value is 0 or 1, whatever the rounding gives
     low = 0.0 if k == 0 else (middle - half) / scale
     high = 1.0 if k == n else (middle + half) / scale
     return low, high
@@ -316,7 +275,7 @@ def wilson_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, fl
 @lru_cache(maxsize=256)
 def _rank(m: int, n: int, confidence: float) -> tuple[int, float]:
     """Which order statistic (from 1) bounds the interval, and its confidence; 0 if none does."""
-    # As written, not as stored: 1 - 0.9 in binary is a little less than 0.1, and 3 v 3 needs exactly 0.1.
+    # the decimal, not the float: 1 - 0.9 is a little less than 0.1 in binary, and 3 v 3 needs exactly 0.1
     tail = (1 - Fraction(str(confidence))) / 2
     total = math.comb(m + n, m)
     below, rank = 0, 0

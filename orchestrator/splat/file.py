@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Reads a console that was kept, in a file or a pipe, as a cell reads one while it is printed."""
+"""Scan a saved console log, from a file or a pipe, with the scanner that cells use."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ STDIN = "-"
 
 
 class Console(msgspec.Struct, frozen=True, kw_only=True):
-    """What a console says: its ``splats`` in order, how many were ``hidden`` by the list of known noise, and
-    how many (``dropped``) came after so many different ones that they were not kept."""
+    """The splats of one console, in order.
+
+    ``hidden`` counts those on the list of known noise. ``dropped`` counts those beyond
+    `MAX_FINGERPRINTS` different ones, which were not stored.
+    """
 
     name: str
     splats: tuple[Splat, ...]
@@ -29,7 +32,7 @@ class Console(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read(log: str) -> Console:
-    """The splats of the console kept in the file ``log``; ``-`` is standard input.
+    """The splats of the console log in the file ``log``; ``-`` is standard input.
 
     :raises UserError: no such file, a directory, or not readable.
     """
@@ -43,16 +46,16 @@ def read(log: str) -> Console:
                 scanner = _scan(stream)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{log}: {why}", remedy="Name the file of a console, or - for a pipe.") from None
-    found = scanner.finish()
-    shown = noise.loud(found, entries)
-    hidden = sum(splat.count for splat in found) - sum(splat.count for splat in shown)
-    return Console(name=name, splats=shown, hidden=hidden, dropped=scanner.dropped)
+        raise UserError(f"{log}: {why}", remedy="Name a console log, or - for standard input.") from None
+    splats = scanner.finish()
+    visible = noise.loud(splats, entries)
+    hidden = sum(splat.count for splat in splats) - sum(splat.count for splat in visible)
+    return Console(name=name, splats=visible, hidden=hidden, dropped=scanner.dropped)
 
 
 def _scan(stream: BinaryIO) -> Scanner:
     scanner = Scanner()
-    # read1: a pipe's bytes as they come, without waiting for a whole chunk
+    # read1 gives a pipe's bytes as they arrive; read would wait for a whole chunk
     read = getattr(stream, "read1", stream.read)
     while data := read(CHUNK):
         scanner.feed(data)

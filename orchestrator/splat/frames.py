@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Reads the stack traces of a kernel report, and tells which function it blames.
+"""Read the stack traces of a kernel report, and find the function that it blames.
 
-What every report of some sort goes through (printing, entry, locking, allocation) is plumbing: it is
-skipped while there is another function. How a report is read, its rule says (``Rule.by``).
+Functions on the way of every report of a kind (printing, entry, locking, allocation) are plumbing: they are
+skipped while there is another function. ``Rule.by`` says how a report is read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from orchestrator.splat.kinds import Kind
 from orchestrator.splat.plumbing import PLUMBING
 from orchestrator.splat.rules import Rule
 
-#: A stall is blamed on the function just below one of these: what it spins in differs from run to run.
+#: A stall is blamed on the function that one of these calls: the one that spins differs from run to run.
 _DISPATCH = re.compile(
     r"do_syscall_.*|do_\w+_syscall_.*|entry_SYS.*|el0_svc.*|invoke_syscall|ret_fast_syscall|new_sync_.*"
     r"|(?:do_)?vfs_(?:ioctl|read|write)|\w*sys_(?:ioctl|read|write|[gs]etsockopt)|\w*SyS_ioctl|(?:compat_)?blkdev_\w*ioctl"
@@ -32,7 +32,7 @@ _DISPATCH = re.compile(
     r"|kernfs_(?:fop|file)_\w+|sysfs_kf_\w+"
 )
 _IDLE = re.compile(r"\w*default_idle\w*|\w*safe_halt|cpu_idle\w*|arch_cpu_idle|rcu_gp_\w+|\w*mwait_idle\w*")
-#: A leak is blamed on who asked for memory, not on how it was got.
+#: A leak is blamed on the caller of the allocator, not on the allocator.
 _ALLOCATES = re.compile(r"alloc|^_*(?:pcpu|idr)_")
 _TICK = re.compile(r"\w*hrtimer_interrupt|update_process_times|tick_\w+|arch_timer_handler\w*")
 _IRQ_ENTRY = re.compile(
@@ -49,14 +49,14 @@ _SUFFIX = re.compile(r"\.(?:isra|constprop|part|cold|llvm|lto_priv|\d).*$")
 _SYSCALL = re.compile(
     r"^(?:__)?(?:(?:x64|ia32|x32|arm64|se|do)_)+(?:compat_)?sys_|^(?:compat_)?(?:SyS|SYSC)_|^compat_sys_"
 )
-#: One frame of a stack trace; ``doubt``: the unwinder is not sure of it.
+#: One frame of a stack trace; ``doubt``: the unwinder is not sure.
 FRAME = re.compile(
     r"\s*(?:#\d+:?\s+)?(?:</?\w+>\s*)*(?:\[<?[0-9a-fx]+>?\]\s*)*(?P<doubt>\? ?)?"
     r"\(?(?P<f>[A-Za-z_][\w.$]*)\)?"
     r"(?:\+0x[0-9a-f]+/0x[0-9a-f]+|(?= from \[?)|(?= [\w./-]+\.[chS]:\d+))"
 )
-#: A call that does not return, as the last instruction of a function, is shown as the start of the next one;
-#: what is really there, and not returned to, is marked on the architectures that show such frames.
+#: A call that does not return, as the last instruction of a function, is shown as the start of the next one.
+#: A frame that really is there, and is not a return address, has a mark on the architectures that show such.
 _START = re.compile(r"(?P<f>[A-Za-z_][\w.$]*)\+0x0/0x[0-9a-f]++(?! \([A-Z]*P[A-Z]*\))")
 _PC = re.compile(
     r"\b(?:R?E?IP: (?:00[16]0:)?|(?:EIP|PC) is at |e?pc : |NIP |Krnl PSW : [0-9a-f]+ [0-9a-f]+ \()"
@@ -64,20 +64,20 @@ _PC = re.compile(
     r"(?P<f>[A-Za-z_][\w.$]*)(?:\+0x| (?!:))"
 )
 _WARN_AT = re.compile(r"WARNING: .* (?P<f>[A-Za-z_][\w.$]*)\+0x")
-#: The CPU was sent to where there is no function: by a wrong pointer to one.
+#: The CPU jumped to an address without code, through a wrong function pointer.
 JUMP = re.compile(
     r"#PF: supervisor instruction fetch|EC = 0x21: IABT"
     r"|\b(?:R?E?IP: (?:00[16]0:)?|e?pc : )\s*(?:0x[0-9a-f]+|\(null\))(?:\s|$)"
 )
-#: Where arm64 keeps to whom a call returns.
+#: arm64's link register: where a call returns to.
 _LINK = re.compile(r"^lr : (?P<f>[A-Za-z_][\w.$]*)\+0x")
-#: Who had an object, as SLUB remembers it; a trace follows.
+#: The last owner of an object, as SLUB records it; a trace follows.
 _TRACK = re.compile(r"^(?:INFO: )?(?P<how>Allocated|Freed) in (?P<f>[A-Za-z_][\w.$]*)\+0x\S+ age=")
 #: A stack trace begins near this line.
 TRACE = re.compile(
     r"Call [Tt]race:|(?:stack|NMI) backtrace\b|^[Bb]acktrace|\btask:|CPU: \d+ (?:UID|PID)|Task dump for"
 )
-#: After these come the traces of others: who allocated the object, what else runs.
+#: After these come other traces: who allocated the object, what else runs.
 _OTHERS = re.compile(
     r"(?i)\b(?:allocated|freed) by task|uninit was|memory state around|showing all locks|---\[ end "
     r"|last potentially|page last (?:allocated|free)|local variable|was (?:created|stored)|kernel panic - not"
@@ -85,7 +85,7 @@ _OTHERS = re.compile(
 )
 _LOCK_AT = re.compile(r"\bat:?\s+(?:\[<[^>]*>\]\s*)?(?P<f>[A-Za-z_][\w.$]*)(?:\+0x| |$)")
 _CHAIN = re.compile(r"existing dependency chain|other info that might|stack backtrace")
-_TOLD = re.compile(r"last function: (?P<f>[A-Za-z_][\w.$]*)")
+_LAST_FUNCTION = re.compile(r"last function: (?P<f>[A-Za-z_][\w.$]*)")
 
 
 def function_name(symbol: str) -> str:
@@ -96,8 +96,8 @@ def function_name(symbol: str) -> str:
 
 
 @functools.lru_cache(4096)
-def plumbing(function: str) -> bool:
-    """Whether a function is of those that are only blamed where there is no other."""
+def is_plumbing(function: str) -> bool:
+    """Whether a report blames the function only if it shows no other."""
     name = rust.path(function) if function.startswith("_R") else _SUFFIX.sub("", function).lstrip("_")
     return PLUMBING.fullmatch(name) is not None
 
@@ -110,11 +110,11 @@ def frame(line: str) -> tuple[str, bool]:
     return match["f"], not match["doubt"] and "(unreliable)" not in line and not _START.search(line)
 
 
-def mended(line: str, before: Iterable[str], ends: Callable[[str], str]) -> str:
-    """A frame at the start of a function as one at the end of the function before it, where the call is.
+def with_call_site(line: str, before: Iterable[str], ends: Callable[[str], str]) -> str:
+    """The line; a frame at the start of a function becomes the call before it, in another function.
 
     :param before: the lines above it in the report.
-    :param ends: gives that frame by the function's name (``f+0x40/0x40``), or nothing.
+    :param ends: returns that frame (``f+0x40/0x40``) for the function's name, or an empty string.
     """
     match = None if _PC.search(line) else _START.search(line)
     if not match or match["f"] == exception_at(before) or not (end := ends(match["f"])):
@@ -125,7 +125,7 @@ def mended(line: str, before: Iterable[str], ends: Callable[[str], str]) -> str:
 def _traces(lines: Iterable[str]) -> list[list[str]]:
     """The kernel functions of each stack trace of a report, innermost first; unreliable frames left out.
 
-    Those of who had an object are others' traces.
+    The traces of an object's owners are not among them.
     """
     traces: list[list[str]] = [[]]
     in_frames = tracked = False
@@ -147,7 +147,7 @@ def _traces(lines: Iterable[str]) -> list[list[str]]:
             continue
         trace = traces[-1]
         if _BUG_ENTRY.fullmatch(name) and any(_BUG_HANDLER.match(f) for f in trace):
-            # what ran since the trap instruction of WARN() or BUG() only reports it
+            # what runs after the trap instruction of WARN() or BUG() only reports it
             trace.clear()
             continue
         trace.append(_SUFFIX.sub("", name))
@@ -156,7 +156,7 @@ def _traces(lines: Iterable[str]) -> list[list[str]]:
 
 
 def _owner(lines: list[str]) -> str:
-    """Who asked for an object that SLUB found damaged; empty where it does not remember."""
+    """Who allocated an object that SLUB found damaged; empty where SLUB has no record."""
     for at, line in enumerate(lines):
         if (track := _TRACK.search(line)) and track["how"] == "Allocated":
             trace = itertools.takewhile(bool, (frame(below)[0] for below in lines[at + 1 :]))
@@ -165,9 +165,9 @@ def _owner(lines: list[str]) -> str:
 
 
 def _jumped(lines: list[str]) -> str:
-    """Who sent the CPU to where there is no function; empty if it was in one.
+    """Who made the CPU jump to an address without code; empty if the CPU was in a function.
 
-    The unwinder knows no frame there, so that it doubts the one that was called from.
+    The unwinder knows no frame at that address, so it doubts the caller's.
     """
     first = next((at for at, line in enumerate(lines) if FRAME.match(line)), len(lines))
     if not any(JUMP.search(line) for line in lines[:first]):
@@ -178,13 +178,13 @@ def _jumped(lines: list[str]) -> str:
 
 
 def _called_from(lines: list[str]) -> str:
-    """Who called the plumbing that the CPU stumbled in; empty where the stack tells.
+    """Who called the plumbing in which the CPU took the exception; empty where the stack shows it.
 
-    A function that calls nothing leaves no frame on arm64, and that of its caller names the caller's caller.
+    A leaf function leaves no frame on arm64, and its caller's frame names the caller's caller.
     """
     there = exception_at(lines)
     link = next(_links(lines), "")
-    return link if there and plumbing(there) and link != there and not plumbing(link) else ""
+    return link if there and is_plumbing(there) and link != there and not is_plumbing(link) else ""
 
 
 def _links(lines: Iterable[str]) -> Iterator[str]:
@@ -193,7 +193,7 @@ def _links(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _first(functions: Iterable[str]) -> str:
-    return next((f for f in functions if not plumbing(f)), "")
+    return next((f for f in functions if not is_plumbing(f)), "")
 
 
 def _stalled(lines: list[str]) -> str:
@@ -213,9 +213,9 @@ def _stalled(lines: list[str]) -> str:
                 return below
             # kvm_vm_compat_ioctl only leads to kvm_vm_ioctl
             if not below or f.replace("compat_", "") != below:
-                below = "" if plumbing(f) else f
-        if found := _first(functions):
-            return found
+                below = "" if is_plumbing(f) else f
+        if function := _first(functions):
+            return function
     return ""
 
 
@@ -223,26 +223,26 @@ def _locked(lines: list[str], *, irq: bool) -> str:
     """The function that takes the lock in question, else the first of the last trace."""
     if irq:
         for at, line in enumerate(lines):
-            taken = _traces(lines[at : at + 20]) if "which became" in line else []
-            if taken and (found := _first(taken[0])):
-                return found
-    # the lock that is wanted, then the one that is held
+            nearby = _traces(lines[at : at + 20]) if "which became" in line else []
+            if nearby and (function := _first(nearby[0])):
+                return function
+    # the lock that the task waits for, then the one that it holds
     places = 0
     for at, line in enumerate(lines):
         after = lines[at + 1] if line.endswith(" at:") and at + 1 < len(lines) else ""
         if match := _LOCK_AT.search(line) or FRAME.match(after):
-            if not plumbing(match["f"]):
+            if not is_plumbing(match["f"]):
                 return match["f"]
             places += 1
         if places == 2 or _CHAIN.search(line):
             break
     start = next((at for at, line in enumerate(lines) if "stack backtrace" in line), None)
     traces = _traces(lines[start:]) if start is not None else _traces(lines)[::-1]
-    return next((found for trace in traces if (found := _first(trace))), "")
+    return next((function for trace in traces if (function := _first(trace))), "")
 
 
-def blamed(rule: Rule, header: str, lines: list[str]) -> str:
-    """The function that a report blames, as it stands there; empty if it does not tell."""
+def blamed_function(rule: Rule, header: str, lines: list[str]) -> str:
+    """The function that a report blames, as printed; empty if the report names none."""
     if rule.by == "none":
         return ""
     if rule.by == "header":
@@ -262,24 +262,26 @@ def blamed(rule: Rule, header: str, lines: list[str]) -> str:
     if rule.by == "leak":
         frames = [name for trace in _traces(lines) for name in trace]
         return _first(name for name in frames if not _ALLOCATES.search(name)) or _first(frames)
-    if told := next((match["f"] for line in lines[:8] if (match := _TOLD.search(line))), ""):
-        return told
+    if last_function := next(
+        (match["f"] for line in lines[:8] if (match := _LAST_FUNCTION.search(line))), ""
+    ):
+        return last_function
     if caller := _called_from(lines[:end]):
         return caller
     heads = [header, *(match["f"] for line in lines[:8] if (match := _WARN_AT.search(line)))]
     heads = [name for name in heads if name]
     for part in (lines[:end], lines):
         frames = [name for trace in _traces(part) for name in trace]
-        if found := _first([*heads, *_below(heads, frames)]) or _first(frames):
-            return found
+        if function := _first([*heads, *_below(heads, frames)]) or _first(frames):
+            return function
     return next(iter([*heads, *frames] if rule.fatal else heads), "")
 
 
 def exception_at(lines: Iterable[str]) -> str:
-    """Where the CPU was when it stumbled, by its registers; empty if they are not shown."""
+    """Where the CPU took the exception, by its registers; empty if they are not shown."""
     return next((match["f"] for line in lines if (match := _PC.search(line) or _WARN_AT.search(line))), "")
 
 
 def _below(heads: list[str], frames: list[str]) -> list[str]:
-    """The frames from the one that the head names: what is above it came in to report."""
+    """The frames from the one that the head names: those above it only report."""
     return frames[next((at for at, name in enumerate(frames) if name in heads), 0) :]

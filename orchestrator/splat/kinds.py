@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The sorts of kernel reports: the fine `Kind` of a rule, and the coarse `Class` that users filter by."""
+"""The kinds of kernel reports: the fine `Kind` of a rule, and the coarse `Class` that users filter by."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Kind(StrEnum):
     OTHER = "other"
 
 
-#: A refcount that saturates is told by a WARN(), a corrupted list by a BUG(), and a buggy .next function by a
-#: line that says so itself.
+#: The kernel reports a saturated refcount with WARN(), a corrupted list with BUG(), and a buggy .next
+#: function with a plain line.
 CLASSES: dict[Kind, Class] = {
     Kind.PANIC: Class.PANIC,
     Kind.OOPS: Class.OOPS,

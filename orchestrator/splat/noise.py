@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The allow-list of known noise: ``noise.toml`` beside this module.
 
-For a report that one of our rules finds and that says nothing of the kernel under test. What no rule takes
-for a report (a denied vsyscall, a program started without arguments) needs no entry.
+An entry hides a report that a rule matches and that is not about the kernel under test. Lines that no rule
+matches (a denied vsyscall, a program started without arguments) need no entry.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load(path: Path = FILE) -> tuple[Entry, ...]:
     """The entries of a file.
 
-    :raises UserError: it cannot be read, or is not as it should be; the message names file and field.
+    :raises UserError: it cannot be read or has a wrong field; the message names file and field.
     """
     try:
         return msgspec.toml.decode(path.read_bytes(), type=_File).noise
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {error}", remedy="What may stand there is in docs/consoles.md.") from None
+        raise UserError(f"{path}: {error}", remedy="docs/consoles.md describes the format.") from None
 
 
 def loud(

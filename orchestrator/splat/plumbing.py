@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Functions that are not to blame while there is another: what prints reports, what leads there, and helpers
-with thousands of callers. By families, since names come and go with every release; what is under test
-(VMAs, page tables, the maple tree, procfs) is never in one.
+"""Functions that a report blames only if it shows no other: what prints reports, what leads there, and
+helpers with thousands of callers.
+
+They are listed as families, since names come and go with every release. What is under test (VMAs, page
+tables, the maple tree, procfs) is in no family.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Takes a console line apart: the printk records on it, when and by whom each was printed, and their text.
+"""Split a console line into its printk records: time, caller and text of each.
 
-The guest is hostile: what a terminal would obey is taken out, and a record's text is bounded.
+The guest is hostile: terminal escapes are removed, and the text of a record is bounded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from typing import NamedTuple
 
 MAX_TEXT = 512
-"""Characters of one printk record that are looked at: what keeps a hostile line from costing much time."""
+"""Characters of one printk record that are read: the bound on the time that a hostile line can cost."""
 
 #: ``[    1.000000][  T123] text``; the caller only with CONFIG_PRINTK_CALLER.
 _STAMP = re.compile(rb"\[ *(?P<at>\d{1,9}\.\d{6})\](?:\[ *(?P<caller>[TC]\d{1,9})\])? ?")
@@ -63,13 +63,13 @@ def records(line: bytes) -> list[Record]:
         return [Record(clean(line))]
     before = line[: stamps[0].start()]
     prefix = _PREFIX.fullmatch(before) if before else None
-    found = [Record(clean(before))] if before.strip() and not prefix else []
+    pieces = [Record(clean(before))] if before.strip() and not prefix else []
     ends = [stamp.start() for stamp in stamps[1:]]
     user = prefix is not None and _by_user(prefix)
     for match, end in zip(stamps, [*ends, len(line)], strict=True):
         text = clean(line[match.end() : end])
-        found.append(Record(text, _caller(match), match["at"].decode(), user))
-    return found
+        pieces.append(Record(text, _caller(match), match["at"].decode(), user))
+    return pieces
 
 
 def _caller(match: re.Match[bytes]) -> str:
@@ -77,5 +77,5 @@ def _caller(match: re.Match[bytes]) -> str:
 
 
 def _by_user(prefix: re.Match[bytes]) -> bool:
-    """A level's upper bits are its facility: 0 is the kernel, whatever else is somebody's write."""
+    """The upper bits of a level are its facility: 0 is the kernel, all others are writes by programs."""
     return int(prefix["level"]) >= 8 if prefix["level"] else prefix["name"] != b"kern"

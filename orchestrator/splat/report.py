@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One kernel report while it is being printed: which lines are its own, where it ends, and what it says."""
+"""One kernel report while it is being printed: which lines belong to it, where it ends, and its fields."""
 
 from __future__ import annotations
 
@@ -8,18 +8,26 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from orchestrator.splat.frames import JUMP, TRACE, blamed, exception_at, frame, function_name, plumbing
+from orchestrator.splat.frames import (
+    JUMP,
+    TRACE,
+    blamed_function,
+    exception_at,
+    frame,
+    function_name,
+    is_plumbing,
+)
 from orchestrator.splat.kinds import CLASSES, Class, Kind
 from orchestrator.splat.records import Record
 from orchestrator.splat.rules import RULED_OFF, Rule
 
 MAX_LINES = 800
-"""Lines of one report that are looked at."""
+"""Lines of one report that are read."""
 EXCERPT_LINES = 120
 MAX_GAP = 40
-"""So many lines of the same printer that look like none of a report end it."""
+"""After so many lines of the same caller that match no part of a report, the report has ended."""
 MAX_PAUSE_S = 60.0
-"""So does silence of that length; what is told of a stall may have to be waited for."""
+"""It has also ended after a silence of that length. (The traces of a stall can arrive late.)"""
 
 _NUMBER = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
 _ACCESS = re.compile(
@@ -46,10 +54,10 @@ _BODY = re.compile(
     r"|PGD |#PF: |Oops|Reported by Kernel|Uninit was|Bytes? \d|value changed|rcu: |Showing "
     r"|Possible |\s*-> #\d"
 )
-#: Who speaks, in a console that does not print callers.
+#: The task that prints, on a console without caller ids.
 _PID = re.compile(r"CPU: \d+ (?:UID: \d+ )?PID: (?P<pid>\d+) |\b(?:held by|by task) \S+/(?P<by>\d+)\b")
-#: What was asked for, and is nobody's report; "Trigger a crash" begins one.
-_ASKED_FOR = re.compile(r"sysrq: (?!Trigger)")
+#: A dump that sysrq requested is not a report; "Trigger a crash" begins one.
+_REQUESTED = re.compile(r"sysrq: (?!Trigger)")
 #: What may follow a trace, but not its first line.
 _NO_TRACE = re.compile(r"Code: |Kernel panic|Kernel Offset|Rebooting|---\[ end |Modules linked in")
 _DROPPED = re.compile(r"\*\* \d+ printk messages dropped \*\*")
@@ -60,14 +68,14 @@ class Splat(msgspec.Struct, frozen=True, kw_only=True):
     """One report on the console.
 
     ``title`` reads like ``KASAN: slab-use-after-free Read in mas_next_slot``; ``function`` is the frame
-    it blames, empty if the report does not tell. ``access`` is ``Read of size 8`` and the like, empty where
-    none is told. ``fingerprint`` is the same in every run: no address, number, pid or compiler suffix.
-    ``fatal``: the kernel died of it, or goes on only by luck. ``corrupted``: the report is cut or torn, so
-    that of the function only a name in its head counts. ``user``: a program wrote it into the kernel's log.
+    it blames, empty if the report does not name one. ``access`` is ``Read of size 8`` and the like, empty
+    where the report has none. ``fingerprint`` is the same in every run: no address, number, pid or compiler
+    suffix. ``fatal``: the kernel died of it, or continues only by luck. ``corrupted``: the report is cut or
+    torn, so only a function named in its head counts. ``user``: a program wrote it into the kernel's log.
     ``line`` is the first line, ``excerpt`` at most `EXCERPT_LINES` lines, both clean text. ``offset`` is the
     byte in the console stream at which the first line starts; ``first_line`` and ``last_line`` count from 1.
-    ``count`` is 1, and on the last splat kept of its fingerprint also counts those that were not, so that
-    the counts of a console add up. ``at_s`` is the guest's clock, -1 where it is not printed.
+    ``count`` is 1. On the last stored splat of a fingerprint it also counts those that were not stored, so
+    that the counts of a console add up. ``at_s`` is the guest's clock, -1 where it is not printed.
     """
 
     kind: Kind
@@ -119,7 +127,7 @@ class Report:
     _hollow: bool = False
     _holes: bool = False
     _jumped: bool = False
-    _asked: bool = False
+    _sent_nmi: bool = False
     _awaits: bool = False
     _sure: bool = False
     _pids: set[str] = field(default_factory=set)
@@ -135,27 +143,29 @@ class Report:
         return self.record.text
 
     def retitle(self, rule: Rule, match: re.Match[str], record: Record) -> None:
-        """A later line of the head says better what this is."""
+        """A later line of the head describes the report better."""
         self.rule, self.match, self.record = rule, match, record
 
     def by_same(self, record: Record) -> bool:
-        """Whether a record is by the same printer, as far as the console tells."""
+        """Whether a record has the same caller, as far as the console shows."""
         return self.caller == record.caller and self.record.user == record.user
 
     def takes(self, record: Record) -> bool:
-        """Whether a record can be one of the report: by its printer, and stamped if the others are.
+        """Whether a record can belong to the report: same caller, and a stamp if the others have one.
 
-        The traces of a stall are printed by the CPUs that are asked for them, in an interrupt.
+        The traces of a stall are printed by other CPUs, in the interrupt that requests them.
         """
         if record.user != self.record.user:
             return False
         if self.record.stamp and not record.stamp:
             return _DROPPED.match(record.text) is not None
-        return not self.caller or self.caller == record.caller or (self._asked and record.caller[:1] == "C")
+        return (
+            not self.caller or self.caller == record.caller or (self._sent_nmi and record.caller[:1] == "C")
+        )
 
     def breaks_off(self, record: Record) -> bool:
-        """Whether a record of the same printer shows that the report ended before it, without a word."""
-        if _ASKED_FOR.match(record.text):
+        """Whether a record of the same caller shows that the report ended before it, without an end mark."""
+        if _REQUESTED.match(record.text):
             return True
         before, self._stamp = self._stamp, record.stamp or self._stamp
         return bool(before and record.stamp) and float(record.stamp) - float(before) > MAX_PAUSE_S
@@ -168,18 +178,20 @@ class Report:
             self._last, self._length, self._gap = number, len(self.lines), 0
         elif text.strip():
             self._gap += 1
-        self._asked = self._asked or (self.rule.by == "stall" and "Sending NMI" in text)
+        self._sent_nmi = self._sent_nmi or (self.rule.by == "stall" and "Sending NMI" in text)
         self._learn(text, name, sure, torn)
-        ended = self.rule.by != "stall" and (
+        at_end = self.rule.by != "stall" and (
             "---[ end " in text
             or (self.framed and self.rule.kind in RULED_OFF and text.lstrip().startswith("=" * 20))
         )
-        self.ended = ended or "line" in self.rule.flags or len(self.lines) >= MAX_LINES or self._gap > MAX_GAP
+        self.ended = (
+            at_end or "line" in self.rule.flags or len(self.lines) >= MAX_LINES or self._gap > MAX_GAP
+        )
 
     def _learn(self, text: str, name: str, sure: bool, torn: bool) -> None:
         alone = not self.caller and self.rule.by not in ("stall", "hang")
-        if alone and ("PID: " in text or "/" in text) and (told := _PID.search(text)):
-            self._pids.add(told["pid"] or told["by"])
+        if alone and ("PID: " in text or "/" in text) and (pid := _PID.search(text)):
+            self._pids.add(pid["pid"] or pid["by"])
         if self._sure:
             return
         self._torn = self._torn or torn
@@ -201,22 +213,22 @@ class Report:
     def corrupted(self, function: str) -> bool:
         """Whether it is cut or torn: lines were lost or mixed, or no frame is where one has to be.
 
-        Where the kernel prints no callers, a second task's lines are told by its pid only.
+        Where the kernel prints no callers, only the pid shows that lines are a second task's.
         """
         if "bare" in self.rule.flags:
             return self._torn or self._mixed()
         if self._torn or self._hollow or not self._sure or self._mixed():
             return True
-        return self.rule.by not in ("none", "header") and (not function or plumbing(function))
+        return self.rule.by not in ("none", "header") and (not function or is_plumbing(function))
 
     def build(self) -> Splat:
         """What it says, as far as it has come."""
         groups = {name: value or "" for name, value in self.match.groupdict().items()}
         header = sorted({function_name(groups[name]) for name in ("f", "f2") if groups.get(name)})
         lines = self.lines[: self._length]
-        named = header[0] if header else ""
-        # of a trace with holes, or of two, whatever frame is next is a guess
-        function = named or exception_at(lines) if self._mixed() else blamed(self.rule, named, lines)
+        head = header[0] if header else ""
+        # in a trace with holes, or in two mixed ones, the next frame is a guess
+        function = head or exception_at(lines) if self._mixed() else blamed_function(self.rule, head, lines)
         function = function_name(function)
         access = _access(lines[:12])
         title = self.rule.title.format_map(groups).strip()
@@ -246,7 +258,7 @@ class Report:
 
 
 def _access(lines: list[str]) -> str:
-    """What was tried: ``Read of size 8``, ``Write``; empty where the report does not say."""
+    """The access: ``Read of size 8``, ``Write``; empty where the report has none."""
     for line in lines:
         if not (match := _ACCESS.search(line)):
             continue

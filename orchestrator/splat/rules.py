@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a kernel report (splat) looks like: which line begins one, of what kind it is, how it is named.
+"""The table of kernel reports (splats): which line begins one, its kind, and its title.
 
 `RULES` is one ordered table, read by `orchestrator.splat.scanner`.
 
@@ -21,15 +21,15 @@ from orchestrator.splat.kinds import Kind
 class Rule:
     """Which line begins a report, and how the report is named.
 
-    ``title`` is filled from the named groups; ``by`` says how the function is found.
+    ``title`` is filled from the named groups; ``by`` is the way to find the function (see `frames`).
 
     ``fatal`` as in `Splat`. ``head``: until its first frame the report may be continued by a line whose rule
-    has ``joins``. ``tail``: the line belongs to an earlier report, if there is one. ``weak``: whatever line
-    follows says better what this is. ``lead``: no report by itself, but it names the next one whose rule has
+    has ``joins``. ``tail``: the line belongs to an earlier report, if there is one. ``weak``: any line that
+    follows describes the report better. ``lead``: not a report, but it names the next one whose rule has
     ``led``. ``object``: the report shows an object and who had it before its own trace, which a WARN() may
     print. ``stamped``: only behind a printk timestamp. ``bare``: the kernel prints no stack trace with it.
-    ``line``: it is this one line. ``raw``: no printk record, it has no stamp. ``ignored``: no report at all,
-    though it looks like one.
+    ``line``: the report is this one line. ``raw``: not a printk record, it has no stamp. ``ignored``: not a
+    report, though it looks like one.
     """
 
     kind: Kind
@@ -38,7 +38,7 @@ class Rule:
     by: str
     flags: frozenset[str]
     words: tuple[str, ...]
-    """One of them is in every line that matches: quicker to look for than the pattern."""
+    """Every line that matches contains one of them: a search for them is faster than the pattern."""
 
     @property
     def fatal(self) -> bool:
@@ -57,21 +57,21 @@ _ESCAPED = 0xE000
 def _words(pattern: str) -> tuple[str, ...]:
     """The longest plain text that each alternative of a pattern cannot do without."""
     hole = "\0"
-    # an escaped sign is text, and must not be taken for one that means something
+    # an escaped character is text, not an operator
     text = re.sub(r"\\[wdsSb]", hole, pattern)
     text = re.sub(r"\\(.)", lambda sign: chr(_ESCAPED + ord(sign[1])), text)
     text = re.sub(r"\[[^\]]*\]", hole, text)
     group = re.compile(r"\([^()]*\)[?*+]?")
     while group.search(text):
         text = group.sub(hole, text)
-    found = []
+    words = []
     for alternative in text.split("|"):
         plain = re.sub(r".(?:[?*]|\{[^}]*\})|[.^$+]", hole, alternative)
         longest = max(plain.split(hole), key=len)
-        found.append("".join(chr(ord(sign) % _ESCAPED) for sign in longest))
-    if min(map(len, found)) < 4:
-        raise ValueError(f"{pattern}: say which words each match has")
-    return tuple(found)
+        words.append("".join(chr(ord(sign) % _ESCAPED) for sign in longest))
+    if min(map(len, words)) < 4:
+        raise ValueError(f"{pattern}: name the words that each match has")
+    return tuple(words)
 
 
 _K = Kind
@@ -281,7 +281,7 @@ RULES: tuple[Rule, ...] = (
           r"^(?:\d{4}/\d\d/\d\d \S+ )?(?P<what>SYZ(?:FAIL|FATAL): .{0,80})",
           "{what}", "none", "raw line bare", words=("SYZF",)),
 )
-#: One of these is in every line that a rule can match; looking for bytes first is what makes a flood cheap.
+#: Every line that a rule can match contains one of these. Searching for bytes first makes a flood cheap.
 HINTS: tuple[bytes, ...] = (
     b"BUG", b"WARNING", b"UBSAN: ", b"INFO: ", b"detected", b"IRQ-safe", b"refcount_t", b"corruption",
     b"double add", b"LOCKUP", b" kthread ", b"ODEBUG: ", b"usercopy: ", b"rust_kernel", b"FAILED",
@@ -297,7 +297,7 @@ HINTS: tuple[bytes, ...] = (
 
 
 def hints(data: bytes) -> re.Pattern[bytes] | None:
-    """What finds the hints in ``data``; ``None`` where there is none."""
+    """A pattern that matches the hints in ``data``; ``None`` where there is none."""
     words = tuple(word for word in HINTS if word in data)
     return _any_of(words) if words else None
 

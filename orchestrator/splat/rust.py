@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Reads mangled names of Rust functions, as far as a stack trace needs it.
+"""Demangle the names of Rust functions, as far as a stack trace needs it.
 
 The grammar is that of Rust's RFC 2603 ("v0"). Crate hashes and disambiguators, which differ from build to
 build, are left out, and so are generic arguments.
@@ -14,14 +14,14 @@ _MAX_DEPTH = 32
 
 
 class _Unreadable(ValueError):
-    """Not a name of the kind."""
+    """Not a v0 name."""
 
 
 @functools.lru_cache(1024)
 def path(symbol: str) -> str:
     """``_RNvMs3_…7ProcessNtB5_7Process10update_ref`` as ``<rust_binder::process::Process>::update_ref``.
 
-    What cannot be read comes back as it is.
+    A name that cannot be read is returned unchanged.
     """
     if not symbol.startswith("_R"):
         return symbol

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Finds kernel reports (splats) in the raw bytes of a serial console, and names what each one blames.
+"""Find kernel reports (splats) in the raw bytes of a serial console, and the function that each one blames.
 
-One ordered table (`RULES`) says which line begins a report and what it is called; the rest of the
-report, told apart by printk's caller ids where the kernel prints them, gives the function. The
-guest is hostile: lines, reports and their number are bounded, and a report counts at most as text.
+One ordered table (`RULES`) says which line begins a report and gives its title. The rest of the report gives
+the function; printk's caller ids, where the kernel prints them, keep reports apart. The
+guest is hostile: lines, reports and their number are bounded, and a report is never more than text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 import msgspec
 
 from orchestrator.results.model import Blame
-from orchestrator.splat.frames import function_name, mended
+from orchestrator.splat.frames import function_name, with_call_site
 from orchestrator.splat.kinds import Class, Kind
 from orchestrator.splat.records import MAX_TEXT, RUNNING, STAMPED, Record, records
 from orchestrator.splat.report import EXCERPT_LINES, MAX_LINES, Report, Splat
@@ -36,15 +36,15 @@ __all__ = [
 ]
 
 MAX_LINE = 4096
-"""Bytes of one console line that are looked at; the rest of a longer one is dropped."""
+"""Bytes of one console line that are read; the rest of a longer one is dropped."""
 SPAN = 128 * 1024
 """Bytes of console after its first line within which a report must end."""
 KEEP = 3
-"""Splats of one fingerprint that are kept with their text; further ones are only counted."""
+"""Splats of one fingerprint that are stored with their text; further ones are only counted."""
 MAX_FINGERPRINTS = 256
 MUTE_AFTER = 24
-"""After so many reports with the same first line (but for numbers) the next ones are not read, but counted
-with the last one that was, even if their first line does not name the function and it is another."""
+"""After so many reports with the same first line (numbers aside) further ones are not read. They are counted
+with the last one that was read, even if the function, which their first line need not name, is another."""
 MUTED_LINES = 12
 MAX_OPEN = 4
 MAX_HEAD = 40
@@ -53,34 +53,34 @@ STAMPING = 32
 """So many lines with a printk stamp show that this kernel stamps what it prints."""
 
 _BY_WORD = [(word, rule) for rule in RULES for word in rule.words]
-#: What old kernels print before the rest of a line, stamp included.
+#: Old kernels print this, and a stamp, before the rest of a line.
 _MARK = re.compile(r"\s*(?:<[A-Z]+> *)?")
 _NUMBER = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
 
 
 def blame(splat: Splat) -> Blame:
-    """Whose fault a splat is: the infrastructure's if memory ran out, the test's if a program wrote it, else
-    the kernel's."""
+    """Who is to blame for a splat: the infrastructure if memory ran out, the test if a program wrote it, else
+    the kernel."""
     if splat.user or splat.kind is Kind.FUZZER:
         return Blame.TEST
     return Blame.INFRA if splat.kind in (Kind.OOM, Kind.OOM_PANIC) else Blame.KERNEL
 
 
 class Scanner:
-    """Reads a console as it comes, in any chunks, and collects its splats; memory stays bounded.
+    """Reads a console in chunks of any size and collects its splats; memory stays bounded.
 
     >>> scanner = Scanner()
-    >>> begun = scanner.feed(data)     # at once, on the first line of each
+    >>> notices = scanner.feed(data)   # at once, on the first line of each
     >>> splats = scanner.finish()      # all, in order, with function and text
 
-    ``ends``: those of the functions of the kernel that prints (`orchestrator.kernel.debug_build.Ends`), for
-    frames that name the function behind the one that they are of.
+    :param ends: the last instruction of a function (`orchestrator.kernel.debug_build.Ends`). A call that does
+        not return is shown as a frame of the function behind it; this finds the right one.
     """
 
     def __init__(self, ends: Callable[[str], str] = lambda _: "") -> None:
         self._ends = ends
         self.dropped = 0
-        """Splats beyond `MAX_FINGERPRINTS`: seen, but not even counted by name."""
+        """Splats beyond `MAX_FINGERPRINTS`, not counted by fingerprint."""
         self._tail = b""
         self._tail_cut = 0
         self._offset = 0
@@ -89,20 +89,20 @@ class Scanner:
         self._stamped_at: int | None = None
         self._running_at: int | None = None
         self._open: list[Report] = []
-        self._kept: list[Report] = []
+        self._stored: list[Report] = []
         self._last: Report | None = None
         self._lead: Report | None = None
         self._counts: dict[str, int] = {}
         self._heads: dict[str, int] = {}
         self._head_fingerprints: dict[str, str] = {}
         self._booted = False
-        self._begun: list[Splat] = []
+        self._pending: list[Splat] = []
 
     def feed(self, data: bytes) -> list[Splat]:
-        """Take the next bytes of the console; give the splats whose first line is in them.
+        """Read the next bytes of the console; return the splats whose first line is in them.
 
-        Such a splat is a first notice: the function and the fingerprint are only what the first line
-        tells. `splats` and `finish` have the full ones. In a flood only the first notices are given.
+        Such a splat is a first notice: its function and fingerprint come from the first line alone. `splats`
+        and `finish` return the full ones. In a flood only the first notices are returned.
         """
         end = data.rfind(b"\n") + 1
         if end:
@@ -115,7 +115,7 @@ class Scanner:
         return self._notices()
 
     def finish(self) -> tuple[Splat, ...]:
-        """End of the console: close what is open and give all splats in the order of their first lines."""
+        """Close the open reports at the end of the console; return all splats, ordered by first line."""
         if self._tail:
             self._scan(self._tail, b"\n")
             self._tail, self._tail_cut = b"", 0
@@ -124,28 +124,24 @@ class Scanner:
         return self.splats()
 
     def splats(self) -> tuple[Splat, ...]:
-        """All splats so far, those that are still being printed as far as they go."""
-        last = {report.splat.fingerprint: report for report in self._kept if report.splat}
-        kept = Counter(report.splat.fingerprint for report in self._kept if report.splat)
-        found = []
-        for report in self._kept:
+        """All splats so far; one that is still being printed has only its lines so far."""
+        last = {report.splat.fingerprint: report for report in self._stored if report.splat}
+        stored = Counter(report.splat.fingerprint for report in self._stored if report.splat)
+        output = []
+        for report in self._stored:
             splat = report.splat or report.build()
             if last.get(splat.fingerprint) is report:
-                more = self._counts[splat.fingerprint] - kept[splat.fingerprint]
+                more = self._counts[splat.fingerprint] - stored[splat.fingerprint]
                 splat = msgspec.structs.replace(splat, count=1 + more)
-            found.append(splat)
-        return tuple(found)
-
-    def counts(self) -> dict[str, int]:
-        """How often each fingerprint was seen so far; the difference of two calls is a phase's share."""
-        return dict(self._counts)
+            output.append(splat)
+        return tuple(output)
 
     def _notices(self) -> list[Splat]:
-        begun, self._begun = self._begun, []
-        return begun
+        notices, self._pending = self._pending, []
+        return notices
 
     def _scan(self, tail: bytes, block: bytes) -> None:
-        """``tail`` and ``block`` are whole lines; between reports only hints are looked for."""
+        """``tail`` and ``block`` are whole lines; between reports only hints are searched for."""
         first = block.find(b"\n")
         head = (tail + block[:first])[:MAX_LINE]
         start = self._offset + len(tail) + self._tail_cut
@@ -157,8 +153,8 @@ class Scanner:
         hint = -1
         while at < len(block):
             if hint < at:
-                found = finder.search(block, at) if finder else None
-                hint = found.start() if found else len(block)
+                match = finder.search(block, at) if finder else None
+                hint = match.start() if match else len(block)
             if not self._open:
                 if hint == len(block):
                     break
@@ -174,15 +170,15 @@ class Scanner:
         self._offset = start + len(block)
 
     def _look_at_stamps(self, head: bytes, offset: int, start: int, block: bytes, at: int) -> None:
-        """Find where this console shows that its kernel stamps lines, and that it has run for a while."""
+        """Find the place from which the kernel is known to stamp lines, and that where its clock runs."""
         if self._running_at is None:
             if RUNNING.match(head):
                 self._running_at = offset
-            elif found := RUNNING.search(block, at):
-                self._running_at = start + found.start()
+            elif match := RUNNING.search(block, at):
+                self._running_at = start + match.start()
         if self._stamped_at is None:
             places = [offset] if STAMPED.match(head) else []
-            rest = (start + found.start() for found in STAMPED.finditer(block, at))
+            rest = (start + match.start() for match in STAMPED.finditer(block, at))
             places += itertools.islice(rest, STAMPING - self._stamps)
             if self._stamps + len(places) >= STAMPING:
                 self._stamped_at = places[STAMPING - self._stamps - 1]
@@ -197,11 +193,11 @@ class Scanner:
             for report in list(self._open):
                 self._skip(report)
             return
-        found = records(raw.rstrip(b"\r"))
-        torn = len(found) > 1 and sum(bool(r.stamp) and not _MARK.fullmatch(r.text) for r in found) > 1
-        for record in found:
-            begun = self._match(record, offset) if hint else None
-            for report in [begun] if begun and "line" in begun.rule.flags else list(self._open):
+        pieces = records(raw.rstrip(b"\r"))
+        torn = len(pieces) > 1 and sum(bool(r.stamp) and not _MARK.fullmatch(r.text) for r in pieces) > 1
+        for record in pieces:
+            opened = self._match(record, offset) if hint else None
+            for report in [opened] if opened and "line" in opened.rule.flags else list(self._open):
                 if report.muted:
                     self._skip(report)
                 elif not report.takes(record):
@@ -209,19 +205,19 @@ class Scanner:
                 elif report.breaks_off(record):
                     self._close(report)
                 else:
-                    text = mended(record.text, report.lines, self._ends)
+                    text = with_call_site(record.text, report.lines, self._ends)
                     report.take(text, self._number, torn=torn)
                     if report.ended:
                         self._close(report)
 
     def _skip(self, report: Report) -> None:
-        """Let a line of a report go by that is only counted."""
+        """Skip a line of a report that is only counted."""
         report.skipped += 1
         if report.skipped >= MUTED_LINES:
             self._close(report)
 
     def _match(self, record: Record, offset: int) -> Report | None:
-        """Begin the report that a record begins; ``None`` if it begins none of its own."""
+        """The report that a record begins, now open; ``None`` if it begins none."""
         text = record.text
         for word, rule in _BY_WORD:
             if word in text and (match := rule.pattern.search(text)):
@@ -241,21 +237,21 @@ class Scanner:
             return None
         if "tail" in rule.flags and self._trailed(same, rule, record, offset):
             return None
-        # without callers such a line may be another task's, in the midst of this one's trace
+        # without callers such a line may be another task's, in the middle of this trace
         if same and (record.caller or not ("line" in rule.flags or rule.kind is Kind.OOM)):
             self._close(same)
         while len(self._open) >= MAX_OPEN:
             self._close(self._open[0])
         report = self._led(rule, record) or Report(rule, match, record, offset, self._number)
         self._open.append(report)
-        self._kept.append(report)
+        self._stored.append(report)
         self._last = report
         if "weak" not in rule.flags:
             self._notice(report)
         return report
 
     def _led(self, rule: Rule, record: Record) -> Report | None:
-        """The report that a line shortly before has named."""
+        """The report that the ``lead`` line shortly before began."""
         lead = self._lead
         if lead is None or "led" not in rule.flags or not lead.by_same(record):
             return None
@@ -263,18 +259,18 @@ class Scanner:
         return lead if self._number - lead.number <= MAX_HEAD else None
 
     def _printed(self, record: Record, rule: Rule, offset: int) -> bool:
-        """Whether the kernel may have printed it: one that stamps lines does so with each of them."""
+        """Whether the kernel can have printed it: a kernel that stamps lines stamps every line."""
         if record.stamp or "raw" in rule.flags:
             return bool(record.stamp) is not ("raw" in rule.flags)
         stamping = self._stamped_at is not None and self._stamped_at < offset
         return not stamping and "stamped" not in rule.flags
 
     def _rebooted(self, record: Record, offset: int) -> bool:
-        """Whether the banner is that of another boot than the console's first."""
+        """Whether the banner is of a later boot than the console's first."""
         if record.stamp and not record.stamp.startswith("0.0"):
             return False
         before = self._booted or (self._running_at is not None and self._running_at < offset)
-        # what the decompressor says comes before the banner of the same boot
+        # the decompressor prints before the banner of the same boot
         self._booted = bool(record.stamp)
         self._running_at = self._running_at if record.stamp else None
         for report in list(self._open) if before else ():
@@ -282,7 +278,7 @@ class Scanner:
         return before
 
     def _joined(self, report: Report, rule: Rule, match: re.Match[str], record: Record) -> bool:
-        """Whether a line is the next of a report's head, rather than a splat of its own."""
+        """Whether a line continues the head of a report, rather than begins a new splat."""
         if "weak" in report.rule.flags:
             joins = "tail" not in rule.flags
         else:
@@ -299,8 +295,8 @@ class Scanner:
         return True
 
     def _trailed(self, same: Report | None, rule: Rule, record: Record, offset: int) -> bool:
-        """Whether a line only tells what became of an earlier report."""
-        # what SLUB says of an object stands in the report that it is about
+        """Whether a line is the consequence of an earlier report."""
+        # SLUB prints the facts about an object inside the report about it
         for report in (same,) if rule.kind is Kind.BUG else (same, self._last):
             if not report or report.record.user != record.user or offset - report.offset > 2 * SPAN:
                 continue
@@ -312,14 +308,14 @@ class Scanner:
         return False
 
     def _notice(self, report: Report) -> None:
-        """Announce a report, unless too many have begun with the same words: then it is only counted."""
+        """Announce a report. If too many have begun with the same line, only count it."""
         key = _NUMBER.sub("N", report.line)[:200]
         if key in self._heads or len(self._heads) < 4 * MAX_FINGERPRINTS:
             report.head = key
             self._heads[key] = self._heads.get(key, 0) + 1
         report.muted = not report.head or self._heads[key] > MUTE_AFTER
         if not report.muted:
-            self._begun.append(report.build())
+            self._pending.append(report.build())
 
     def _close(self, report: Report) -> None:
         self._open.remove(report)
@@ -334,8 +330,8 @@ class Scanner:
         report.lines = []
         if not fingerprint or (fingerprint not in self._counts and len(self._counts) >= MAX_FINGERPRINTS):
             self.dropped += 1
-            self._kept.remove(report)
+            self._stored.remove(report)
             return
         count = self._counts[fingerprint] = self._counts.get(fingerprint, 0) + 1
         if count > KEEP or report.muted:
-            self._kept.remove(report)
+            self._stored.remove(report)

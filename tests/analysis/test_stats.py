@@ -18,7 +18,6 @@ from orchestrator.analysis.stats import (
     decide,
     median,
     median_ratio,
-    permutation_p,
     ratio_interval,
     says,
     wilson_interval,
@@ -219,52 +218,6 @@ def test_a_ratio_of_what_has_none(function: Callable[..., object]) -> None:
     ):
         with pytest.raises(ValueError, match=r"ratio|confidence"):
             function(a, b, confidence)
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "p"),
-    [
-        ([1, 2, 3], [4, 5, 6], 0.1),  # 2 of 20; the least that 3 against 3 can have
-        ([4, 5, 6], [1, 2, 3], 0.1),
-        ([1, 1, 1], [2, 2, 2], 0.1),  # scipy.stats.mannwhitneyu says 0.047
-        ([1], [2], 1.0),
-        ([1, 1], [1, 1], 1.0),
-        ([1, 4], [2, 3], 1.0),
-        ([1], [2, 3, 4], 0.5),  # 1 and 4 are as far out, of four places
-    ],
-)
-def test_permutations_are_counted_exactly(a: list[float], b: list[float], p: float) -> None:
-    assert permutation_p(a, b) == pytest.approx(p)
-
-
-def test_the_exact_test_is_that_of_all_permutations() -> None:
-    a, b = [1.0, 3, 3, 7], [3.0, 8, 9, 2, 9]
-    values = sorted([*a, *b])
-    rank = {v: (values.index(v) + len(values) - values[::-1].index(v) + 1) / 2 for v in values}
-    pool = [*a, *b]
-
-    def distance(chosen: tuple[int, ...]) -> float:
-        inside = [rank[pool[i]] for i in chosen]
-        outside = [rank[pool[i]] for i in range(len(pool)) if i not in chosen]
-        return abs(sum(inside) / len(inside) - sum(outside) / len(outside))
-
-    ways = list(itertools.combinations(range(len(pool)), len(a)))
-    as_far = sum(distance(way) >= distance((0, 1, 2, 3)) - 1e-9 for way in ways)
-    assert permutation_p(a, b) == pytest.approx(as_far / len(ways))
-
-
-def test_many_boots_are_drawn_from() -> None:
-    """40 against 40 cannot all be counted; the same boots give the same answer still."""
-    rng = random.Random(3)
-    a, b = [rng.gauss(10, 1) for _ in range(40)], [rng.gauss(12, 1) for _ in range(40)]
-    assert permutation_p(a, b) < 0.001
-    assert permutation_p(a, b) == permutation_p(a, b)
-
-
-@pytest.mark.parametrize(("a", "b"), [([], [1.0]), ([1.0], []), ([math.nan], [1.0])])
-def test_permutations_of_what_has_none(a: list[float], b: list[float]) -> None:
-    with pytest.raises(ValueError, match="a test needs"):
-        permutation_p(a, b)
 
 
 GOOD, BAD = [10.0, 10.5, 9.8, 10.2, 10.1], [14.0, 14.5, 13.7, 14.2, 14.9]

@@ -130,7 +130,7 @@ def test_a_leak_is_blamed_on_who_asked_for_memory() -> None:
 )
 def test_start_of_a_function_is_the_end_of_the_one_before(line: str, after: str, mended: str) -> None:
     ends = {"next": "last+0x34/0x34"}
-    assert frames.mended(line, [after], lambda name: ends.get(name, "")) == mended
+    assert frames.with_call_site(line, [after], lambda name: ends.get(name, "")) == mended
     sure = line not in (" next+0x0/0x7c", " other+0x0/0x7c", "pc : next+0x0/0x7c")
     assert frames.frame(line)[1] is sure
 

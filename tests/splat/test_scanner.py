@@ -186,7 +186,7 @@ def test_a_flood_is_counted_and_not_kept() -> None:
     assert len(found) == splat.KEEP
     assert len(begun) <= splat.MUTE_AFTER
     assert sum(one.count for one in found) == 5000
-    assert scanner.counts() == {found[0].fingerprint: 5000}
+    assert {one.fingerprint for one in found} == {found[0].fingerprint}
     assert found[1].offset == len(warning(0))
 
 

@@ -90,10 +90,16 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return Program(folder / "vmlinux", arch)
 
 
+def annotated(text: str, vmlinux: Path, arch: Arch) -> str:
+    lines = text.split("\n")
+    frames = symbolize.frames(lines)
+    return "\n".join(symbolize.annotate(lines, symbolize.look_up(frames, vmlinux, arch)))
+
+
 def test_frame_of_a_trace_with_what_was_inlined(program: Program) -> None:
     after = max(program.offsets("leaf", 4)) + 1
     lines = ["[    1.000000] Call trace:", f"[    1.000001]  {program.frame('leaf', after)}"]
-    said = symbolize.text("\n".join(lines), program.path, program.arch).split("\n")
+    said = annotated("\n".join(lines), program.path, program.arch).split("\n")
     assert said == [
         lines[0],
         "[    1.000001]  deepest mm/code.c:4 [inlined]",
@@ -107,17 +113,17 @@ def test_return_address_is_that_of_the_call(program: Program) -> None:
     second = min(at for at in program.offsets("caller", 21) if at > min(program.offsets("caller", 20)))
     frame = program.frame("caller", second)
     called, exact, doubtful = (
-        symbolize.text(line, program.path, program.arch)
+        annotated(line, program.path, program.arch)
         for line in (f" {frame}", f"RIP: 0010:{frame}", f" ? {frame}")
     )
     assert called.endswith("code.c:20")
     assert "code.c:21)" in exact
     assert doubtful.endswith("code.c:20")
-    assert symbolize.text(f"pc : {frame}", program.path, program.arch).endswith("code.c:21)")
-    assert symbolize.text(f"lr : {frame}", program.path, program.arch).endswith("code.c:20)")
+    assert annotated(f"pc : {frame}", program.path, program.arch).endswith("code.c:21)")
+    assert annotated(f"lr : {frame}", program.path, program.arch).endswith("code.c:20)")
     kasan = f"BUG: KASAN: slab-use-after-free in {frame}"
-    assert symbolize.text(kasan, program.path, program.arch).endswith("code.c:21)")
-    assert "code.c:21" in symbolize.text(f" {frame} (P)", program.path, program.arch)
+    assert annotated(kasan, program.path, program.arch).endswith("code.c:21)")
+    assert "code.c:21" in annotated(f" {frame} (P)", program.path, program.arch)
 
 
 def test_call_that_does_not_return_is_told(program: Program) -> None:
@@ -125,7 +131,7 @@ def test_call_that_does_not_return_is_told(program: Program) -> None:
     gone = program.symbols["gone"]
     after = next(s for s in program.symbols.values() if s.address == gone.address + gone.size)
     line = f" {program.frame(after.name, 0)}"
-    said = symbolize.text(line, program.path, program.arch)
+    said = annotated(line, program.path, program.arch)
     if gone.size % 16 and "code.c:16" not in said:
         pytest.skip("this compiler pads between the two")
     assert said.endswith("code.c:16 (in gone)")
@@ -140,7 +146,7 @@ def test_what_cannot_be_told_stays_as_it_is(program: Program) -> None:
         "\x00\ufffd leaf+0xzz/0x1",
         "",
     ):
-        assert symbolize.text(line, program.path, program.arch) == line
+        assert annotated(line, program.path, program.arch) == line
 
 
 def test_two_of_one_name_are_told_by_their_size(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,5 +192,5 @@ def test_missing_addr2line_is_named(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InfraError, match="addr2line is not installed") as error:
-        symbolize.text(program.frame("leaf", 2), program.path, program.arch)
+        annotated(program.frame("leaf", 2), program.path, program.arch)
     assert "apt-get install binutils" in error.value.remedy
