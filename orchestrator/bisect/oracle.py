@@ -37,7 +37,7 @@ from orchestrator.plan.target import Target, target_of
 from orchestrator.results.model import CellResult
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.execute import execute
-from orchestrator.source.checkout import Fix, Workshop
+from orchestrator.source.checkout import Checkout, Fix
 from orchestrator.suites import catalog
 
 
@@ -90,7 +90,7 @@ class KernelOracle:
     def __init__(
         self,
         folder: Path,
-        workshop: Workshop,
+        workshop: Checkout,
         inputs: Inputs,
         store: Store,
         engine: Engine,

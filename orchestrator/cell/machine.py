@@ -148,4 +148,4 @@ def program_queue(cell: CellState, suites: Sequence[Suite], files: SuiteFiles) -
 
 def in_plan(cell: CellState, suite: Suite, name: str) -> bool:
     """Whether the cell runs a program: one of several ``vsyscall=`` cells runs only what that matters to."""
-    return not cell.plan.only_vsyscall or suite.known(name).vsyscall
+    return not cell.plan.only_vsyscall or suite.program_or_default(name).vsyscall

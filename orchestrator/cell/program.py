@@ -61,7 +61,7 @@ class ProgramRun:
         self._guest, self._suite, self._name = guest, suite, name
         self._folder, self._root, self._watch, self._probe = folder, root, watch, probe
         self._id = f"{suite.name}/{name}"
-        self._call = invocation(suite, suite.known(name))
+        self._call = invocation(suite, suite.program_or_default(name))
         self._limit_s = self._call.limit_s * guest.factor
         self._hangs: list[HangReport] = []
         self._delayed: dict[str, tuple[int, int]] = {}

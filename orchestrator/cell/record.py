@@ -99,7 +99,7 @@ class GuestRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _program(suite: Suite, name: str) -> ProgramRecord:
-    program = suite.known(name)
+    program = suite.program_or_default(name)
     call = invocation(suite, program)
     return ProgramRecord(
         id=f"{suite.name}/{name}",

@@ -140,7 +140,7 @@ class SuiteRun:
         self._cases[suite][name] = (*(case for case in cases if case.id != crash.id), crash)
 
     def _run_program(self, guest: Guest, suite: Suite, name: str) -> ProgramResult:
-        points = suite.known(name).widen
+        points = suite.program_or_default(name).widen
         run = ProgramRun(
             guest,
             suite,
@@ -213,7 +213,7 @@ class SuiteRun:
         kernel = kernel_of_other_tests(cell)
         expected = catalog.expected(suite, version, arch, kernel=kernel)
         expected = {name: e for name, e in expected.items() if in_plan(cell, suite, name)}
-        elsewhere = {} if cell.plan.only_vsyscall else catalog.elsewhere(suite, version, arch, kernel=kernel)
+        elsewhere = {} if cell.plan.only_vsyscall else catalog.excluded(suite, version, arch, kernel=kernel)
         not_run = "interrupted" if cell.host.cancelled() else self._reason_not_run()
         return complete(suite, expected, elsewhere, self._cases[suite.name], not_run=not_run)
 

@@ -76,12 +76,12 @@ def run(context: click.Context, /, **parameters: Any) -> None:
         from orchestrator.run import estimate
 
         cost = estimate.cost(prepared.plan, prepared.inputs, store, prepared.request.out, say)
-        report.planned(console, prepared.plan, cost)
+        report.print_plan(console, prepared.plan, cost)
         return
     engine = LocalEngine(store)
     with interrupts(engine.cancel):
         result = prepared.execute(engine, console)
-    report.closing(console, result, prepared.directory.path)
+    report.print_summary(console, result, prepared.directory.path)
     sys.exit(result.exit_code(bisect=prepared.request.bisecting))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What differs between architectures: one TOML file each in ``arch/``; adding one is adding a file."""
+"""The facts of each architecture: one TOML file in ``arch/``; adding one is adding a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Arch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Facts about one architecture.
 
     ``cpu_tcg`` and ``cpu_kvm`` are QEMU CPU models, ``image`` the boot image's path below ``O=``,
-    ``vsyscall_modes`` the values of the ``vsyscall=`` boot parameter (none where there is no such page).
+    ``vsyscall_modes`` the values of the ``vsyscall=`` boot parameter (none without such a page).
     """
 
     name: str
@@ -48,7 +48,7 @@ class Arch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def names() -> tuple[str, ...]:
-    """All architectures there is a file for, in alphabetical order."""
+    """All architectures, in alphabetical order."""
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
 
 
@@ -56,7 +56,7 @@ def names() -> tuple[str, ...]:
 def load(name: str) -> Arch:
     """The architecture of that name.
 
-    :raises UserError: where there is no such file.
+    :raises UserError: there is no such file.
     """
     path = _FOLDER / f"{name}.toml"
     if name not in names():
@@ -67,7 +67,7 @@ def load(name: str) -> Arch:
 def host() -> Arch:
     """The architecture of this machine.
 
-    :raises UserError: on a host that none of the known architectures describes.
+    :raises UserError: none of the known architectures describes the host.
     """
     for name in names():
         if load(name).native:

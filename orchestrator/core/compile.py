@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Programs for the guest: statically linked for its architecture, kept in the store."""
+"""Compile programs for the guest: statically linked for its architecture, cached in the store."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from orchestrator.core.store import Store, digest_of, file_digest
 from orchestrator.core.text import one_line
 
 _LIMIT_S = 900.0
-#: The compiler's own trouble, or that of its installation.
+#: Failures of the compiler itself, or of its installation.
 _BROKEN = re.compile(
     r".*(?:cannot find -l(?:c|gcc|gcc_eh|m|pthread|rt)\b|[Nn]o space left on device|Killed signal"
     r"|internal compiler error|cannot execute).*"
 )
-#: What names the user's mistake best, in this order.
+#: The lines that show the user's mistake best, in this order.
 _ERRORS = tuple(
     re.compile(pattern, re.M)
     for pattern in (
@@ -42,18 +42,18 @@ def compile_static(
     folder: Path,
     arch: Arch,
     store: Store,
-    whose: str = "",
+    user_program: str = "",
 ) -> Path:
-    """One static binary from C sources, made again when one of them or of their headers changes.
+    """One static binary from C sources, compiled again when one of them or of their headers changes.
 
     :param sources: relative to ``folder``, which is the compiler's working directory, or absolute.
     :param cflags: ``-l…`` among them comes after the sources, where a static link needs it.
-    :param whose: for a program of the user's what it is, for the message; empty for one of ours.
-    :raises UserError: the user's does not compile; the message has the compiler's first error.
-    :raises InfraError: no compiler, no static C library, a compiler that fails by itself, or a source of
-        ours does not compile.
+    :param user_program: describes a program of the user's, for the message; empty for one of orchestrate.
+    :raises UserError: the user's program does not compile; the message has the compiler's first error.
+    :raises InfraError: no compiler, no static C library, a compiler that fails by itself, or a program of
+        orchestrate that does not compile.
     """
-    what = whose or f"orchestrate's own program {name!r}"
+    what = user_program or f"orchestrate's own program {name!r}"
     compiler = toolchain.find("gcc", arch)
     flags = (*(f for f in cflags if not f.startswith("-l")), "-static", "-Wall", "-Wextra")
     libraries = [f for f in cflags if f.startswith("-l")]
@@ -69,15 +69,15 @@ def compile_static(
         key = digest_of("program", name, plain, parts, flags, libraries, arch.name, compiler.version)
         return store.entry("programs", key, make) / name
     except UserError as error:
-        if whose:
+        if user_program:
             raise
         raise InfraError(error.message, remedy=error.remedy) from None
 
 
 def _gcc(argv: Sequence[str], folder: Path, what: str, arch: Arch) -> str:
-    """What the compiler printed; its complaint, in English, as the error of whoever is to blame."""
+    """The compiler's standard output; its error message decides between user and host."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             argv,
             cwd=folder,
             env={**os.environ, "LC_ALL": "C"},
@@ -87,15 +87,15 @@ def _gcc(argv: Sequence[str], folder: Path, what: str, arch: Arch) -> str:
         )
     except subprocess.TimeoutExpired:
         raise UserError(f"{what} is not compiled after {_LIMIT_S:.0f} s") from None
-    if done.returncode == 0:
-        return done.stdout.decode(errors="replace")
-    said = done.stderr.decode(errors="replace")
-    if broken := _BROKEN.search(said):
+    if process.returncode == 0:
+        return process.stdout.decode(errors="replace")
+    output = process.stderr.decode(errors="replace")
+    if broken := _BROKEN.search(output):
         raise InfraError(f"{what} was not compiled for {arch.name}: {one_line(broken[0])}", remedy=_LIBC)
-    found = next((m for m in (pattern.search(said) for pattern in _ERRORS) if m), None)
-    last = next(reversed(said.strip().splitlines()), f"exit status {done.returncode}")
+    match = next((m for m in (pattern.search(output) for pattern in _ERRORS) if m), None)
+    last = next(reversed(output.strip().splitlines()), f"exit status {process.returncode}")
     raise UserError(
-        f"{what} does not compile for {arch.name}: {one_line(found[0] if found else last)}",
+        f"{what} does not compile for {arch.name}: {one_line(match[0] if match else last)}",
         remedy=f"It was compiled in {folder} with: {shlex.join(argv)}",
     )
 
@@ -104,7 +104,7 @@ def _prerequisites(rules: str) -> list[str]:
     """The files in make rules for the target x, as ``gcc -MM`` writes them."""
     words: list[str] = []
     for rule in rules.replace("\\\n", " ").splitlines():
-        # make's own escapes are those of the shell, except that it knows no quotes
+        # make escapes like the shell, but has no quotes
         plain = re.sub(r"(['\"])", r"\\\1", rule.removeprefix("x:").replace("$$", "$"))
         words += shlex.split(plain)
     return sorted(set(words))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where kconfigs/, guest/ and selftests/ are: the only place that looks for them.
+"""The folders kconfigs/, guest/ and selftests/: the only module that knows where they are.
 
-In a checkout they lie beside the package; a wheel carries them inside it, below ``_data``.
+In a checkout they are beside the package; a wheel has them inside it, below ``_data``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def variants() -> dict[str, Path]:
 
 
 def flavors() -> dict[str, Path]:
-    """Fragments by the name of the flavor; empty where there are none."""
+    """Fragments by the name of the flavor; empty if there are none."""
     return listing(kconfigs() / "flavors", ".config")
 
 
@@ -55,7 +55,7 @@ def suites() -> dict[str, Path]:
 
 
 def listing(folder: Path, suffix: str) -> dict[str, Path]:
-    """Files of ``folder`` by their name without ``suffix``, sorted; empty where there is no such folder."""
+    """Files of ``folder`` by their name without ``suffix``, sorted; empty if there is no such folder."""
     return {path.name.removesuffix(suffix): path for path in sorted(folder.glob(f"*{suffix}"))}
 
 
@@ -63,7 +63,7 @@ def choose(kind: str, name: str, choices: Mapping[str, Path]) -> Path:
     """The choice that the user named.
 
     :param kind: what it is, for the message: ``variant``.
-    :raises UserError: there is no such choice; the remedy lists those that exist.
+    :raises UserError: there is no such choice; the remedy lists the existing ones.
     """
     if name not in choices:
         raise UserError(
@@ -74,8 +74,8 @@ def choose(kind: str, name: str, choices: Mapping[str, Path]) -> Path:
 
 
 def _folder(name: str) -> Path:
-    carried = _PACKAGE / "_data"
-    path = (carried if carried.is_dir() else _PACKAGE.parent) / name
+    installed = _PACKAGE / "_data"
+    path = (installed if installed.is_dir() else _PACKAGE.parent) / name
     if not path.is_dir():
         raise InfraError(
             f"this installation of orchestrate lacks its folder '{name}' (looked at {path})",

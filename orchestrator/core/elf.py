@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the orchestrator wants to know of ELF files: machine, interpreter, libraries, build-id."""
+"""Facts from ELF files: machine, interpreter, libraries, build-id."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Elf:
 
 
 def read(data: bytes, name: str) -> Elf:
-    """What the ELF file ``data`` says of itself; ``name`` is for the message only.
+    """The facts of the ELF file ``data``; ``name`` is for the message only.
 
-    :raises InfraError: it is no ELF file, or a damaged one.
+    :raises InfraError: it is not an ELF file, or a damaged one.
     """
     interpreter = ""
     needed: list[str] = []
@@ -56,36 +56,36 @@ def machine(data: bytes, name: str) -> str:
 
 
 def closure(data: bytes, name: str, find: Callable[[str], bytes | None]) -> dict[str, bytes]:
-    """All that the dynamic loader will want for an executable, besides the executable itself.
+    """All files that the dynamic loader needs for an executable, besides the executable itself.
 
-    :param find: gives the content for an absolute path (PT_INTERP) or a bare soname (DT_NEEDED), or None.
-    :returns: contents by the same words that ``find`` was asked with; empty for a static executable.
-    :raises InfraError: something is needed that ``find`` does not have, or is of another architecture.
+    :param find: returns the content for an absolute path (PT_INTERP) or a bare soname (DT_NEEDED), or None.
+    :returns: contents by the arguments of ``find``; empty for a static executable.
+    :raises InfraError: ``find`` lacks a library, or has one of another architecture.
     """
     first = read(data, name)
     # the loader is loaded already when a library asks for it by its soname
     loader = PurePosixPath(first.interpreter).name
-    found: dict[str, bytes] = {}
-    waiting = [(word, name) for word in (first.interpreter, *first.needed) if word]
-    while waiting:
-        word, wanted_by = waiting.pop(0)
-        if word in found:
+    libraries: dict[str, bytes] = {}
+    queue = [(word, name) for word in (first.interpreter, *first.needed) if word]
+    while queue:
+        word, dependent = queue.pop(0)
+        if word in libraries:
             continue
         content = find(word)
         if content is None:
-            raise InfraError(f"{wanted_by} needs {word}, which is in none of the packages")
+            raise InfraError(f"{dependent} needs {word}, which is in none of the packages")
         library = read(content, word)
         if library.machine != first.machine:
-            raise InfraError(f"{wanted_by} is {first.machine}, but {word} is {library.machine}")
-        found[word] = content
-        waiting += [(other, word) for other in library.needed if other != loader]
-    return found
+            raise InfraError(f"{dependent} is {first.machine}, but {word} is {library.machine}")
+        libraries[word] = content
+        queue += [(other, word) for other in library.needed if other != loader]
+    return libraries
 
 
 def build_id(path: Path) -> str:
     """The GNU build-id of an ELF file such as vmlinux, in lower-case hex.
 
-    :raises InfraError: the file cannot be read or is no ELF file.
+    :raises InfraError: the file cannot be read or is not an ELF file.
     :raises Inconclusive: it has no build-id.
     """
     try:
@@ -95,34 +95,34 @@ def build_id(path: Path) -> str:
             notes = [segment.data() for segment in file.iter_segments("PT_NOTE")]
             notes += [section.data() for section in file.iter_sections("SHT_NOTE")]
             for raw in notes:
-                if found := _build_id(raw):
-                    return found
+                if digest := _build_id(raw):
+                    return digest
     except (OSError, ELFError) as error:
         raise InfraError(f"{path}: no build-id can be read: {error}") from error
     raise Inconclusive(
-        f"{path} has no GNU build-id, so a running kernel cannot be told from another",
-        remedy="build it with a linker that knows --build-id",
+        f"{path} has no GNU build-id, so the running kernel cannot be identified",
+        remedy="build it with a linker that supports --build-id",
     )
 
 
 def build_id_of_notes(raw: bytes) -> str:
     """The GNU build-id among raw ELF notes such as the guest's ``/sys/kernel/notes``, in lower-case hex.
 
-    ``raw`` is the guest's word and may be anything.
+    ``raw`` comes from the guest and may be anything.
 
     :raises Inconclusive: there is none in it.
     """
-    found = _build_id(raw)
-    if not found:
+    digest = _build_id(raw)
+    if not digest:
         raise Inconclusive(
-            "the guest's /sys/kernel/notes holds no GNU build-id, so its kernel is not proven to be ours",
+            "the guest's /sys/kernel/notes holds no GNU build-id, so its kernel is not identified",
             remedy="check that CONFIG_SYSFS is set and that the kernel booted is the one built",
         )
-    return found
+    return digest
 
 
 def _build_id(raw: bytes) -> str:
-    """Notes are little endian on both arches, name and descriptor padded to 4 bytes (ELF, "Note Section")."""
+    """Notes are little endian on all arches, name and descriptor padded to 4 bytes (ELF, "Note Section")."""
     at = 0
     while at + _NOTE_HEADER.size <= len(raw):
         name_size, size, kind = _NOTE_HEADER.unpack_from(raw, at)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The three kinds of trouble, each with a sentence about what to do next.
+"""The kinds of errors, each with a sentence about what to do next.
 
-Design rule 2: blame is the kernel's, the test's or the infrastructure's. What the *user* got
-wrong is none of these; it never reaches a verdict and ends the command at once.
+Design rule 2: blame is the kernel's, the test's or the infrastructure's. A mistake of the *user* is none of
+these; it never reaches a verdict and ends the command at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class OrchestrateError(Exception):
 
 
 class UserError(OrchestrateError):
-    """The command line, a file or a tree that the user named cannot be used as asked (exit 2)."""
+    """The command line, a file or a tree that the user named cannot be used (exit 2)."""
 
     exit_code = 2
 

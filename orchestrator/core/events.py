@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What happens in a run, as it happens: to ``events.ndjson`` always, to people as they like it.
+"""The events of a run, as they happen: in ``events.ndjson``, and on the terminal.
 
-On a terminal one line a cell lives: phase, elapsed time, last event. Elsewhere (a pipe, CI) each event
+A terminal has one live line for each cell: phase, elapsed time, last event. Elsewhere (a pipe, CI) each event
 is a plain line.
 """
 
@@ -29,7 +29,7 @@ def now() -> str:
 
 
 class Event(msgspec.Struct, frozen=True):
-    """Something happened: in which cell (empty: the run itself), in which phase, in words."""
+    """One event: its cell (empty: the run itself), its phase, and a sentence."""
 
     time: str
     cell: str
@@ -92,16 +92,16 @@ class Events:
                 soft_wrap=True,
             )
         elif not cell or phase == "testing":
-            # what was really tested must not scroll away with the live lines
+            # the line that says what is tested must not disappear with the live lines
             self._live.console.print(Text(text), soft_wrap=True)
         elif phase == "done":
             with self._lock:
                 self._lines.pop(cell, None)
             assert line is not None
-            took = time.monotonic() - line.since
-            self._live.console.print(Text(f"{cell}  {took:.0f} s  {text}"))
+            elapsed = time.monotonic() - line.since
+            self._live.console.print(Text(f"{cell}  {elapsed:.0f} s  {text}"))
 
-    def saying(self, cell: str) -> Callable[[str, str], None]:
+    def reporter(self, cell: str) -> Callable[[str, str], None]:
         """``emit`` for one cell: takes phase and text."""
         return lambda phase, text: self.emit(cell, phase, text)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Child processes: short tools run to their end, long ones under the supervisor."""
+"""Child processes: short tools run to their end, long ones under a supervisor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from orchestrator.core.errors import InfraError
 _LIVE: weakref.WeakSet[Supervised] = weakref.WeakSet()
 
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
-#: Seconds until a supervisor has started what it is to; a busy host takes some.
+#: Seconds for a supervisor to start its child; a busy host needs some.
 _START_S = 60.0
 
 
@@ -44,9 +44,9 @@ class Supervised:
     :param limit_s: wall-clock limit; the whole process tree is killed when it passes.
     :param grace_s: time between SIGTERM and SIGKILL when the tree is ended early; 0 kills at once.
     :param output: file that takes standard output and error, appended to.
-    :param cleanup: folder to remove after the end, even if we are dead by then.
-    :param pass_fds: descriptors that the process inherits under the same numbers; ours stay open.
-    :raises InfraError: where the supervisor itself does not come up.
+    :param cleanup: folder to remove after the end, even if this process is dead by then.
+    :param pass_fds: descriptors that the process inherits under the same numbers; they stay open here.
+    :raises InfraError: the supervisor itself does not start.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Supervised:
             return self._outcome
         message = self._message(timeout_s)
         if message is not None and "pid" in message:
-            # a supervisor that came too late
+            # the start message of a slow supervisor
             message = self._message(timeout_s)
         if message is None:
             return None
@@ -133,7 +133,7 @@ class Supervised:
         return self._outcome
 
     def to_end(self) -> Outcome:
-        """Wait for the end, however long; if that is broken off, the process tree is gone."""
+        """Wait for the end without a limit; if the wait is interrupted, the process tree is killed."""
         try:
             outcome = self.wait()
         finally:
@@ -145,15 +145,15 @@ class Supervised:
         """End the process tree and wait until it is gone."""
         if self._outcome is not None:
             return
-        self.let_go()
+        self.end()
         self.wait(30.0)
         if self._outcome is None:
             self._supervisor.kill()
             self._outcome = Outcome(None, 9, "supervisor hung")
             self._close()
 
-    def let_go(self) -> None:
-        """Have the supervisor end the tree, without waiting for it; safe from any thread."""
+    def end(self) -> None:
+        """Tell the supervisor to end the tree, and return at once; safe from any thread."""
         if self._supervisor.stdin is not None:
             with contextlib.suppress(OSError):
                 self._supervisor.stdin.close()
@@ -168,9 +168,9 @@ class Supervised:
 
 
 def end_all() -> None:
-    """Let go of every supervised process of this one; whoever waits for them gets their outcome."""
+    """End every supervised process of this one; their waiters get the outcome."""
     for child in list(_LIVE):
-        child.let_go()
+        child.end()
 
 
 def tool(
@@ -181,30 +181,30 @@ def tool(
     env: Mapping[str, str] | None = None,
     remedy: str = "",
 ) -> str:
-    """Run a short tool of the host and give what it printed.
+    """Run a short tool of the host; returns its standard output.
 
     :raises InfraError: it is missing, fails or does not end in time.
     """
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             list(argv), capture_output=True, timeout=timeout_s, cwd=cwd, env=env, stdin=subprocess.DEVNULL
         )
     except FileNotFoundError:
         raise InfraError(f"{argv[0]} is not installed", remedy=remedy or "Run `make deps`.") from None
     except subprocess.TimeoutExpired:
         raise InfraError(f"{' '.join(argv)} did not end within {timeout_s:.0f} s") from None
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise InfraError(f"{' '.join(argv)} failed: {said[-1] if said else done.returncode}", remedy=remedy)
-    return done.stdout.decode(errors="replace")
+    if process.returncode:
+        lines = process.stderr.decode(errors="replace").strip().splitlines() or [str(process.returncode)]
+        raise InfraError(f"{' '.join(argv)} failed: {lines[-1]}", remedy=remedy)
+    return process.stdout.decode(errors="replace")
 
 
 def require(program: str, *, remedy: str) -> str:
     """The path of a program of the host.
 
-    :raises InfraError: where it is not installed.
+    :raises InfraError: it is not installed.
     """
-    found = shutil.which(program)
-    if found is None:
+    path = shutil.which(program)
+    if path is None:
         raise InfraError(f"{program} is not installed", remedy=remedy)
-    return found
+    return path

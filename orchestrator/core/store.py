@@ -4,18 +4,21 @@
     <cache>/<kind>/<key>/…files… manifest.json
 
 An entry is made in a temporary folder beside its place and renamed into it, under a lock, so that two
-runs at once make it once. The manifest holds size and digest of every file: a torn entry (a full
-disk, a power cut, a hand that deleted something) is seen and made again.
+runs at once make it once. Each entry has a seal, ``manifest.json``: a torn entry (full disk, power cut, a
+deleted file) does not match it and is made again. A ``CONTENT`` seal has the size and digest of every file.
+A ``COUNT`` seal has the number of files and folders only: a kernel tree has 100,000.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
@@ -24,18 +27,32 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from orchestrator.core.errors import InfraError, Interrupted, UserError
+from orchestrator.core.files import replacing
 
 _MANIFEST = "manifest.json"
-#: What the disk alone is to blame for; a maker's other errors are its own.
+#: Errors of the disk alone; other errors belong to the code that makes an entry.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
-#: Seconds between two looks at whether a wait for another process is still wanted.
+#: Seconds between two checks for cancellation while another process holds a lock.
 _PATIENCE_S = 0.5
+#: How long to wait for the children of a killed process, which may still write, and between two attempts.
+_CLEAR_S, _PAUSE_S = 10.0, 0.05
 
 
-class _File(msgspec.Struct, frozen=True):
+class Seal(enum.Enum):
+    """How an entry is checked."""
+
+    CONTENT = "content"
+    COUNT = "count"
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: int
     sha256: str
+
+
+class _Count(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    entries: int
 
 
 def default_cache() -> Path:
@@ -43,8 +60,8 @@ def default_cache() -> Path:
 
     :raises UserError: kernels cannot be built below that path.
     """
-    chosen = os.environ.get("ORCHESTRATE_CACHE")
-    cache = Path(chosen).absolute() if chosen else platformdirs.user_cache_path("orchestrate")
+    setting = os.environ.get("ORCHESTRATE_CACHE")
+    cache = Path(setting).absolute() if setting else platformdirs.user_cache_path("orchestrate")
     if not can_hold_builds(cache):
         raise UserError(
             f"the cache {str(cache)!r}: the kernel's makefiles refuse a path with spaces or colons",
@@ -67,18 +84,18 @@ def open_store() -> Store:
 
 
 def absolute(path: Path) -> Path:
-    """A path of the user's that holds in any working directory; ``~`` is the home folder.
+    """A path of the user's, absolute; ``~`` is the home folder.
 
-    :raises UserError: there is no such home folder.
+    :raises UserError: the home folder is unknown.
     """
     try:
         return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  (links stay as they are)
     except RuntimeError:
-        raise UserError(f"{path}: whose home folder this is cannot be told") from None
+        raise UserError(f"{path}: no such home folder") from None
 
 
 def can_hold_builds(path: Path) -> bool:
-    """Whether make can work there: it takes neither spaces nor colons in the paths of trees and objects."""
+    """Whether make works there: paths of trees and objects may have neither spaces nor colons."""
     return not any(c == ":" or c.isspace() for c in str(path))
 
 
@@ -95,7 +112,7 @@ def file_digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def _disk_trouble(path: Path, only: Container[int | None] | None = None) -> Iterator[None]:
-    """Turn an ``OSError`` (of those numbers, if given) into an ``InfraError``."""
+    """Turn an ``OSError`` (only those numbers, if any) into an ``InfraError``."""
     try:
         yield
     except OSError as error:
@@ -110,17 +127,17 @@ def _disk_trouble(path: Path, only: Container[int | None] | None = None) -> Iter
 class Store:
     """The cache below ``root``; safe for several processes at once.
 
-    :param cancelled: is asked while another process is waited for.
+    :param cancelled: is called while another process holds a lock; true ends the wait.
     """
 
     def __init__(self, root: Path, cancelled: Callable[[], bool] = lambda: False) -> None:
         self.root = root
         self._cancelled = cancelled
 
-    def find(self, kind: str, key: str) -> Path | None:
-        """The folder of an entry that is there and whole."""
+    def find(self, kind: str, key: str, *, seal: Seal = Seal.CONTENT) -> Path | None:
+        """The folder of an entry that exists and is whole."""
         entry = self.root / kind / key
-        return entry if _intact(entry) else None
+        return entry if _intact(entry, seal) else None
 
     def entry(
         self,
@@ -128,32 +145,33 @@ class Store:
         key: str,
         make: Callable[[Path], None],
         *,
+        seal: Seal = Seal.CONTENT,
         waiting: Callable[[], None] = lambda: None,
     ) -> Path:
-        """The folder of the entry, made by ``make(folder)`` if it is not there yet.
+        """The folder of the entry, made by ``make(folder)`` if it does not exist yet.
 
-        :param waiting: called once when another process is making it at this moment.
+        :param waiting: called once if another process is making it at this moment.
         :raises InfraError: the cache cannot be written.
         """
-        found = self.find(kind, key)
-        if found is not None:
-            return found
         entry = self.root / kind / key
+        if _intact(entry, seal):
+            return entry
         with self.lock(f"{kind}-{key}", waiting=waiting):
-            if _intact(entry):
+            if _intact(entry, seal):
                 return entry
             with _disk_trouble(self.root):
                 entry.parent.mkdir(parents=True, exist_ok=True)
-                for left in entry.parent.glob(f".{key[:12]}-*"):
-                    # whoever made this is dead: we hold the lock
-                    shutil.rmtree(left, ignore_errors=True)
+                for leftover in entry.parent.glob(f".{key[:12]}-*"):
+                    # the process that made it is dead: we hold the lock
+                    _clear(leftover)
                 fresh = Path(tempfile.mkdtemp(prefix=f".{key[:12]}-", dir=entry.parent))
             try:
                 with _disk_trouble(self.root, only=_DISK):
                     make(fresh)
                 with _disk_trouble(self.root):
-                    _seal(fresh)
-                    shutil.rmtree(entry, ignore_errors=True)
+                    _write_seal(fresh, seal)
+                    if entry.exists():
+                        _clear(entry)
                     fresh.rename(entry)
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
@@ -188,26 +206,59 @@ class Store:
                 raise Interrupted("interrupted")
 
 
-def _seal(folder: Path) -> None:
-    files = {
-        str(path.relative_to(folder)): _File(path.stat().st_size, file_digest(path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    manifest = folder / _MANIFEST
-    with manifest.open("wb") as stream:
-        stream.write(msgspec.json.encode(files))
-        stream.flush()
-        os.fsync(stream.fileno())
+def _write_seal(folder: Path, seal: Seal) -> None:
+    content: dict[str, _File] | _Count
+    if seal is Seal.COUNT:
+        content = _Count(_count(folder))
+    else:
+        content = {
+            str(path.relative_to(folder)): _File(path.stat().st_size, file_digest(path))
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+    with replacing(folder / _MANIFEST) as stream:
+        stream.write(msgspec.json.encode(content))
     folder.chmod(0o755)
 
 
-def _intact(entry: Path) -> bool:
+def _intact(entry: Path, seal: Seal) -> bool:
     try:
-        files = msgspec.json.decode((entry / _MANIFEST).read_bytes(), type=dict[str, _File])
+        manifest = (entry / _MANIFEST).read_bytes()
+        if seal is Seal.COUNT:
+            return msgspec.json.decode(manifest, type=_Count).entries == _count(entry) - 1
+        files = msgspec.json.decode(manifest, type=dict[str, _File])
         return all(
             (entry / name).stat().st_size == file.size and file_digest(entry / name) == file.sha256
             for name, file in files.items()
         )
     except (OSError, msgspec.DecodeError, msgspec.ValidationError):
         return False
+
+
+def _count(folder: Path) -> int:
+    """Files and folders below a folder. The inside of a ``.git`` may grow and shrink, and does not count."""
+    count = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            count += 1
+            if entry.name != ".git" and entry.is_dir(follow_symlinks=False):
+                count += _count(Path(entry.path))
+    return count
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a killed process left. Its children may outlive it for a moment and still write there.
+
+    :raises InfraError: it cannot be removed.
+    """
+    deadline = time.monotonic() + _CLEAR_S
+    while folder.exists():
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise InfraError(
+                    f"{folder}, left by an earlier run, cannot be removed: {error.strerror}",
+                    remedy=f"Remove it: rm -r {folder}",
+                ) from None
+            time.sleep(_PAUSE_S)

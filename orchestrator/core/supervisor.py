@@ -8,11 +8,11 @@ PR_SET_PDEATHSIG, which fires when the spawning *thread* ends, means the death o
 
 Standard input is a pipe whose other end the parent holds: its end of file means that the parent is
 gone, however it died. Standard output carries two JSON lines: ``{"pid": n}`` at the start,
-``{"exit": n | null, "signal": n | null, "reason": "ended" | "limit" | "parent" | "asked",
-"cpu_s": x}`` at the end, with the CPU seconds of the whole tree. The descriptors given with ``--pass``
+``{"exit": n | null, "signal": n | null, "reason": "ended" | "limit" | "parent" | "terminated",
+"cpu_s": x}`` at the end, with the CPU seconds of the whole tree. The descriptors of ``--pass``
 are inherited; the child keeps them, this process closes its own.
 
-Each guest and each build waits for this script to load: it imports little, and parses by hand.
+Each guest and each build waits for this script to load: it imports little, and has no argparse.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _say(line: str) -> None:
-    # the parent may be gone already: nobody left to tell
+    # the parent may be gone already
     with contextlib.suppress(OSError):
         os.write(1, line.encode() + b"\n")
 
@@ -51,8 +51,8 @@ def _spawn(argv: list[str], output: str) -> int:
     ready, ready_in = os.pipe()
     child = os.fork()
     if child:
-        # at its end of file the child leads a group of its own and has become its program: to end it
-        # before that would miss it, since there is no such group yet
+        # at the end of file the child leads its own process group and has called exec; before that a kill of
+        # the group would miss it
         os.close(ready_in)
         os.read(ready, 1)
         os.close(ready)
@@ -66,8 +66,8 @@ def _spawn(argv: list[str], output: str) -> int:
         os.dup2(out, 1)
         os.dup2(out, 2)
         signal.set_wakeup_fd(-1)
-        # ours, what Python ignores, and what a shell ignores for what it starts in the background: what is
-        # ignored here would be so in every build and QEMU
+        # builds and QEMU would inherit ignored signals: ours, those of Python, and those that a shell ignores
+        # for its background jobs
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             with contextlib.suppress(OSError):
                 signal.signal(number, signal.SIG_DFL)
@@ -80,7 +80,7 @@ def _spawn(argv: list[str], output: str) -> int:
 
 
 def _children() -> Iterator[int]:
-    """Our own children, among them the orphans that fell to us as their subreaper."""
+    """Our children, among them the orphans that a subreaper inherits."""
     me = str(os.getpid())
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -106,9 +106,9 @@ def _end(child: int, grace: float) -> int | None:
         _signal_group(child, signal.SIGTERM)
         until = time.monotonic() + grace
         while status is None and time.monotonic() < until:
-            pid, found = os.waitpid(child, os.WNOHANG)
+            pid, wait_status = os.waitpid(child, os.WNOHANG)
             if pid:
-                status = found
+                status = wait_status
             else:
                 time.sleep(0.02)
     _signal_group(child, signal.SIGKILL)
@@ -121,13 +121,13 @@ def _end(child: int, grace: float) -> int | None:
 def _reap_orphans() -> None:
     """Kill whatever the child left behind, generation after generation."""
     for _ in range(1000):
-        left = list(_children())
-        if not left:
+        orphans = list(_children())
+        if not orphans:
             return
-        for pid in left:
+        for pid in orphans:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-        for pid in left:
+        for pid in orphans:
             with contextlib.suppress(OSError):
                 os.waitpid(pid, 0)
 
@@ -139,18 +139,18 @@ def _watch(child: int, limit: float, wake: int) -> tuple[str, int | None]:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
             return "ended", status
-        left = until - time.monotonic()
-        if left <= 0:
+        remaining = until - time.monotonic()
+        if remaining <= 0:
             return "limit", None
-        ready, _, _ = select.select([0, wake], [], [], left)
+        ready, _, _ = select.select([0, wake], [], [], remaining)
         if 0 in ready and not os.read(0, 64):
             return "parent", None
         if wake in ready and signal.SIGTERM in os.read(wake, 64):
-            return "asked", None
+            return "terminated", None
 
 
 class _Options:
-    """The command line; ``ValueError`` where it is none of ours."""
+    """The command line; ``ValueError`` if it is wrong."""
 
     def __init__(self, words: Sequence[str]) -> None:
         end = list(words).index("--")
@@ -179,7 +179,7 @@ class _Options:
 
 
 def _remove(folder: str) -> None:
-    # rarely needed, and as slow to import as all the rest
+    # rarely needed, and slow to import
     import shutil
 
     shutil.rmtree(folder, ignore_errors=True)

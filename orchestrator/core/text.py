@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The one place where bytes of a guest become text.
 
-What leaves here is legal XML 1.0, has no escape sequences and no control characters but tab and
-newline, and is bounded where a bound was asked for. Everything downstream relies on it.
+The result is legal XML 1.0, has no escape sequences and no control characters except tab and newline, and is
+bounded if the caller sets a limit. Everything downstream relies on it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 #: The smallest ``limit`` that leaves room for the mark of a cut and some text on either side of it.
 MIN_LIMIT = 64
 
-#: Matches a whole line that `clean` put where it cut; group 1 is the number of bytes left out.
+#: Matches the line that `clean` inserts at a cut; group 1 is the number of missing bytes.
 CUT_LINE = re.compile(r"\[\.\.\. (\d+) bytes cut \.\.\.\]")
 
 # ECMA-48, 7 and 8 bit forms. A control string must end on its own line: an unterminated one would
@@ -47,14 +47,14 @@ def clean(data: bytes, *, limit: int | None = None) -> str:
     escape sequences are gone; ``\\r\\n`` and a lone ``\\r`` (or several) are newlines. Idempotent.
 
     :param limit: the most characters to return, at least `MIN_LIMIT`. Of longer text the head and the
-        tail stay, and a line between them that `CUT_LINE` matches tells how many bytes (UTF-8, after
-        cleaning) are missing.
+        tail stay; a line between them that `CUT_LINE` matches has the number of missing bytes (UTF-8, after
+        cleaning).
     """
     return clean_str(data.decode("utf-8", errors="backslashreplace"), limit=limit)
 
 
 def clean_str(text: str, *, limit: int | None = None) -> str:
-    """`clean` for what is a ``str`` already but cannot be trusted: a name from a file, an error of a tool."""
+    """`clean` for an untrusted ``str``: a name from a file, an error of a tool."""
     text = _NEWLINE.sub("\n", _ESCAPE.sub("", text)).translate(_REPLACE)
     return text if limit is None else _cut(text, limit)
 

@@ -13,7 +13,7 @@ from orchestrator.core.process import require, tool
 
 
 class Toolchain(msgspec.Struct, frozen=True):
-    """``name`` as asked for (``gcc``, ``gcc-13``, ``llvm``, ``clang-19``), ``version`` as it answers."""
+    """``name`` as requested (``gcc``, ``gcc-13``, ``llvm``, ``clang-19``), ``version`` as printed."""
 
     name: str
     tuxmake: str
@@ -27,17 +27,17 @@ class Toolchain(msgspec.Struct, frozen=True):
 
     @property
     def major(self) -> int:
-        """The compiler's major version, 0 where it does not tell."""
+        """The compiler's major version, 0 if it prints none."""
         # Debian's own version stands in parentheses before it
-        found = re.search(r"(\d+)\.\d+", re.sub(r"\(.*?\)", "", self.version))
-        return int(found[1]) if found else 0
+        match = re.search(r"(\d+)\.\d+", re.sub(r"\(.*?\)", "", self.version))
+        return int(match[1]) if match else 0
 
 
 def find(name: str, arch: Arch) -> Toolchain:
     """The toolchain of that name for an architecture.
 
-    :raises UserError: for a name that is no toolchain.
-    :raises InfraError: where its compiler is not installed.
+    :raises UserError: the name is not a toolchain.
+    :raises InfraError: its compiler is not installed.
     """
     match = re.fullmatch(r"(gcc|llvm|clang)(-\d+)?", name)
     if match is None:
@@ -52,5 +52,5 @@ def find(name: str, arch: Arch) -> Toolchain:
     require(compiler, remedy=f"Install it: apt-get install {package}")
     lines = tool([compiler, "--version"]).splitlines()
     if not lines:
-        raise InfraError(f"{compiler} --version says nothing")
+        raise InfraError(f"{compiler} --version prints nothing")
     return Toolchain(name, tuxmake, compiler, lines[0])

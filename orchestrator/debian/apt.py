@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Debian packages of any suite and architecture through apt, with a state of our own and without root.
+"""Debian packages of any suite and architecture through apt, with a private state and without root.
 
-Mirror, proxy and credentials are those of the host's own apt configuration; no address is written here.
-The host's package lists, cache, hooks and pins are neither read nor written.
+Mirror, proxy and credentials come from the host's apt configuration; no address is written here. The host's
+package lists, cache, hooks and pins are neither read nor written.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -23,45 +20,17 @@ from filelock import FileLock
 
 from orchestrator.core.errors import InfraError
 from orchestrator.core.files import write_atomically
+from orchestrator.core.store import file_digest
+from orchestrator.debian.mirror import Mirror, host_mirror
+from orchestrator.debian.tools import QUERY_S, call
 
-#: The archive's own keys: they cover suites newer than the host's, which a per-release Signed-By does not.
-ARCHIVE_KEYRINGS = (
-    Path("/usr/share/keyrings/debian-archive-keyring.pgp"),
-    Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
-)
-NEEDED_TOOLS = ("apt-get", "apt-cache", "apt-config", "dpkg", "dpkg-deb")
-
-_QUERY_S = 120
 _UPDATE_S = 900
 _DOWNLOAD_S = 7200
 _INSTALL_LINE = re.compile(r"^Inst (?P<name>[^\s:]+)(?::\S+)? (?:\[[^]]*\] )?\((?P<version>\S+) ", re.M)
 
 
 class NoSuite(InfraError):
-    """The mirror answers, and does not have the suite."""
-
-
-class Mirror(msgspec.Struct, frozen=True):
-    """Where the host gets Debian from. ``security`` is empty where the host names no security archive."""
-
-    archive: str
-    security: str = ""
-    keyrings: tuple[Path, ...] = ()
-    inline_keys: tuple[str, ...] = ()
-
-    def uri(self, suite: str) -> str:
-        """The repository that holds ``suite``.
-
-        :raises InfraError: for ``*-security`` when the host names no security archive.
-        """
-        if not suite.endswith("-security"):
-            return self.archive
-        if not self.security:
-            raise InfraError(
-                f"suite {suite}: the host's apt sources name no Debian security archive",
-                remedy="add one to /etc/apt/sources.list.d, or use another suite",
-            )
-        return self.security
+    """The mirror answers, but does not have the suite."""
 
 
 class Package(msgspec.Struct, frozen=True, order=True):
@@ -76,118 +45,12 @@ class Package(msgspec.Struct, frozen=True, order=True):
 
     @property
     def deb(self) -> str:
-        """The file name that ``download`` gives it: no colon, so that it is safe everywhere."""
+        """The file name that ``download`` uses: without a colon, which some tools refuse."""
         return f"{self.name}_{self.version.replace(':', '%3a')}_{self.arch}.deb"
 
 
-def have_apt() -> bool:
-    """Whether this host has the programs that this module calls."""
-    return all(shutil.which(tool) for tool in NEEDED_TOOLS)
-
-
-def host_arch() -> str:
-    """The host's own Debian architecture (``amd64``)."""
-    return _call(["dpkg", "--print-architecture"]).strip()
-
-
-def host_codename() -> str:
-    """The host's ``VERSION_CODENAME`` (``bookworm``), or empty."""
-    for name in ("/etc/os-release", "/usr/lib/os-release"):
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except OSError:
-            continue
-        found = re.search(r'^VERSION_CODENAME="?([a-z]+)"?$', text, re.M)
-        return found.group(1) if found else ""
-    return ""
-
-
-def host_mirror() -> Mirror:
-    """The Debian mirror in the host's own apt configuration, with the keys that the host trusts for it.
-
-    :raises InfraError: no apt on this host, or no Debian archive among its sources.
-    """
-    if not have_apt():
-        missing = ", ".join(tool for tool in NEEDED_TOOLS if not shutil.which(tool))
-        raise InfraError(
-            f"this host has no Debian package tools (not found: {missing})",
-            remedy="give a kernel tree or tarball instead of debian:SUITE, or use a Debian host",
-        )
-    fields = ("REPO_URI", "ORIGIN", "LABEL", "RELEASE", "COMPONENT", "SOURCESENTRY", "IDENTIFIER")
-    query = ["apt-get", "indextargets", "--format", "\t".join(f"$({field})" for field in fields)]
-    # Without release information come the sources of a host that has no package lists (yet).
-    listing = _call(query) + _call([*query, "--no-release-info"])
-    entries = [row for line in listing.splitlines() if len(row := line.split("\t")) == len(fields)]
-    return pick_mirror(entries, codename=host_codename())
-
-
-def pick_mirror(entries: Sequence[Sequence[str]], *, codename: str) -> Mirror:
-    """Choose among ``[uri, origin, label, suite, component, "sources file:n", identifier]`` rows.
-
-    A host that never ran ``apt-get update`` knows no origins; there a source for the host's own codename is
-    taken, and ``AptState.update`` checks the origin afterwards.
-    """
-    archive = security = ""
-    sources: list[Path] = []
-    for uri, origin, label, suite, component, entry, identifier in entries:
-        if identifier != "Packages" or component != "main" or uri.startswith("cdrom:"):
-            continue
-        known = origin in ("Debian", "Debian Backports")
-        unknown = origin in ("", "$(ORIGIN)") and codename != "" and suite.startswith(codename)
-        if not known and not unknown:
-            continue
-        if label == "Debian-Security" or (unknown and suite.endswith("-security")):
-            security = security or uri
-        elif not archive:
-            archive = uri
-            sources.append(Path(entry.rpartition(":")[0]))
-    if not archive:
-        raise InfraError(
-            "the host's apt sources name no Debian archive",
-            remedy="give a kernel tree or tarball instead, or add a Debian source to /etc/apt/sources.list.d",
-        )
-    keyrings: list[Path] = []
-    inline: list[str] = []
-    for path in sources:
-        named, blocks = _signed_by(path, archive)
-        keyrings += named
-        inline += blocks
-    keyrings += [path for path in ARCHIVE_KEYRINGS if path.is_file()][:1]
-    return Mirror(archive, security, tuple(dict.fromkeys(keyrings)), tuple(inline))
-
-
-def _signed_by(sources: Path, uri: str) -> tuple[list[Path], list[str]]:
-    """The ``Signed-By`` of the entries for ``uri``: key files, and keys written in the entry itself."""
-    try:
-        text = sources.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return [], []
-    uri = uri.rstrip("/")
-    values: list[str] = []
-    if sources.suffix == ".sources":
-        text = re.sub(r"^#.*\n?", "", text, flags=re.M)
-        for stanza in re.split(r"\n\s*\n", text):
-            found = re.search(r"^Signed-By:[ \t]*(.*(?:\n[ \t].*)*)", stanza, re.M | re.I)
-            if found and uri in stanza:
-                values.append(found.group(1))
-    else:
-        for line in text.splitlines():
-            found = re.match(r"\s*deb\s+\[[^]]*signed-by=([^\s\]]+)", line, re.I)
-            if found and uri in line:
-                values.append(found.group(1))
-    files: list[Path] = []
-    blocks: list[str] = []
-    for value in values:
-        if "BEGIN PGP" in value:
-            lines = (line.strip() for line in value.strip().splitlines())
-            blocks.append("".join(("" if line == "." else line) + "\n" for line in lines))
-        else:
-            files += [Path(word) for word in re.split(r"[,\s]+", value) if Path(word).is_file()]
-    return files, blocks
-
-
 class AptState:
-    """apt with lists, cache, status and configuration of its own below ``root``.
+    """apt with its own lists, cache, status and configuration below ``root``.
 
     :param root: a directory for this pair of suites and architecture; made if absent, safe to keep.
     :param suites: ``("trixie", "trixie-updates")``; every one must answer.
@@ -246,18 +109,15 @@ class AptState:
         return all(any(f"_dists_{suite}_" in n and "_Packages" in n for n in names) for suite in self.suites)
 
     def search(self, regex: str) -> list[Package]:
-        """Packages whose name matches the POSIX extended ``regex``, in every version that is on offer."""
+        """Packages whose name matches the POSIX extended ``regex``, in every available version."""
         listing = self._run("apt-cache", "search", "--names-only", "--", regex)
         names = sorted({line.split(" ", 1)[0] for line in listing.splitlines() if line})
         return self.show(names, all_versions=True) if names else []
 
     def show(self, packages: Sequence[str], *, all_versions: bool = False) -> list[Package]:
-        """What the indexes say of ``name`` or ``name=version`` packages.
-
-        What is not on offer is left out.
-        """
+        """The index entries of ``name`` or ``name=version`` packages; unavailable ones are left out."""
         which = "--all-versions" if all_versions else "--no-all-versions"
-        found: dict[tuple[str, str, str], Package] = {}
+        descriptions: dict[tuple[str, str, str], Package] = {}
         try:
             text = self._run("apt-cache", "show", which, "--", *packages)
         except InfraError as error:
@@ -276,8 +136,8 @@ class AptState:
                 size=int(fields["Size"]),
                 filename=fields.get("Filename", ""),
             )
-            found[package.name, package.version, package.arch] = package
-        return list(found.values())
+            descriptions[package.name, package.version, package.arch] = package
+        return list(descriptions.values())
 
     def closure(self, packages: Sequence[str]) -> list[Package]:
         """What ``apt-get install --no-install-recommends`` would fetch into an empty system, sorted by name.
@@ -286,30 +146,30 @@ class AptState:
         :raises InfraError: a package is unknown, or its dependencies cannot be met by these suites.
         """
         plan = self._run("apt-get", "-q", "-s", "install", "--no-install-recommends", "--", *packages)
-        wanted = sorted({f"{m['name']}={m['version']}" for m in _INSTALL_LINE.finditer(plan)})
-        found = self.show(wanted) if wanted else []
-        if len(found) != len(wanted):
-            have = {f"{package.name}={package.version}" for package in found}
+        planned = sorted({f"{m['name']}={m['version']}" for m in _INSTALL_LINE.finditer(plan)})
+        described = self.show(planned) if planned else []
+        if len(described) != len(planned):
+            have = {f"{package.name}={package.version}" for package in described}
             raise InfraError(
-                f"apt planned {', '.join(sorted(set(wanted) - have))} but describes no such package"
+                f"apt planned {', '.join(sorted(set(planned) - have))} but describes no such package"
             )
-        return sorted(found)
+        return sorted(described)
 
     def download(self, package: str | Package, dest: Path) -> Path:
         """Fetch one .deb into the directory ``dest``; see ``download_all``."""
         if isinstance(package, str):
-            found = self.show([package])
-            if not found:
+            candidates = self.show([package])
+            if not candidates:
                 raise InfraError(
-                    f"package {package} is not on offer in {' '.join(self.suites)} ({self.arch})"
+                    f"package {package} is not available in {' '.join(self.suites)} ({self.arch})"
                 )
-            package = found[0]
+            package = candidates[0]
         return self.download_all([package], dest)[0]
 
     def download_all(self, packages: Sequence[Package], dest: Path) -> list[Path]:
         """Fetch .debs into the directory ``dest``, check each SHA-256, and return their paths in order.
 
-        What is there already with the right digest is not fetched again; files appear by atomic rename.
+        A file with the right digest is not fetched again; files appear by atomic rename.
 
         :raises InfraError: a download failed, or its digest is not the one in the signed index.
         """
@@ -317,9 +177,9 @@ class AptState:
         missing = [package for package in packages if not _is_file_of(dest / package.deb, package)]
         if missing:
             with self._locked(), tempfile.TemporaryDirectory(prefix=".fetch-", dir=dest) as tmp:
-                wanted = [f"{package.name}={package.version}" for package in missing]
-                self._run("apt-get", "-q", "download", "--", *wanted, timeout_s=_DOWNLOAD_S, cwd=Path(tmp))
-                arrived = {sha256_file(path): path for path in Path(tmp).glob("*.deb")}
+                versions = [f"{package.name}={package.version}" for package in missing]
+                self._run("apt-get", "-q", "download", "--", *versions, timeout_s=_DOWNLOAD_S, cwd=Path(tmp))
+                arrived = {file_digest(path): path for path in Path(tmp).glob("*.deb")}
                 for package in missing:
                     if package.sha256 not in arrived:
                         raise InfraError(
@@ -344,10 +204,12 @@ class AptState:
         """The whole configuration: with Dir::Etc moved, apt reads none of the host's hooks and pins."""
         paths = {"State": "state", "State::status": "status", "Cache": "cache", "Etc": "etc"}
         lines = [f'Dir::{name} "{self.root / path}";' for name, path in paths.items()]
-        kept = ["netrc", "netrcparts"] if have_keys else ["netrc", "netrcparts", "trusted", "trustedparts"]
+        credentials = (
+            ["netrc", "netrcparts"] if have_keys else ["netrc", "netrcparts", "trusted", "trustedparts"]
+        )
         lines += [
             f'Dir::Etc::{name} "{_host_path(f"Dir::Etc::{name}", directory=name.endswith("parts"))}";'
-            for name in kept
+            for name in credentials
         ]
         dropped = (
             "Acquire::Allow",
@@ -356,7 +218,7 @@ class AptState:
             "Acquire::Changelogs",
             "Acquire::CompressionTypes",
         )
-        for line in _call(["apt-config", "dump"]).splitlines():
+        for line in call(["apt-config", "dump"]).splitlines():
             if line.startswith("Acquire::") and not line.startswith(dropped) and not line.endswith(' "";'):
                 lines.append(line)
         lines += [
@@ -376,66 +238,23 @@ class AptState:
         with FileLock(self.root / ".lock"):
             yield
 
-    def _run(self, *argv: str, timeout_s: float = _QUERY_S, cwd: Path | None = None) -> str:
-        return _call(argv, timeout_s=timeout_s, cwd=cwd, config=self.root / "apt.conf")
-
-
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    def _run(self, *argv: str, timeout_s: float = QUERY_S, cwd: Path | None = None) -> str:
+        return call(argv, timeout_s=timeout_s, cwd=cwd, config=self.root / "apt.conf")
 
 
 def _is_file_of(path: Path, package: Package) -> bool:
     try:
-        return path.stat().st_size == package.size and sha256_file(path) == package.sha256
+        return path.stat().st_size == package.size and file_digest(path) == package.sha256
     except OSError:
         return False
 
 
 def _host_path(name: str, *, directory: bool) -> str:
-    answer = _call(["apt-config", "shell", "P", f"{name}/{'d' if directory else 'f'}"])
-    found = re.match(r"P='([^']*)'", answer)
-    return found.group(1) if found else "/dev/null"
+    answer = call(["apt-config", "shell", "P", f"{name}/{'d' if directory else 'f'}"])
+    match = re.match(r"P='([^']*)'", answer)
+    return match.group(1) if match else "/dev/null"
 
 
 def _write(path: Path, text: str) -> None:
     # the configuration may carry a proxy's password
     write_atomically(path, text.encode(), mode=0o600)
-
-
-def _call(
-    argv: Sequence[str], *, timeout_s: float = _QUERY_S, cwd: Path | None = None, config: Path | None = None
-) -> str:
-    """The only place where apt's programs are started; standard output as text.
-
-    :raises InfraError: not found, failed or too slow; the message carries apt's own error lines.
-    """
-    env = os.environ | {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-    env.pop("APT_CONFIG", None)
-    if config is not None:
-        env["APT_CONFIG"] = str(config)
-    what = " ".join(argv[:3])
-    try:
-        done = subprocess.run(
-            argv,
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        raise InfraError(f"{argv[0]} is not installed", remedy="use a Debian host, or give a tree") from error
-    except subprocess.TimeoutExpired as error:
-        raise InfraError(f"{what}: no end after {timeout_s:.0f} s", remedy="check the network") from error
-    if done.returncode != 0:
-        text = (done.stderr + b"\n" + done.stdout).decode("utf-8", "replace")
-        lines = [line.strip() for line in text.splitlines() if line.startswith(("E: ", "Err:", " "))]
-        reason = "; ".join(lines)[:600] or text.strip()[-300:]
-        raise InfraError(
-            f"{what} failed ({done.returncode}): {reason}",
-            remedy="check the network and the host's apt sources",
-        )
-    return done.stdout.decode("utf-8", "replace")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is in Debian packages: their files and links, as if they had been unpacked together."""
+"""The files and links of Debian packages, as if unpacked together."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def _unpack_one(deb: Path) -> dict[str, Member]:
         ) as process:
             with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
                 for info in tar:
-                    path = merged(info.name.removeprefix("./"))
+                    path = merged_path(info.name.removeprefix("./"))
                     if info.issym():
                         members[path] = Member(target=info.linkname)
                     elif info.islnk():
-                        members[path] = members[merged(info.linkname.removeprefix("./"))]
+                        members[path] = members[merged_path(info.linkname.removeprefix("./"))]
                     elif info.isfile():
                         stream = tar.extractfile(info)
                         members[path] = Member(stream.read() if stream else b"", mode=info.mode & 0o777)
@@ -62,15 +62,15 @@ def _unpack_one(deb: Path) -> dict[str, Member]:
     return members
 
 
-def merged(path: str) -> str:
-    """Where a path of a suite before the merge of / and /usr is after it."""
+def merged_path(path: str) -> str:
+    """A path after the merge of / and /usr."""
     return f"usr/{path}" if _MERGED.match(path) else path
 
 
 def library(members: Mapping[str, Member], word: str) -> tuple[str, bytes | None]:
-    """Where the loader will look for ``word`` (a path, or a soname), and what is to be there."""
+    """Where the loader searches ``word`` (a path, or a soname), and the content of that file."""
     if word.startswith("/"):
-        path = merged(word.lstrip("/"))
+        path = merged_path(word.lstrip("/"))
         return path, follow(members, path)
     for pattern in (f"usr/lib/*-linux-gnu*/{word}", f"usr/lib/{word}", f"usr/lib64/{word}"):
         for path in sorted(members):
@@ -86,10 +86,7 @@ def follow(members: Mapping[str, Member], path: str) -> bytes | None:
 
 
 def destination(members: Mapping[str, Member], path: str) -> str:
-    """Where the links at ``path`` lead in the end, whether or not something is there.
-
-    Empty where they go in circles.
-    """
+    """The final target of the links at ``path``, whether or not it exists; empty if they go in circles."""
     for _ in range(_LINK_DEPTH):
         member = members.get(path)
         if member is None or not member.target:
@@ -100,5 +97,5 @@ def destination(members: Mapping[str, Member], path: str) -> str:
                 parts = parts[:-1]
             else:
                 parts.append(part)
-        path = merged("/".join(parts))
+        path = merged_path("/".join(parts))
     return ""

@@ -243,15 +243,15 @@ def ccache() -> Iterable[Check]:
 
 
 def apt() -> Iterable[Check]:
-    from orchestrator.debian import apt as source_apt
+    from orchestrator.debian import mirror, tools
 
     without = "no guest images and no debian: sources can be made here"
-    missing = [tool for tool in source_apt.NEEDED_TOOLS if not shutil.which(tool)]
+    missing = [tool for tool in tools.NEEDED_TOOLS if not shutil.which(tool)]
     if missing:
         yield Check("apt", "missing", f"{', '.join(missing)} not found: {without}")
         return
     try:
-        source_apt.host_mirror()
+        mirror.host_mirror()
     except InfraError as error:
         # apt's own words name the mirror, whose address is nobody's business
         known = "name no Debian archive" in error.message
@@ -262,12 +262,12 @@ def apt() -> Iterable[Check]:
 
 
 def mirror() -> Iterable[Check]:
-    from orchestrator.debian import apt as source_apt
+    from orchestrator.debian import apt, mirror, tools
 
     with tempfile.TemporaryDirectory(prefix="orc-") as folder:
-        suite = source_apt.host_codename() or "stable"
+        suite = mirror.host_codename() or "stable"
         try:
-            state = source_apt.AptState(Path(folder), [suite], source_apt.host_arch())
+            state = apt.AptState(Path(folder), [suite], tools.host_arch())
         except InfraError:
             return  # said by the check of apt
         # the signed release file alone: that shows the mirror, the suite, the clock and the keys

@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What people see of a run."""
+"""Show results: terminal tables, HTML pages, lists of splats.
+
+May import the rooms from core to run.
+"""

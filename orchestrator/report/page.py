@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Pages of HTML that need nothing else: no script, no file, no network."""
+"""HTML pages that are complete: no script, no second file, no network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jinja2
 
 
 def render(template: str, **values: object) -> str:
-    """The page that a template of the package makes of some values. What is text among them is escaped."""
+    """Render a template of the package; text among the values is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parents[1]),
         autoescape=True,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The splats of a console, for people and for programs."""
+"""The splats of a console, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _fields(splat: Splat) -> dict[str, Any]:
 
 
 def as_text(console: Console) -> str:
-    """What a terminal of 80 columns shows."""
+    """Text for a terminal of 80 columns."""
     number = sum(splat.count for splat in console.splats) + console.dropped
     many = "no splat" if not number else f"{number} splat{'s' * (number > 1)}"
     lines = _wrapped(f"{one_line(console.name)}: {many}", "")
@@ -47,7 +47,7 @@ def as_text(console: Console) -> str:
         lines += ["", *_wrapped(splat.title, ""), *_wrapped(_about(splat), "    ")]
         lines += _wrapped(splat.fingerprint, "    ")
     if console.dropped:
-        lines += ["", f"and {console.dropped} more, after too many different ones to keep"]
+        lines += ["", f"and {console.dropped} more, beyond the limit of different ones"]
     if console.hidden:
         lines += ["", f"{console.hidden} hidden as known noise"]
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from orchestrator.results.model import Case, CellResult, Verdict, worst
 from orchestrator.run.estimate import Cost, cpus
 from orchestrator.run.summary import RunResult, SuiteComparison, rate_text
 from orchestrator.suites.catalog import COMMAND
-from orchestrator.verdict.known import UNSEEN
+from orchestrator.verdict.known import UNEXPECTED_PASS
 
 _T = TypeVar("_T")
 
@@ -30,12 +30,12 @@ _STYLE = {Verdict.PASS: "green", Verdict.SKIP: "yellow", Verdict.NA: "dim", Verd
 
 def console(*, stderr: bool = False) -> Console:
     """The terminal, or the pipe in its place."""
-    # names of cells, suites and folders are not ours: what looks like markup in them is text
+    # names of cells, suites and folders come from users: markup in them is text
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
-def closing(out: Console, result: RunResult, folder: Path) -> None:
-    """Print the table, the comparison, what went wrong, and the next command to type."""
+def print_summary(out: Console, result: RunResult, folder: Path) -> None:
+    """Print the table, the comparison, the failures, and the next command to type."""
     out.print()
     out.print(_table(result.cells))
     for each in result.comparisons:
@@ -50,7 +50,7 @@ def closing(out: Console, result: RunResult, folder: Path) -> None:
             out.print(Text(f"    {folder / case.log}", style="dim"), soft_wrap=True)
     if len(bad) > 10:
         out.print(f"... and {len(bad) - 10} more")
-    _known(out, result)
+    _known_failures(out, result)
     for pair in result.pairs[:10]:
         out.print(f"{pair.label} {pair.arch}: {pair.case} {pair.says}", soft_wrap=True)
     for cell in result.cells:
@@ -66,27 +66,28 @@ def closing(out: Console, result: RunResult, folder: Path) -> None:
         script = folder / "cells" / bad[0][0].cell / "reproduce.sh"
         out.print(f"again:   sh {shlex.quote(str(script))}", soft_wrap=True)
     if result.interrupted:
-        out.print("interrupted; what had ended before is kept")
+        out.print("interrupted; finished cells are kept")
         default = folder.parent == Path("runs").absolute()
         name = result.id if default else shlex.quote(str(folder))
-        out.print(f"go on:   {command()} run --resume {name}", soft_wrap=True)
+        out.print(f"resume:  {program_name()} run --resume {name}", soft_wrap=True)
 
 
-def command() -> str:
-    """How the user calls this program where he is."""
+def program_name() -> str:
+    """The name of this program as the user types it."""
     here = Path(sys.executable).with_name("orchestrate")
     return "orchestrate" if shutil.which("orchestrate") else shlex.quote(str(here))
 
 
-def _known(out: Console, result: RunResult) -> None:
-    """What failed as foretold, and what was foretold and did not happen; cells of one word together."""
-    told = [
+def _known_failures(out: Console, result: RunResult) -> None:
+    """Failures that are known, and known failures that passed; cells with the same text together."""
+    expected_failures = [
         (case, cell.cell)
         for cell in result.cells
         for case in cell.all_cases()
-        if case.verdict is Verdict.KNOWN or (case.verdict is Verdict.PASS and case.reason.startswith(UNSEEN))
+        if case.verdict is Verdict.KNOWN
+        or (case.verdict is Verdict.PASS and case.reason.startswith(UNEXPECTED_PASS))
     ]
-    for same in _grouped(told, lambda each: (each[0].id, each[0].verdict)):
+    for same in _grouped(expected_failures, lambda each: (each[0].id, each[0].verdict)):
         case, cells = same[0][0], list(dict.fromkeys(cell for _, cell in same))
         word = "KNOWN  " if case.verdict is Verdict.KNOWN else "look at  "
         more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
@@ -94,8 +95,12 @@ def _known(out: Console, result: RunResult) -> None:
         out.print(line, soft_wrap=True)
 
 
+def _passed_unexpectedly(case: Case) -> bool:
+    return case.verdict is Verdict.PASS and case.reason.startswith(UNEXPECTED_PASS)
+
+
 def _outputs(out: Console, result: RunResult, folder: Path) -> None:
-    """Where the output of the user's own commands is: it is what they were run for."""
+    """The logs of the user's own commands."""
     logs = [
         folder / case.log
         for cell in result.cells
@@ -110,23 +115,23 @@ def _outputs(out: Console, result: RunResult, folder: Path) -> None:
         out.print(f"         ... and {len(logs) - 4} more")
 
 
-def planned(out: Console, plan: Plan, cost: Cost) -> None:
-    """Print a plan and what it would cost."""
+def print_plan(out: Console, plan: Plan, cost: Cost) -> None:
+    """Print a plan and its cost."""
     table = _columns("kernel", "arch", "variant", "state")
     for kernel in cost.kernels:
         state = f"{kernel.state}: {kernel.note}" if kernel.note else kernel.state
         if kernel.state == "build":
-            known = f"about {kernel.cpu_s / 60:.0f} CPU-minutes" if kernel.cpu_s else "cost not known yet"
-            state = f"to be built, {known}"
+            cost_text = f"about {kernel.cpu_s / 60:.0f} CPU-minutes" if kernel.cpu_s else "cost unknown"
+            state = f"to be built, {cost_text}"
         table.add_row(kernel.label, kernel.arch, kernel.variant, state)
     out.print(table)
     out.print()
     table = _columns("cell", "suites", "boots", "usually")
     for cells in _grouped(plan.cells, lambda c: (c.label, c.arch, c.variant, c.suites, c.only_vsyscall)):
         first = cells[0]
-        took = [cost.cells[cell.id] for cell in cells]
-        seconds = sum(s for s in took if s)
-        usually = "not known yet" if None in took else f"{seconds:.0f} s"
+        durations = [cost.cells[cell.id] for cell in cells]
+        seconds = sum(s for s in durations if s)
+        usually = "unknown" if None in durations else f"{seconds:.0f} s"
         name = first.id if len(cells) == 1 else first.id.removesuffix(f"-{first.boot}")
         table.add_row(name, ", ".join(first.suites) or "(build)", str(len(cells)), usually)
     out.print(table)
@@ -134,13 +139,13 @@ def planned(out: Console, plan: Plan, cost: Cost) -> None:
     jobs = cpus(plan.choices.jobs)
     to_build = [kernel for kernel in cost.kernels if kernel.state == "build"]
     costs = [kernel.cpu_s for kernel in to_build if kernel.cpu_s is not None]
-    spent = [seconds for seconds in cost.cells.values() if seconds is not None]
+    timed = [seconds for seconds in cost.cells.values() if seconds is not None]
     words = [f"{_count(len(plan.cells), 'cell')}, {_count(len(to_build), 'kernel')} to build."]
     if costs:
         minutes = cost.build_s(jobs) / 60
         words.append(f"Builds: {minutes:.0f} min on {jobs} CPUs ({len(costs)} of {len(to_build)} known).")
-    if spent:
-        words.append(f"Guests: {sum(spent) / 60:.1f} min ({len(spent)} of {len(plan.cells)} known).")
+    if timed:
+        words.append(f"Guests: {sum(timed) / 60:.1f} min ({len(timed)} of {len(plan.cells)} known).")
     out.print(" ".join([*words, "Nothing was run."]), soft_wrap=True)
 
 
@@ -165,12 +170,12 @@ def _grouped(items: Iterable[_T], key: Callable[[_T], object]) -> list[list[_T]]
 
 
 def _table(cells: Iterable[CellResult]) -> Table:
-    """One row for a suite of a kernel, over all boots of it; a cell that went wrong itself has its own."""
+    """One row for each suite of a kernel, over all its boots, and one for each cell that failed itself."""
     cells = list(cells)
     verdicts = {case.verdict for cell in cells for case in cell.all_cases()}
     known = ("known",) if Verdict.KNOWN in verdicts else ()
     table = _columns("kernel", "arch", "variant", "suite", "boots", "pass", "bad", *known, "skip", "verdict")
-    # ten columns on 80
+    # ten columns in 80 characters
     table.padding = (0, 1 if known else 2, 0, 0)
     for same in _grouped(cells, lambda c: (c.label, c.arch, c.variant)):
         kernel = (same[0].label, same[0].arch, same[0].variant)
@@ -206,7 +211,7 @@ def _row(table: Table, kernel: tuple[str, str, str], suite: str, boots: str, cas
 
 
 def _rates(out: Console, result: RunResult) -> None:
-    """Failure rates over fresh boots: what ever failed, and the bound for what never did."""
+    """Failure rates over fresh boots, and a bound for cases that never failed."""
     if not result.rates:
         return
     out.print()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""JUnit XML that Jenkins' xUnit schema (junit-10.xsd) accepts, made with junit-xml and mended.
+"""JUnit XML that Jenkins' xUnit schema (junit-10.xsd) accepts, made with junit-xml and corrected.
 
-junit-xml 1.9 writes attributes and times that no schema allows, drops a failure that has no text, and
-chokes on what a guest can print. So: its classes build the tree, this module gives every failure a
-text, cleans, drops, formats and counts again, and refuses to write what is not right.
+junit-xml 1.9 writes attributes and times that no schema allows, drops a failure without text, and fails on
+characters that a guest can print. So its classes build the tree, and this module gives every failure a text,
+cleans the text, removes and formats attributes, counts again, and refuses to write an invalid document.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def write(path: Path, cells: Sequence[CellResult], *, run_id: str) -> None:
 
 
 def try_path(path: Path) -> None:
-    """Find out now whether a document can be written there.
+    """Check that a document can be written there.
 
     :raises UserError: it cannot.
     """
@@ -89,7 +89,7 @@ def render(cells: Sequence[CellResult], *, run_id: str) -> bytes:
     Names are ``<cell>`` and ``<cell>/<suite>``, those of cases their ids; identity is in the suites'
     properties. Verdicts map as design §5 says.
 
-    :raises InfraError: if the document would break the schema or lose a verdict; a defect of ours.
+    :raises InfraError: if the document would break the schema or lose a verdict; a bug of orchestrate.
     """
     suites = [suite for cell in cells for suite in _suites(cell)]
     root = ET.Element("testsuites", {"name": run_id})
@@ -101,7 +101,7 @@ def render(cells: Sequence[CellResult], *, run_id: str) -> bytes:
         for key, value in element.attrib.items():
             element.set(key, clean_str(value))
     expected = [case.verdict for _, _, cases in suites for case in cases]
-    if problems := [*check(root), *_lost(root, expected)]:
+    if problems := [*check(root), *_misrepresented(root, expected)]:
         raise InfraError(
             f"the JUnit document would not be valid: {problems[0]}",
             remedy="Report this as a bug of orchestrate, with the run's results.json.",
@@ -112,7 +112,7 @@ def render(cells: Sequence[CellResult], *, run_id: str) -> bytes:
 
 
 def check(root: ET.Element) -> list[str]:
-    """What in a document breaks junit-10.xsd or contradicts itself; empty if nothing does."""
+    """The places where a document breaks junit-10.xsd or contradicts itself."""
     problems = []
     for element in root.iter():
         allowed = _ATTRIBUTES.get(element.tag)
@@ -126,7 +126,7 @@ def check(root: ET.Element) -> list[str]:
         inner = {child.tag for child in element} - _CHILDREN.get(element.tag, set())
         problems += [f"{tag} may not be within {element.tag}" for tag in sorted(inner)]
         if (time := element.get("time")) is not None and not _TIME.fullmatch(time):
-            problems.append(f"{time!r} is no time")
+            problems.append(f"{time!r} is not a time")
         texts = (element.text or "", *element.attrib.values())
         problems += [f"illegal characters in {element.tag}" for text in texts if clean_str(text) != text]
     for suite in root.iter("testsuite"):
@@ -169,7 +169,7 @@ def _suite(name: str, cell: CellResult, cases: Sequence[Case]) -> ET.Element:
 
 
 def _case(suite: str, case: Case) -> TestCase:
-    message = one_line(case.reason) or f"{case.verdict}, and no reason was recorded"
+    message = one_line(case.reason) or f"{case.verdict} without a reason"
     if case.blame:
         message = f"{case.blame}: {message}"
     detail = clean_str(case.detail, limit=DETAIL_LIMIT)
@@ -186,7 +186,7 @@ def _case(suite: str, case: Case) -> TestCase:
 
 
 def _pointer(case: Case, *, is_cut: bool) -> str | None:
-    """Where the whole output is; Jenkins and GitLab read the bracketed line."""
+    """A pointer to the whole output; Jenkins and GitLab read the bracketed line."""
     if not case.log:
         return None
     log = one_line(case.log, limit=4096)
@@ -194,7 +194,7 @@ def _pointer(case: Case, *, is_cut: bool) -> str | None:
 
 
 def _counts(suite: ET.Element) -> dict[str, int]:
-    """The counters of a suite, from the elements that are really there."""
+    """The counters of a suite, from its elements."""
     cases = suite.findall("testcase")
     return {
         "tests": len(cases),
@@ -211,16 +211,16 @@ def _total(root: ET.Element) -> None:
     root.set("time", _seconds(sum(float(suite.get("time", 0)) for suite in suites)))
 
 
-def _lost(root: ET.Element, verdicts: Sequence[Verdict]) -> list[str]:
-    """Verdicts that the document does not show as they are; above all a failure that reads as a pass."""
+def _misrepresented(root: ET.Element, verdicts: Sequence[Verdict]) -> list[str]:
+    """Verdicts that the document shows as others; the worst is a failure that reads as a pass."""
     cases = list(root.iter("testcase"))
     if len(cases) != len(verdicts):
         return [f"{len(verdicts)} cases, of which {len(cases)} are in the document"]
     problems = []
     for case, verdict in zip(cases, verdicts, strict=True):
-        shown = {child.tag for child in case} - {"system-out"}
-        if shown != _element_of(verdict):
-            problems.append(f"{case.get('name')} is {verdict}, but shows as {sorted(shown) or 'passed'}")
+        tags = {child.tag for child in case} - {"system-out"}
+        if tags != _element_of(verdict):
+            problems.append(f"{case.get('name')} is {verdict}, but shows as {sorted(tags) or 'passed'}")
     return problems
 
 

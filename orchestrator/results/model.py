@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Verdicts and the results made of them: what `results.json` holds and everything else is drawn from."""
+"""Verdicts and results: the content of `results.json`, from which everything else is made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCHEMA_VERSION = 2
 
 
 class Verdict(StrEnum):
-    """What became of one case (design §5)."""
+    """The verdict on one case (design §5)."""
 
     PASS = "PASS"
     FAIL = "FAIL"
@@ -26,7 +26,7 @@ class Verdict(StrEnum):
 
 
 class Blame(StrEnum):
-    """Whose fault a verdict is; ``NONE`` where it is nobody's."""
+    """Who is to blame for a verdict; ``NONE`` if nobody is."""
 
     NONE = ""
     KERNEL = "kernel"
@@ -34,7 +34,7 @@ class Blame(StrEnum):
     INFRA = "infra"
 
 
-#: Verdicts in falling order of gravity: of several about the same thing the gravest one stands.
+#: Verdicts in falling order of gravity: of several about the same thing the gravest counts.
 GRAVITY: tuple[Verdict, ...] = (
     Verdict.CRASH,
     Verdict.FAIL,
@@ -47,7 +47,7 @@ GRAVITY: tuple[Verdict, ...] = (
     Verdict.NA,
 )
 
-#: Verdicts that say that the kernel or a test is at fault.
+#: Verdicts that put the kernel or a test at fault.
 AT_FAULT = frozenset((Verdict.FAIL, Verdict.CRASH, Verdict.TIMEOUT))
 
 #: Exit codes in the order in which they win (design §5), and those that a verdict leads to.
@@ -59,9 +59,9 @@ _CODES = {
     Verdict.PASS: 0,
 }
 
-#: What `git bisect run` takes for "cannot be judged".
+#: The exit code that `git bisect run` reads as "cannot be judged".
 CANNOT_JUDGE = 125
-#: What stops `git bisect run` at once: anything from here on.
+#: `git bisect run` stops at this exit code and above.
 STOP_BISECT = 128
 
 #: The case ids that every cell has besides those of its suites.
@@ -87,10 +87,10 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SuiteResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one suite gave in one cell.
+    """The result of one suite in one cell.
 
-    ``metrics`` are numbers by name, the unit in the name; ``better`` says of those to compare which way is
-    better: ``lower`` or ``higher``.
+    ``metrics`` are numbers by name, the unit in the name. ``better`` has the metrics to compare, each with
+    ``lower`` or ``higher``.
     """
 
     suite: str
@@ -103,12 +103,12 @@ class SuiteResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class CellResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Everything that came of one cell.
+    """The result of one cell.
 
     ``cases`` are the cell's own (``CELL_CASES``). ``properties`` are the identity and the proofs as
-    text, in the order in which a report shows them: source, release, arch, variant, accelerator …
-    ``boot`` numbers fresh boots of the same. ``interrupted``: the run ended while this cell was at work;
-    it has what was found until then.
+    text, in the order of a report: source, release, arch, variant, accelerator …
+    ``boot`` numbers the fresh boots of one kernel. ``interrupted``: the run ended before this cell did; its
+    results so far are here.
     """
 
     cell: str
@@ -130,7 +130,7 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """The gravest of some verdicts; ``INCONCLUSIVE`` of none, since nothing was shown."""
+    """The gravest of some verdicts; ``INCONCLUSIVE`` without any, since nothing was shown."""
     return min(verdicts, key=GRAVITY.index, default=Verdict.INCONCLUSIVE)
 
 
@@ -145,8 +145,8 @@ def exit_code(cases: Iterable[Case], *, interrupted: bool = False) -> int:
     130 interrupted, else 1 kernel or test at fault, else 3 infrastructure, else 4 inconclusive or
     nothing passed, else 0. (2, wrong usage, is decided before anything runs.)
 
-    A cell of which only its own cases passed has tested nothing: what must pass is a case of a suite,
-    or, in a run of ``build`` alone, the build. The caller chooses by what it passes in.
+    A cell of which only its own cases passed has tested nothing. A case of a suite must pass or, in a run of
+    ``build`` alone, the build. The caller chooses the cases.
     """
     verdicts = {case.verdict for case in cases}
     codes = [_CODES[verdict] for verdict in verdicts if verdict in _CODES]
@@ -158,7 +158,7 @@ def exit_code(cases: Iterable[Case], *, interrupted: bool = False) -> int:
 def bisect_exit_code(cases: Iterable[Case], *, interrupted: bool = False) -> int:
     """The same in the language of ``git bisect run``: 0 good, 1 bad, 125 cannot be judged, 130 stops it.
 
-    A kernel that cannot be configured or built says nothing about what is sought.
+    A kernel that cannot be configured or built shows nothing about the regression.
     """
     if interrupted:
         return 130

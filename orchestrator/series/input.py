@@ -18,7 +18,7 @@ from orchestrator.core.text import clean_str, one_line
 from orchestrator.series.model import Patch
 from orchestrator.source import clone, patches
 from orchestrator.source import mbox as mails
-from orchestrator.source.checkout import Workshop
+from orchestrator.source.checkout import Checkout
 from orchestrator.source.clone import run_git
 from orchestrator.source.model import Say
 
@@ -70,7 +70,7 @@ def read(source: str, series: str, work: Path, say: Say) -> SeriesSource:
     )
 
 
-def commits(given: SeriesSource, shop: Workshop, work: Path) -> tuple[Patch, ...]:
+def commits(given: SeriesSource, shop: Checkout, work: Path) -> tuple[Patch, ...]:
     """The base and the patches as commits that the workshop can check out.
 
     :param work: an empty folder for what is needed on the way.
@@ -196,7 +196,7 @@ def _fetch(word: str, work: Path, say: Say) -> list[Path]:
     return found
 
 
-def _applied(given: SeriesSource, shop: Workshop, work: Path) -> list[Patch]:
+def _applied(given: SeriesSource, shop: Checkout, work: Path) -> list[Patch]:
     base = shop.check_out(given.base)
     made = patches.as_commits(base, given.mails, work)
     return [Patch(number=0, commit=commit, subject=one_line(subject)) for commit, subject in made]

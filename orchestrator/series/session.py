@@ -26,7 +26,7 @@ from orchestrator.series.model import SERIES_VERSION, Patch, Scope, Series
 from orchestrator.series.request import Reader
 from orchestrator.series.steps import Workspace
 from orchestrator.source import checkout
-from orchestrator.source.checkout import Workshop
+from orchestrator.source.checkout import Checkout
 from orchestrator.source.model import Say
 
 #: As ``RunDirectory`` calls it.
@@ -120,12 +120,12 @@ def _resume(
         return _continue(place, series, shop, store, engine, console)
 
 
-def _commits(source: SeriesSource, shop: Workshop, work: Path) -> tuple[Patch, ...]:
+def _commits(source: SeriesSource, shop: Checkout, work: Path) -> tuple[Patch, ...]:
     (work / "apply").mkdir()
     return input.commits(source, shop, work / "apply")
 
 
-def _keep_mails(place: RunDirectory, source: SeriesSource, series: Series, shop: Workshop) -> None:
+def _keep_mails(place: RunDirectory, source: SeriesSource, series: Series, shop: Checkout) -> None:
     """Keep the mails of a series, and each patch as a mail of its own."""
     input.keep(source, place.path)
     for patch in series.patches[1:] if series.scope.inputs else ():
@@ -135,7 +135,7 @@ def _keep_mails(place: RunDirectory, source: SeriesSource, series: Series, shop:
 def _continue(
     place: RunDirectory,
     series: Series,
-    shop: Workshop,
+    shop: Checkout,
     store: Store,
     engine: Engine,
     console: Console,
@@ -189,7 +189,7 @@ def _execute(series: Series, workspace: Workspace, place: RunDirectory) -> Serie
         return load(place)
 
 
-def _selftests(series: Series, shop: Workshop) -> str:
+def _selftests(series: Series, shop: Checkout) -> str:
     """The source of the kernel's own tests for all patches, empty where none is needed."""
     choices = series.scope.choices
     if choices.selftests_from or not steps.has_tree_suites(choices):

@@ -50,7 +50,7 @@ from orchestrator.series.model import (
     Series,
     Step,
 )
-from orchestrator.source.checkout import Workshop
+from orchestrator.source.checkout import Checkout
 from orchestrator.suites import catalog
 
 #: Warnings that are named in a case; the ledger has all.
@@ -68,7 +68,7 @@ class Workspace:
 
     folder: Path
     store: Store
-    shop: Workshop
+    shop: Checkout
     engine: Engine
     events: Events
     selftests: str
@@ -232,7 +232,7 @@ def inputs_of(choices: Choices, targets: Sequence[Target], workspace: Workspace)
     return prepare.inputs(choices, targets, prepare.suites(choices), workspace.store)
 
 
-def object_folders(choices: Choices, shop: Workshop) -> ObjectFolder:
+def object_folders(choices: Choices, shop: Checkout) -> ObjectFolder:
     """Gives the folder in which the kernels of each kind are built, patch after patch."""
     kind = (choices.toolchain, choices.flavors, choices.kconfig, choices.config)
     return lambda arch, variant: shop.objects("kernel", arch, variant, *kind)
@@ -299,7 +299,7 @@ def _also(
     since = time.monotonic()
     log = f"patches/{patch.number:04}-also/{name}.log"
     assert target.tree is not None
-    say = workspace.events.saying(f"{label_of(patch)}-{name}")
+    say = workspace.events.reporter(f"{label_of(patch)}-{name}")
     try:
         ledger = compile_only.compile_(
             config,

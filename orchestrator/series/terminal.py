@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from orchestrator.report.terminal import command
+from orchestrator.report.terminal import program_name
 from orchestrator.series import cover, performance
 from orchestrator.series.matrix import Matrix, sentence, together
 from orchestrator.series.model import Series
@@ -50,7 +50,7 @@ def closing(out: Console, series: Series, found: Matrix, folder: Path) -> None:
         out.print("interrupted; what had ended before is kept")
         default = folder.parent == Path("runs").absolute()
         name = series.id if default else shlex.quote(str(folder))
-        out.print(f"go on:   {command()} series --resume {name}", soft_wrap=True)
+        out.print(f"go on:   {program_name()} series --resume {name}", soft_wrap=True)
 
 
 def _coloured(line: str) -> Text:

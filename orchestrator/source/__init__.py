@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Sources: what the user names becomes a read-only tree with an identity."""
+"""Sources: resolve what the user names to a read-only tree with an identity, and apply patches to it.
+
+May import: core, results, debian.
+"""
 
 from orchestrator.source import patches
 from orchestrator.source.model import Tree

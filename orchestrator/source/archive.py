@@ -1,101 +1,91 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Tarballs: fetched once, unpacked once into the cache, never trusted."""
+"""Tarballs: unpacked once into the cache, never trusted."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
-import hashlib
-import http.client
 import lzma
 import os
 import re
-import shutil
 import subprocess
 import tarfile
 import tempfile
-import time
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Protocol
 
-import msgspec
-from filelock import FileLock, Timeout
-
 from orchestrator.core.errors import InfraError, OrchestrateError, UserError
+from orchestrator.core.store import Seal, Store
 from orchestrator.source.identity import check_clean, check_tree
 from orchestrator.source.model import Say, quiet
 
-#: A kernel tree is about 1.6 GB in 100,000 entries; nothing that calls itself one is ten times as large.
+#: A kernel tree is about 1.6 GB in 100,000 entries; none is ten times as large.
 MAX_BYTES = 16 << 30
 MAX_ENTRIES = 1_000_000
-MAX_DOWNLOAD_BYTES = 2 << 30
 
 _CHUNK = 1 << 20
-_DOWNLOAD_STALL_S = 60
-#: For what a killed process has started to notice that, and between two looks.
-_CLEAR_S, _PAUSE_S = 10.0, 0.05
 _MAGIC = ((b"\xfd7zXZ\0", "xz"), (b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\x28\xb5\x2f\xfd", "zstd"))
 _BROKEN = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, tarfile.TarError)
-#: How programs say that the host is to blame, not the input.
+#: Messages of programs that blame the host, not the input.
 HOST_TROUBLE = (
     "No space left on device",
     "Disk quota exceeded",
     "Read-only file system",
     "Permission denied",
 )
-SPACE = "see to the disk below the cache directory: space, quota, permissions"
+SPACE = "check the disk of the cache directory: space, quota, permissions"
 _OTHER = "fetch the archive again, or use another one"
 
 
 class Reader(Protocol):
-    """What a tarball's bytes are read from."""
+    """A stream of a tarball's bytes."""
 
     def read(self, size: int = -1, /) -> bytes:
         """Up to ``size`` bytes; none at the end."""
 
 
-class BrokenDownload(InfraError):
-    """What arrived from the network is truncated or damaged; fetching it again may help."""
+def keep(make: Callable[[Path], None], digest: str, *, cache: Path, what: str, say: Say = quiet) -> Path:
+    """The tree that ``make(folder)`` puts at ``folder/tree``, kept as ``cache/sources/<digest>/tree``.
 
+    One process makes it, others wait. ``folder`` may hold more than the tree.
 
-class _Mark(msgspec.Struct, frozen=True):
-    """Written last into an entry of the cache; ``entries`` is the number of files and directories."""
-
-    origin: str
-    entries: int
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def check_sha256(what: str, found: str, wanted: str | None) -> None:
-    """Compare with the digest that the user gave, if any.
-
-    :raises UserError: they differ, or ``wanted`` is no SHA-256; both are named.
+    :raises InfraError: the cache cannot be written.
     """
-    check_sha256_form(wanted)
-    if wanted is not None and found != wanted.lower():
+
+    def waiting() -> None:
+        say(f"waiting for another process that prepares {what}")
+
+    return Store(cache).entry("sources", digest, make, seal=Seal.COUNT, waiting=waiting) / "tree"
+
+
+def is_unpacked(cache: Path, digest: str) -> bool:
+    """Whether the cache has the tree of this digest."""
+    return Store(cache).find("sources", digest, seal=Seal.COUNT) is not None
+
+
+def check_sha256(what: str, actual: str, expected: str | None) -> None:
+    """Compare an archive's digest with the one that the user named, if any.
+
+    :raises UserError: they differ, or ``expected`` is not a SHA-256; the message has both.
+    """
+    check_sha256_form(expected)
+    if expected is not None and actual != expected.lower():
         raise UserError(
-            f"{what}: SHA-256 is {found}, but {wanted.lower()} was asked for",
+            f"{what}: SHA-256 is {actual}, not {expected.lower()}",
             remedy="check where the archive came from, or correct the digest",
         )
 
 
-def check_sha256_form(wanted: str | None) -> None:
-    """Demand 64 hexadecimal digits, if anything was given.
+def check_sha256_form(digest: str | None) -> None:
+    """Demand 64 hexadecimal digits, if there is a digest.
 
-    :raises UserError: it is something else.
+    :raises UserError: it has another form.
     """
-    if wanted is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", wanted):
-        raise UserError(f"{wanted!r} is not a SHA-256 digest", remedy="give 64 hexadecimal digits")
+    if digest is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+        raise UserError(f"{digest!r} is not a SHA-256 digest", remedy="write 64 hexadecimal digits")
 
 
 def unpack_file(
@@ -110,7 +100,7 @@ def unpack_file(
     """The tree in a tarball (plain, xz, gzip, bzip2 or zstd), unpacked below ``cache/sources/<digest>``.
 
     :param digest: identity of the content; an entry that is complete is used as it is.
-    :param blame: the error for a broken archive: the user's file, or a download of ours.
+    :param blame: the error for a broken archive: ``UserError`` for a file, ``InfraError`` for a download.
     """
     what = what or str(archive)
     return unpack(lambda: _opened(archive), digest, cache=cache, blame=blame, what=what, say=say)
@@ -145,154 +135,13 @@ def unpack(
     return keep(make, digest, cache=cache, what=what, say=say)
 
 
-def keep(make: Callable[[Path], None], digest: str, *, cache: Path, what: str, say: Say = quiet) -> Path:
-    """The tree that ``make(folder)`` puts at ``folder/tree``, kept as ``cache/sources/<digest>/tree``.
-
-    One process makes it, others wait. It appears by rename; what a killed process left is done again, and
-    so is an entry in which files are missing. ``folder`` may hold more than the tree.
-    """
-    entry = cache / "sources" / digest
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    with _waiting_lock(entry.with_name(f"{digest}.lock"), what, say):
-        if _is_complete(entry):
-            return entry / "tree"
-        tmp = entry.with_name(f"{digest}.tmp")
-        for left in (tmp, entry):
-            _clear(left)
-        tmp.mkdir()
-        try:
-            make(tmp)
-            (tmp / "complete").write_bytes(msgspec.json.encode(_Mark(what, _count(tmp / "tree"))))
-            tmp.rename(entry)
-        except BaseException:
-            shutil.rmtree(tmp, ignore_errors=True)
-            raise
-    return entry / "tree"
-
-
-def _clear(folder: Path) -> None:
-    """Remove what a killed process left; its tar, which may outlive it for a moment, still writes there.
-
-    :raises InfraError: it cannot be removed.
-    """
-    until = time.monotonic() + _CLEAR_S
-    while folder.exists():
-        try:
-            shutil.rmtree(folder)
-        except OSError as error:
-            if time.monotonic() > until:
-                raise InfraError(
-                    f"{folder}, which an earlier run has left, cannot be removed: {error.strerror}",
-                    remedy="Remove it by hand.",
-                ) from None
-            time.sleep(_PAUSE_S)
-
-
-def is_unpacked(cache: Path, digest: str) -> bool:
-    """Whether ``unpack`` of this digest would find its work done."""
-    return _is_complete(cache / "sources" / digest)
-
-
-def fetch(url: str, *, cache: Path, sha256: str | None = None, say: Say = quiet) -> Path:
-    """A tarball from the web, kept below ``cache/downloads`` and fetched again only if it has changed.
-
-    :param sha256: with it, a kept file that matches is taken without asking the server.
-    :raises InfraError: unreachable, refused, cut short or too large.
-    """
-    folder = cache / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:32]
-    folder.mkdir(parents=True, exist_ok=True)
-    kept, validators = folder / "archive", folder / "validators.json"
-    with _waiting_lock(folder / "lock", url, say):
-        have = kept.is_file() and validators.is_file()
-        if have and sha256 is not None and sha256_of(kept) == sha256.lower():
-            return kept
-        headers: dict[str, str] = {}
-        if have:
-            headers = msgspec.json.decode(validators.read_bytes(), type=dict[str, str])
-        say(f"fetching {url}")
-        try:
-            _download(url, headers, kept, validators)
-        except InfraError as error:
-            if not have:
-                raise
-            say(f"{error.message}; using the copy fetched before")
-    return kept
-
-
-def discard(downloaded: Path) -> None:
-    """Forget a download that proved to be broken, so that the next attempt fetches it anew."""
-    downloaded.with_name("validators.json").unlink(missing_ok=True)
-    downloaded.unlink(missing_ok=True)
-
-
-def _download(url: str, headers: dict[str, str], kept: Path, validators: Path) -> None:
-    request = urllib.request.Request(url, headers={"User-Agent": "orchestrate", **headers})
-    part = kept.with_name("part")
-    remedy = "check the network and the proxy, or fetch the archive by other means and name the file"
-    try:
-        with urllib.request.urlopen(request, timeout=_DOWNLOAD_STALL_S) as answer:
-            expected = answer.headers.get("Content-Length")
-            size = 0
-            with part.open("wb") as stream:
-                while chunk := answer.read(_CHUNK):
-                    size += len(chunk)
-                    if size > MAX_DOWNLOAD_BYTES:
-                        raise InfraError(f"{url}: larger than {MAX_DOWNLOAD_BYTES >> 20} MiB, stopped")
-                    stream.write(chunk)
-            if expected is not None and expected.isdigit() and size != int(expected):
-                raise InfraError(f"{url}: cut short, {size} of {expected} bytes arrived", remedy="try again")
-            fresh = {
-                ask: answer.headers[tell]
-                for ask, tell in (("If-None-Match", "ETag"), ("If-Modified-Since", "Last-Modified"))
-                if answer.headers[tell]
-            }
-    except urllib.error.HTTPError as error:
-        if error.code == 304 and headers:
-            return
-        raise InfraError(f"{url}: the server answered {error.code} {error.reason}", remedy=remedy) from error
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        raise InfraError(f"{url}: {getattr(error, 'reason', error)}", remedy=remedy) from error
-    # In this order a kill in between costs a download, never a false 304.
-    validators.unlink(missing_ok=True)
-    part.replace(kept)
-    validators.write_bytes(msgspec.json.encode(fresh))
-
-
-@contextmanager
-def _waiting_lock(path: Path, what: str, say: Say) -> Iterator[None]:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0.2)
-    except Timeout:
-        say(f"waiting for another process that prepares {what}")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _is_complete(entry: Path) -> bool:
-    try:
-        mark = msgspec.json.decode((entry / "complete").read_bytes(), type=_Mark)
-        return mark.entries == _count(entry / "tree")
-    except (OSError, msgspec.MsgspecError):
-        return False
-
-
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     """Every file and directory below a folder; links are not followed."""
-    with os.scandir(folder) as listed:
-        for entry in listed:
+    with os.scandir(folder) as entries:
+        for entry in entries:
             yield entry
             if entry.is_dir(follow_symlinks=False):
                 yield from _entries(Path(entry.path))
-
-
-def _count(tree: Path) -> int:
-    """Files and directories of a tree. What git keeps to itself may grow and shrink."""
-    inside = sum(1 for _ in _entries(tree / ".git")) if (tree / ".git").is_dir() else 0
-    return sum(1 for _ in _entries(tree)) - inside
 
 
 def _single_top(folder: Path) -> Path:
@@ -345,7 +194,7 @@ def _extract(
             if error.errno is not None:
                 tar.kill()
                 raise
-            # bz2 has no error of its own for damaged data.
+            # bz2 has no error class for damaged data
             problem = f"truncated or damaged ({error})"
         except BaseException:
             tar.kill()
@@ -355,16 +204,18 @@ def _extract(
                 tar.stdin.close()
             status = tar.wait()
         errors.seek(0)
-        said = errors.read(4096).decode("utf-8", "replace").strip()
-    if any(sign in said for sign in HOST_TROUBLE) or status < 0:
-        raise InfraError(f"unpacking {what}: {said or f'tar was killed by signal {-status}'}", remedy=SPACE)
+        message = errors.read(4096).decode("utf-8", "replace").strip()
+    if any(sign in message for sign in HOST_TROUBLE) or status < 0:
+        raise InfraError(
+            f"unpacking {what}: {message or f'tar was killed by signal {-status}'}", remedy=SPACE
+        )
     if problem or status != 0:
-        reason = problem or said.partition("\n")[0] or f"tar ended with {status}"
+        reason = problem or message.partition("\n")[0] or f"tar ended with {status}"
         raise blame(f"{what}: cannot be unpacked: {reason}", remedy=_OTHER)
 
 
 def _pump(reader: Reader, sink: IO[bytes]) -> str:
-    """Copy a tar stream; what is wrong with it, or empty."""
+    """Copy a tar stream; returns what is wrong with it, or an empty string."""
     total, tail = 0, b""
     try:
         while chunk := reader.read(_CHUNK):
@@ -375,7 +226,7 @@ def _pump(reader: Reader, sink: IO[bytes]) -> str:
             sink.write(chunk)
     except BrokenPipeError:
         return ""
-    # tar itself is content with an archive that was cut between two members.
+    # tar accepts an archive that was cut between two members
     return "" if tail == bytes(1024) else "truncated: no end-of-archive mark"
 
 
@@ -402,7 +253,7 @@ def _opened(path: Path) -> Iterator[Reader]:
 
 
 class _ProgramReader:
-    """The output of a program; its failure shows at the end of the stream, where it cannot be overlooked."""
+    """The output of a program; if it fails, the end of the stream raises ``EOFError``."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
         self._name = name
@@ -420,7 +271,7 @@ class _ProgramReader:
 def program_output(argv: Sequence[str], package: str) -> Iterator[Reader]:
     """The standard output of a program, as a stream that raises ``EOFError`` if the program failed.
 
-    :raises InfraError: it is not installed; ``package`` is named as the remedy.
+    :raises InfraError: it is not installed; the remedy names ``package``.
     """
     try:
         process = subprocess.Popen(

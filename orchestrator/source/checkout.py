@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One commit after another in one place, for builds that have most of their work done already.
+"""One commit after another in the same clone, so that each build starts from the objects of the last one.
 
-    <cache>/workshops/<repository>-<n>/tree               a shared clone, checked out to one commit
+    <cache>/checkouts/<repository>-<n>/tree               a shared clone, checked out to one commit
                                        objects/<kernel>/  where its kernels are built (see ``kernel.build``)
-                                       unfinished         there while the clone is changed
+                                       unfinished         exists while the clone is changed
 
 A checkout touches only the files that differ, so that make compiles only those, and ccache sees the paths it
-knows. A workshop has one user at a time; a second one on the same repository gets the next number.
+knows. A checkout has one user at a time; a second one on the same repository gets the next number.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from orchestrator.source import clone, identity
 from orchestrator.source.clone import GitError, run_git
 from orchestrator.source.model import Say, Tree, quiet
 
-#: More than so many at once on one repository are a mistake: each is a tree and its objects.
+#: More at once on one repository are a mistake: each is a tree and its objects.
 _MOST = 8
 
 
-#: What make reads to configure, in the lines of `git ls-tree`: besides Kconfig's own language the makefiles
-#: and scripts that try the compiler, and the fragments of tinyconfig.
+#: The inputs of a configuration, in the lines of `git ls-tree`: Kconfig files, the makefiles and scripts that
+#: test the compiler, and the fragments of tinyconfig.
 _CONFIGURES = re.compile(
     rb"[\t/]Kconfig[^/]*$|\tMakefile$|\tarch/[^/]+/Makefile|\tarch/[^/]+/configs/|\tkernel/configs/|\tscripts/"
 )
 
 
 class Fix(msgspec.Struct, frozen=True, kw_only=True):
-    """A commit whose change is made on top of each commit of ``within`` (full names) that lacks it."""
+    """A commit to apply on top of each commit of ``within`` (full names) that lacks it."""
 
     commit: str
     within: frozenset[str]
@@ -49,10 +49,10 @@ class DoesNotApply(UserError):
     """A fix does not apply to a commit in its range."""
 
 
-class Workshop:
+class Checkout:
     """A clone of a repository and the folders of its builds; see ``opened``.
 
-    ``lock`` is to be held from a checkout to the end of what reads it: threads share the one tree.
+    Hold ``lock`` from a checkout to the end of its last reader: threads share the tree.
     """
 
     def __init__(self, place: Path, repository: Path) -> None:
@@ -68,43 +68,43 @@ class Workshop:
     def check_out(
         self, commit: str, fixes: Sequence[Fix] = (), *, without: str = "", keep: Path | None = None
     ) -> Tree:
-        """The tree as it is in a commit, until the next one is asked for.
+        """The tree of a commit, until the next call.
 
-        As the commit has it, its digest is that of ``DIR@COMMIT``: both share what is kept of their kernels.
+        Without changes on top, its digest is that of ``DIR@COMMIT``: both share their cached kernels.
 
         :param commit: its full name.
-        :param without: a commit whose change is taken out again.
-        :param keep: a folder for what is changed on top, as patches: it makes the tree again elsewhere
+        :param without: a commit to revert.
+        :param keep: a folder for the changes on top, as patches; they reproduce the tree elsewhere
             (``Tree.patches``).
-        :raises DoesNotApply: a fix does not apply, or a change cannot be taken out.
-        :raises UserError: no kernel tree, or objects are missing in the repository.
+        :raises DoesNotApply: a fix does not apply, or a commit cannot be reverted.
+        :raises UserError: not a kernel tree, or objects are missing in the repository.
         :raises InfraError: no space.
         """
         what = f"{self.repository}@{commit[:12]}"
         with self.lock:
-            wanted = [
+            lacking = [
                 fix
                 for fix in fixes
                 if commit in fix.within and not clone.is_ancestor(self.path, fix.commit, commit)
             ]
             with self._changing():
                 clone.check_out(self.place, commit, what)
-                # what a fix, or a killed process, has left
+                # a fix, or a killed process, may have left files
                 run_git(self.path, "clean", "-ffdxq")
-                made = [
+                changes_on_top = [
                     self._apply(fix.commit, f"the fix {fix.commit[:12]} does not apply to {what}", keep)
-                    for fix in wanted
+                    for fix in lacking
                 ]
                 if without:
-                    else_ = f"{without[:12]} cannot be taken out of {what}"
-                    made.append(self._apply(without, else_, keep, back=True))
+                    else_ = f"{without[:12]} cannot be reverted in {what}"
+                    changes_on_top.append(self._apply(without, else_, keep, back=True))
             identity.check_tree(self.path, what)
             version = identity.makefile_version(self.path)
         digest = identity.digest_of_text("git", commit, "")
-        if wanted or without:
-            changes = (*(fix.commit for fix in wanted), f"-{without}")
+        if lacking or without:
+            changes = (*(fix.commit for fix in lacking), f"-{without}")
             digest = identity.digest_of_text("fixed 1", digest, *changes)
-        more = "".join(f" + {fix.commit[:12]}" for fix in wanted) + (f" - {without[:12]}" if without else "")
+        more = "".join(f" + {fix.commit[:12]}" for fix in lacking) + (f" - {without[:12]}" if without else "")
         return Tree(
             path=self.path,
             spec=f"{self.repository}@{commit}",
@@ -113,37 +113,37 @@ class Workshop:
             commit=commit,
             version=version,
             describe=f"{version}-g{commit[:12]}{more}",
-            patches=tuple(map(str, made)) if keep is not None else (),
+            patches=tuple(map(str, changes_on_top)) if keep is not None else (),
             base_spec=f"{self.repository}@{commit}",
-            configured_by="" if wanted or without else self._configured_by(commit),
+            configured_by="" if lacking or without else self._configured_by(commit),
         )
 
     def _configured_by(self, commit: str) -> str:
-        """A digest of what a configuration is made from, which few commits touch.
+        """A digest of the inputs of a configuration, which few commits touch.
 
-        Should one read more than that, the build notices: it compares its configuration before and after.
+        If a tree reads more than these, the build notices: it compares its configuration before and after.
         """
-        listed = run_git(self.path, "ls-tree", "-r", "-z", "--full-tree", commit).split(b"\0")
-        return digest_of([line.decode("utf-8", "replace") for line in listed if _CONFIGURES.search(line)])
+        entries = run_git(self.path, "ls-tree", "-r", "-z", "--full-tree", commit).split(b"\0")
+        return digest_of([line.decode("utf-8", "replace") for line in entries if _CONFIGURES.search(line)])
 
     def objects(self, *what: object) -> Path:
-        """Where kernels of a kind are built, one after another.
+        """The folder in which kernels of one kind are built, one after another.
 
-        :param what: all that tells the kind from another; the same words give the same place.
+        :param what: what identifies the kind; equal values give the same folder.
         """
         return self.place / "objects" / digest_of(*what)
 
     def _apply(self, commit: str, else_: str, keep: Path | None, *, back: bool = False) -> Path | None:
-        """Make a commit's change, or take it ``back``; the patch that does so, if it is kept."""
+        """Apply a commit, or with ``back`` revert it; returns the patch, if it is kept."""
         ends = [f"{commit}^1", commit]
         try:
             diff = run_git(self.path, "diff", "--binary", "--full-index", *(ends[::-1] if back else ends))
-            # not into the index: that would write objects, and freshen those of the user's repository
+            # not --index: that would write objects, and freshen those of the user's repository
             run_git(self.path, "apply", "--whitespace=nowarn", "-", data=diff)
         except GitError as error:
             raise DoesNotApply(
                 f"{else_}: {error.first}",
-                remedy="Narrow its range, or name another commit that mends the same.",
+                remedy="Narrow its range, or name another commit with the same fix.",
             ) from error
         if keep is None:
             return None
@@ -154,7 +154,7 @@ class Workshop:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
-        """Change the clone; after a change that did not come to its end every file is written anew."""
+        """Mark the clone as unfinished while it changes; after a crash every file is written anew."""
         mark = self.place / "unfinished"
         try:
             if mark.exists():
@@ -164,7 +164,7 @@ class Workshop:
             yield
             mark.unlink()
         except DoesNotApply:
-            # git has written nothing of it
+            # git wrote nothing
             mark.unlink()
             raise
         except GitError as error:
@@ -184,15 +184,15 @@ class Workshop:
 
 
 @contextlib.contextmanager
-def opened(repository: Path, *, cache: Path, say: Say = quiet) -> Iterator[Workshop]:
-    """A workshop for the commits of a repository, for this process alone.
+def opened(repository: Path, *, cache: Path, say: Say = quiet) -> Iterator[Checkout]:
+    """A checkout for the commits of a repository, for this process alone.
 
     :param repository: top of a work tree, a bare repository, or a ``.git``.
-    :raises UserError: no git repository; so many workshops of it are in use that something must be wrong.
+    :raises UserError: no git repository; so many checkouts of it are in use that something must be wrong.
     :raises InfraError: no git, no space.
     """
     repository, cache = repository.resolve(), cache.absolute()
-    folder, name = cache / "workshops", digest_of(str(repository))[:16]
+    folder, name = cache / "checkouts", digest_of(str(repository))[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not can_hold_builds(folder):
@@ -206,7 +206,7 @@ def opened(repository: Path, *, cache: Path, say: Say = quiet) -> Iterator[Works
             break
         else:
             raise UserError(
-                f"{_MOST} workshops of {repository} are in use at once",
+                f"{_MOST} checkouts of {repository} are in use at once",
                 remedy="Wait until one of them is free.",
             )
     except OSError as error:
@@ -217,10 +217,10 @@ def opened(repository: Path, *, cache: Path, say: Say = quiet) -> Iterator[Works
     try:
         place = folder / f"{name}-{number}"
         if number > 1:
-            say(f"another process works on {repository}: using {place.name} beside it")
+            say(f"another process uses {repository}: using the checkout {place.name}")
         place.mkdir(exist_ok=True)
-        workshop = Workshop(place, repository)
-        workshop._make()
-        yield workshop
+        checkout = Checkout(place, repository)
+        checkout._make()
+        yield checkout
     finally:
         lock.release()

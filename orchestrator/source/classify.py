@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a tree knows of per-VMA locks, read from its text: decides whether a with/without pair exists."""
+"""Per-VMA locks in a tree, by its text: decides whether a with/without pair exists."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from orchestrator.core.errors import UserError
 class TreeClass(StrEnum):
     """Three ages of per-VMA locks.
 
-    ``ABSENT``: older than they are. ``SELECTABLE``: there, behind ``CONFIG_PER_VMA_LOCK``, so that both
-    legs can be built. ``UNIVERSAL``: there, without a symbol, so that there is no leg without them.
+    ``ABSENT``: the tree is older. ``SELECTABLE``: behind ``CONFIG_PER_VMA_LOCK``, so that both legs can be
+    built. ``UNIVERSAL``: without a symbol, so that there is no leg without them.
     """
 
     ABSENT = "absent"
@@ -24,7 +24,7 @@ class TreeClass(StrEnum):
     UNIVERSAL = "universal"
 
 
-#: Where the lookup has lived so far; read first, then everything beside it.
+#: The files of the lookup so far; read first, then everything beside them.
 _LIKELY = ("mm/mmap_lock.c", "mm/memory.c", "include/linux/mmap_lock.h", "include/linux/mm.h")
 _LOOKUP = re.compile(rb"\block_vma_under_rcu\s*\(")
 _SYMBOL = re.compile(rb"^[ \t]*(?:menu)?config[ \t]+PER_VMA_LOCK[ \t]*$", re.M)
@@ -35,7 +35,7 @@ _COMMENT = re.compile(rb"/\*.*?\*/|//[^\n]*", re.S)
 def classify(tree: Path) -> TreeClass:
     """Which of the three ages a kernel tree belongs to.
 
-    :raises UserError: there is no ``mm/`` to look at.
+    :raises UserError: there is no ``mm/``.
     """
     if not (tree / "mm").is_dir():
         raise UserError(f"{tree}: no mm/ directory", remedy="name the top directory of a kernel tree")
@@ -61,7 +61,7 @@ def _lookup_files(tree: Path) -> Iterator[Path]:
 
 
 def _kconfig_files(tree: Path) -> Iterator[Path]:
-    # The rest of the tree is walked only if mm/ no longer has the symbol, before claiming that it is gone.
+    # the rest of the tree is read only if mm/ lacks the symbol
     yield tree / "mm/Kconfig"
     yield from sorted(tree.rglob("Kconfig*"))
 

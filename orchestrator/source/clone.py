@@ -35,16 +35,16 @@ INCOMPLETE = (
 
 
 class GitError(Exception):
-    """git ended with an error; ``said`` is all of its own words, ``first`` their first line, to be shown."""
+    """git failed; ``output`` is its whole message, ``first`` the first line, for users."""
 
-    def __init__(self, said: str) -> None:
-        super().__init__(said)
-        self.said = said
-        self.first = re.sub("^(?:error|fatal): ", "", said.partition("\n")[0])[:300]
+    def __init__(self, output: str) -> None:
+        super().__init__(output)
+        self.output = output
+        self.first = re.sub("^(?:error|fatal): ", "", output.partition("\n")[0])[:300]
 
 
 class _Repository(msgspec.Struct, frozen=True):
-    """What a clone needs to know of a repository; paths are absolute."""
+    """What a clone needs from a repository; paths are absolute."""
 
     path: Path
     objects: Path
@@ -55,7 +55,7 @@ class _Repository(msgspec.Struct, frozen=True):
 def split(spec: str) -> tuple[str, str] | None:
     """Folder and revision of ``DIR@REV``: the longest DIR that exists; ``None`` if none does.
 
-    Both may hold a ``@``: folders are called so, and ``HEAD@{1}`` is a revision.
+    Both may contain a ``@``: a folder's name may, and ``HEAD@{1}`` is a revision.
     """
     for at in reversed([match.start() for match in re.finditer("@", spec)]):
         if at and Path(spec[:at]).expanduser().is_dir():
@@ -83,7 +83,7 @@ def resolve_revision(folder: Path, revision: str, spec: str, *, cache: Path, say
         identity.check_tree(tmp / "tree", what)
 
     tree = archive.keep(make, digest, cache=cache, what=what, say=say)
-    mend(tree, folder, commit)
+    relink(tree, folder, commit)
     version = identity.makefile_version(tree)
     name = "" if commit.startswith(revision) else f" ({revision})"
     return Tree(
@@ -105,18 +105,18 @@ def run_git(
     data: bytes | None = None,
     config: Path | None = None,
 ) -> bytes:
-    """Run git in a repository and give what it printed.
+    """Run git in a repository; returns its standard output.
 
-    It sees that repository's configuration and none of the user's or the host's, runs no hook, fetches
-    nothing, and finds no repository above ``where``.
+    It reads that repository's configuration, not the user's nor the host's. It runs no hook, fetches nothing,
+    and ignores repositories above ``where``.
 
-    :param config: a file in place of the user's configuration; other git processes that this one starts
-        read it too, which they do not do with options.
+    :param config: a file in place of the user's configuration. Unlike options, git's child processes read it
+        too.
     :raises GitError: it failed.
     :raises InfraError: there is no git, or the disk is to blame.
     """
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             _command(where, *argv),
             env=_environment(where, config) | dict(env or {}),
             input=data or b"",
@@ -125,9 +125,9 @@ def run_git(
         )
     except FileNotFoundError as error:
         raise InfraError("git is not installed", remedy=_NO_GIT) from error
-    if done.returncode:
-        raise _failure(f"git {argv[0]}", done.stderr, f"status {done.returncode}", where)
-    return done.stdout
+    if process.returncode:
+        raise _failure(f"git {argv[0]}", process.stderr, f"status {process.returncode}", where)
+    return process.stdout
 
 
 def is_ancestor(folder: Path, old: str, new: str) -> bool:
@@ -142,7 +142,7 @@ def is_ancestor(folder: Path, old: str, new: str) -> bool:
 
 
 def merge_base(folder: Path, one: str, other: str) -> str:
-    """Where two commits part; empty if they have no history in common."""
+    """The merge base of two commits; empty if they have no common history."""
     try:
         return run_git(folder, "merge-base", one, other).decode().split()[0]
     except (GitError, IndexError):
@@ -155,14 +155,15 @@ def start(tmp: Path, origin: Path, what: str) -> None:
     :raises UserError: ``origin`` cannot be cloned.
     :raises InfraError: no git, no space.
     """
-    # In a file, because upload-pack is not told of options: the repository may belong to somebody else.
+    # in a file, because upload-pack does not get options: the repository may belong to another user
     config = tmp / "gitconfig"
     config.write_text("[safe]\n\tdirectory = *\n")
     tree = tmp / "tree"
     try:
         repository = _repository(origin)
         if repository.shallow:
-            # git itself copies the objects of a shallow repository, and only what a branch or tag reaches.
+            # git itself copies the objects of a shallow repository, and only those that a branch or tag
+            # reaches
             run_git(
                 tmp, "init", "-q", "--template=", f"--object-format={repository.object_format}", str(tree)
             )
@@ -170,7 +171,7 @@ def start(tmp: Path, origin: Path, what: str) -> None:
         else:
             argv = ["clone", "-q", "--shared", "--no-checkout", "--template=", "--", str(origin), str(tree)]
             run_git(tmp, *argv, config=config, env={"GIT_ALLOW_PROTOCOL": "file"})
-        # Files may be linked into a patched tree later, which changes their ctime and nothing else.
+        # files may be hard-linked into a patched tree later, which changes only their ctime
         run_git(tree, "config", "core.trustctime", "false")
     except GitError as error:
         raise UserError(f"{what}: git cannot clone {origin}: {error.first}") from error
@@ -193,25 +194,25 @@ def check_out(tmp: Path, commit: str, what: str) -> None:
 
 
 def run_long(tmp: Path, argv: list[str]) -> None:
-    """Run what may take a minute and fills ``tmp``, so that it ends when we do.
+    """Run a program that may take minutes and fills ``tmp``; it ends when this process does.
 
     :raises GitError: it failed.
     :raises InfraError: the disk is to blame, or it was killed.
     """
-    # Not in tmp: on a disk that it fills there is no room for its last words.
+    # not in tmp: the message of a program that fills its disk would be lost
     with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
         log = Path(folder) / "log"
         child = Supervised(argv, limit_s=_LIMIT_S, output=log, env=_environment(tmp, None))
         outcome = child.to_end()
-        said = log.read_bytes() if log.exists() else b""
+        output = log.read_bytes() if log.exists() else b""
     if outcome.exit is None:
         raise InfraError(f"{argv[0]} was ended: {outcome}", remedy="try again")
     if outcome.exit:
-        raise _failure(argv[0], said, str(outcome), tmp)
+        raise _failure(argv[0], output, str(outcome), tmp)
 
 
-def mend(tree: Path, folder: Path, commit: str) -> None:
-    """Point a clone to this repository if the one that it was made from is gone."""
+def relink(tree: Path, folder: Path, commit: str) -> None:
+    """Point a clone to this repository if its original is gone."""
     if _has(tree, f"{commit}^{{tree}}"):
         return
     try:
@@ -226,7 +227,7 @@ def _command(where: Path, *argv: str) -> list[str]:
         "core.hooksPath=/dev/null",
         "core.fsmonitor=false",
         "core.untrackedCache=false",
-        # they have a place in the home directory even without a configuration
+        # git has defaults for these in the home directory
         "core.attributesFile=/dev/null",
         "core.excludesFile=/dev/null",
         "gc.auto=0",
@@ -238,15 +239,16 @@ def _command(where: Path, *argv: str) -> list[str]:
 
 
 def _environment(where: Path, config: Path | None) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    return kept | {
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return environment | {
         "GIT_CONFIG_GLOBAL": str(config or os.devnull),
         "GIT_CONFIG_SYSTEM": os.devnull,
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_ATTR_NOSYSTEM": "1",
         "GIT_CEILING_DIRECTORIES": str(where.resolve().parent),
         "GIT_OPTIONAL_LOCKS": "0",
-        # A partial clone fetches what it lacks, into the user's repository; older git knows only the last.
+        # a partial clone would fetch missing objects into the user's repository; older git knows only the
+        # last
         "GIT_NO_LAZY_FETCH": "1",
         "GIT_ALLOW_PROTOCOL": "none",
         "GIT_TERMINAL_PROMPT": "0",
@@ -256,14 +258,14 @@ def _environment(where: Path, config: Path | None) -> dict[str, str]:
 
 
 def _failure(program: str, stderr: bytes, how: str, place: Path) -> Exception:
-    said = clean(stderr).strip()
-    lines = [line for line in said.splitlines() if not line.startswith("hint: ")]
-    if (not said or re.search("writ|creat|space", said)) and _is_full(place):
-        # git does not always say why it could not write, and on a full disk its words may be lost.
+    message = clean(stderr).strip()
+    lines = [line for line in message.splitlines() if not line.startswith("hint: ")]
+    if (not message or re.search("writ|creat|space", message)) and _is_full(place):
+        # git does not always print why it could not write, and on a full disk its message may be lost
         lines.append("No space left on device")
-    # Other lines may quote a patch.
-    said_so = [line for line in lines if re.match("error|fatal|warning|cp|No space", line)]
-    trouble = [line for line in said_so if any(sign in line for sign in archive.HOST_TROUBLE)]
+    # other lines may quote a patch
+    complaints = [line for line in lines if re.match("error|fatal|warning|cp|No space", line)]
+    trouble = [line for line in complaints if any(sign in line for sign in archive.HOST_TROUBLE)]
     if trouble:
         return InfraError(f"{program}: {trouble[0]}", remedy=archive.SPACE)
     return GitError("\n".join(lines) or how)
@@ -296,17 +298,17 @@ def commit_of(folder: Path, revision: str, spec: str) -> str:
     :raises UserError: no git repository, or no such commit in it.
     """
     if not revision:
-        raise UserError(f"{spec}: no revision behind the @", remedy="write DIR@REV, or DIR alone")
+        raise UserError(f"{spec}: no revision after the @", remedy="write DIR@REV, or DIR alone")
     check_repository(folder, spec)
     try:
-        # Two steps, since some forms (":/text") end at the end of the word only.
-        found = run_git(folder, "rev-parse", "--verify", "--end-of-options", revision).decode().strip()
+        # two steps, since ":/text" would take a suffix as part of the text
+        name = run_git(folder, "rev-parse", "--verify", "--end-of-options", revision).decode().strip()
     except GitError as error:
         raise _no_revision(folder, revision, spec, error) from error
     try:
-        return run_git(folder, "rev-parse", "--verify", f"{found}^{{commit}}").decode().strip()
+        return run_git(folder, "rev-parse", "--verify", f"{name}^{{commit}}").decode().strip()
     except GitError as error:
-        if re.fullmatch("[0-9a-f]{40,64}", revision) and not _has(folder, found):
+        if re.fullmatch("[0-9a-f]{40,64}", revision) and not _has(folder, name):
             raise _no_revision(folder, revision, spec, error) from error
         raise UserError(
             f"{spec}: {revision} is not a commit", remedy="name a commit, tag or branch"
@@ -331,21 +333,21 @@ def _no_revision(folder: Path, revision: str, spec: str, error: GitError) -> Use
         shallow = run_git(folder, "rev-parse", "--is-shallow-repository").strip() == b"true"
     except GitError:
         near, shallow = [], False
-    remedy = f"near it are {', '.join(near)}" if near else f"`git -C {folder} tag` lists tags"
+    remedy = f"similar names: {', '.join(near)}" if near else f"`git -C {folder} tag` lists tags"
     if shallow:
         remedy += "; the repository is shallow, older history is not in it"
     return UserError(f"{spec}: {folder} has no revision {revision!r}{why}", remedy=remedy)
 
 
 def _repository(path: Path) -> _Repository:
-    asked = ["--git-path", "objects", "--git-path", "shallow", "--show-object-format"]
-    found = run_git(path, "rev-parse", "--path-format=absolute", *asked).decode("utf-8", "surrogateescape")
-    objects, shallow, object_format = found.splitlines()
+    items = ["--git-path", "objects", "--git-path", "shallow", "--show-object-format"]
+    answer = run_git(path, "rev-parse", "--path-format=absolute", *items).decode("utf-8", "surrogateescape")
+    objects, shallow, object_format = answer.splitlines()
     return _Repository(path, Path(objects), Path(shallow) if Path(shallow).is_file() else None, object_format)
 
 
 def _share(tree: Path, repository: _Repository) -> None:
-    """Make a clone use the objects of a repository, and know where its history is cut off."""
+    """Make a clone use the objects of a repository, and its list of shallow commits."""
     write_atomically(tree / ".git/objects/info/alternates", os.fsencode(repository.objects) + b"\n")
     if repository.shallow:
         shutil.copyfile(repository.shallow, tree / ".git/shallow")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kernel trees out of Debian's linux-source packages: ``debian:SUITE``, and the default tree."""
+"""Kernel trees from Debian's linux-source packages: ``debian:SUITE``, and the default tree."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import cast
 
 from orchestrator.core.errors import InfraError, OrchestrateError, UserError
-from orchestrator.debian.apt import AptState, NoSuite, Package, host_arch
+from orchestrator.debian.apt import AptState, NoSuite, Package
+from orchestrator.debian.tools import host_arch
 from orchestrator.source import archive
 from orchestrator.source.classify import TreeClass, classify
 from orchestrator.source.identity import makefile_version
 from orchestrator.source.model import Say, Tree, quiet
 
-#: Where the default tree is looked for; those that the mirror does not have are passed over. Backports
-#: first: they hold the newest released kernels. No testing, no unstable: a default is not a pre-release.
+#: The suites of the default tree; those that the mirror lacks are skipped. Backports come first: they have
+#: the newest released kernels. Testing and unstable are not among them: the default is not a pre-release.
 BACKPORTS = ("forky-backports", "trixie-backports", "bookworm-backports")
 STABLE = ("trixie", "bookworm")
 
@@ -33,7 +34,7 @@ _LISTS_MAX_AGE_S = 3600.0
 def resolve_debian(spec: str, *, cache: Path, sha256: str | None = None, say: Say = quiet) -> Tree:
     """The tree of ``debian:SUITE`` (its newest kernel) or ``debian:SUITE/linux-source-X.Y``.
 
-    :param sha256: of the .deb, if it must be a certain one.
+    :param sha256: the digest that the .deb must have.
     :raises UserError: the form is wrong, the suite has no such package, or the digest differs.
     :raises InfraError: no apt, no mirror, suite unreachable, download failed.
     """
@@ -43,19 +44,19 @@ def resolve_debian(spec: str, *, cache: Path, sha256: str | None = None, say: Sa
             f"{spec!r} is not debian:SUITE or debian:SUITE/linux-source-X.Y",
             remedy="for example debian:trixie-backports",
         )
-    suite, wanted = match["suite"], match["package"]
+    suite, name = match["suite"], match["package"]
     try:
         state = _state(suite, cache, say)
     except NoSuite as error:
         raise UserError(f"{spec}: {error.message}", remedy=error.remedy) from error
-    found = [package for package in _on_offer(state) if wanted in (None, package.name)]
-    if not found:
+    packages = [package for package in _on_offer(state) if name in (None, package.name)]
+    if not packages:
         names = ", ".join(sorted({package.name for package in _on_offer(state)})) or "none"
         raise UserError(
-            f"{spec}: suite {suite} has no {wanted or 'linux-source package'}",
-            remedy=f"on offer there: {names}",
+            f"{spec}: suite {suite} has no {name or 'linux-source package'}",
+            remedy=f"it has: {names}",
         )
-    return _tree_of(state, suite, found[0], spec, cache=cache, sha256=sha256, say=say)
+    return _tree_of(state, suite, packages[0], spec, cache=cache, sha256=sha256, say=say)
 
 
 def newest_selectable(*, cache: Path, say: Say = quiet) -> Tree | None:
@@ -71,27 +72,27 @@ def newest_selectable(*, cache: Path, say: Say = quiet) -> Tree | None:
                 state = _state(suite, cache, quiet)
             except InfraError as error:
                 if not isinstance(error, NoSuite):
-                    say(f"passed over {suite}: {_first_line(error)}")
+                    say(f"skipped {suite}: {_first_line(error)}")
                 continue
             answered = True
             newest = _on_offer(state)[:1]
             if not newest:
-                say(f"passed over {suite}: no linux-source package")
+                say(f"skipped {suite}: no linux-source package")
             candidates += [(state, suite, package) for package in newest]
         candidates.sort(key=lambda item: _newest_key(item[2]), reverse=True)
         for state, suite, package in candidates:
             tree = _tree_of(state, suite, package, f"debian:{suite}/{package.name}", cache=cache, say=say)
-            found = classify(tree.path)
-            if found is TreeClass.SELECTABLE:
+            age = classify(tree.path)
+            if age is TreeClass.SELECTABLE:
                 return tree
-            say(f"passed over {tree.describe}: PER_VMA_LOCK is {found} there, not selectable")
+            say(f"skipped {tree.describe}: PER_VMA_LOCK is {age}, not selectable")
     if not answered:
         raise InfraError("no Debian suite answered", remedy="check the network and the host's apt sources")
     return None
 
 
 def _state(suite: str, cache: Path, say: Say) -> AptState:
-    """Fresh lists of a suite; those of an earlier day if the mirror does not answer now."""
+    """Fresh package lists of a suite; cached ones if the mirror does not answer."""
     arch = host_arch()
     state = AptState(cache / "apt" / f"{suite}-{arch}", [suite], arch)
     try:
@@ -99,7 +100,7 @@ def _state(suite: str, cache: Path, say: Say) -> AptState:
     except InfraError as error:
         if isinstance(error, NoSuite) or not state.has_lists():
             raise
-        say(f"{suite}: {_first_line(error)}; using the package lists fetched before")
+        say(f"{suite}: {_first_line(error)}; using the cached package lists")
     return state
 
 
@@ -149,7 +150,7 @@ def _tree_of(
     path = archive.unpack(
         lambda: _inner_tar(deb), package.sha256, cache=cache, blame=InfraError, what=what, say=say
     )
-    # The tree is all that is used from here on; a second copy of 150 MiB serves nobody.
+    # only the tree is needed from here on
     deb.unlink(missing_ok=True)
     version = makefile_version(path)
     return Tree(

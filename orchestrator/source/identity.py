@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What identifies a kernel tree: its version, its commit and local changes, or a digest of its content.
+"""The identity of a kernel tree: its version, its commit and local changes, or a digest of its content.
 
-Nothing here writes into the tree. git's usual refresh of the index is a write, hence the care about locks.
+Nothing here writes into the tree. git's usual refresh of the index is a write, hence ``--no-optional-locks``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CACHE_VERSION = 1
 
 
 class GitState(msgspec.Struct, frozen=True):
-    """``commit`` in full; ``dirty`` is the digest of what differs from it, or empty."""
+    """``commit`` is the full name; ``dirty`` is the digest of local changes, or empty."""
 
     commit: str
     dirty: str
@@ -56,12 +56,12 @@ def check_clean(path: Path, what: str) -> None:
 
     :raises UserError: it holds a ``.config`` or generated headers.
     """
-    found = [name for name in (".config", "include/config", "include/generated") if (path / name).exists()]
+    built = [name for name in (".config", "include/config", "include/generated") if (path / name).exists()]
     arches = sorted(path.glob("arch/*/include/generated"))
-    if not found and not arches:
+    if not built and not arches:
         return
-    first = found[0] if found else str(arches[0].relative_to(path))
-    # mrproper cleans one architecture: the one it is told.
+    first = built[0] if built else str(arches[0].relative_to(path))
+    # mrproper cleans one architecture
     make = f"make -C {path} " + (f"ARCH={arches[0].parts[-3]} " if arches else "") + "mrproper"
     raise UserError(
         f"{what}: the source tree is not clean, a kernel was configured or built in it ({first} is there)",
@@ -114,7 +114,7 @@ def content_digest(path: Path, *, stat_cache: Path | None = None) -> str:
 
     ``.git`` is left out. Times, owners and the umask do not count.
 
-    :param stat_cache: a directory for what was seen, so that a second call reads only what changed.
+    :param stat_cache: a directory for a cache of digests; with it a second call reads only changed files.
     :raises UserError: a file cannot be read, or changes while it is read.
     """
     started = time.time_ns()
@@ -124,28 +124,28 @@ def content_digest(path: Path, *, stat_cache: Path | None = None) -> str:
         if stat_cache
         else None
     )
-    known = _load(store) if store else {}
-    described: list[bytes] = [b""] * len(files)
-    seen: dict[bytes, tuple[tuple[int, ...], bytes]] = {}
+    cached = _load(store) if store else {}
+    descriptions: list[bytes] = [b""] * len(files)
+    scan: dict[bytes, tuple[tuple[int, ...], bytes]] = {}
     unknown: list[int] = []
     for index, name in enumerate(files):
         key = _stat_key(path, name)
-        old = known.get(name)
+        old = cached.get(name)
         if old is not None and old[0] == key:
-            described[index] = old[1]
+            descriptions[index] = old[1]
         else:
             unknown.append(index)
-        seen[name] = (key, described[index])
+        scan[name] = (key, descriptions[index])
     for index, text in zip(unknown, _describe_files(path, [files[i] for i in unknown]), strict=True):
-        described[index] = text
-        seen[files[index]] = (seen[files[index]][0], text)
+        descriptions[index] = text
+        scan[files[index]] = (scan[files[index]][0], text)
     if store and unknown:
-        _save(store, {name: entry for name, entry in seen.items() if max(entry[0][1:3]) < started - _RACY_NS})
-    return _combine(b"tree", zip(files, described, strict=True))
+        _save(store, {name: entry for name, entry in scan.items() if max(entry[0][1:3]) < started - _RACY_NS})
+    return _combine(b"tree", zip(files, descriptions, strict=True))
 
 
 def digest_of_text(*parts: str) -> str:
-    """A digest (64 hex) of a few strings, in which no two splittings of the same text are alike."""
+    """A digest (64 hex) of a few strings, that differs for each way to split the same text."""
     return hashlib.sha256(b"".join(b"%d:%b" % (len(part), part.encode()) for part in parts)).hexdigest()
 
 
@@ -161,7 +161,7 @@ def _full(top: Path, name: bytes) -> Path:
 
 
 def _target(link: Path) -> bytes:
-    # Not Path.readlink, which tidies the text: "./a" and "a" are two contents.
+    # not Path.readlink, which normalises the text: "./a" and "a" are two contents.
     return os.fsencode(os.readlink(link))  # noqa: PTH115
 
 
@@ -169,10 +169,10 @@ def _walk(top: Path, below: bytes) -> Iterator[bytes]:
     """Every non-directory below ``top``, relative, as bytes."""
     try:
         with os.scandir(os.fsencode(_full(top, below))) as entries:
-            listed = list(entries)
+            children = list(entries)
     except OSError as error:
         raise UserError(f"{top}: cannot list {os.fsdecode(below)}: {error.strerror}") from error
-    for entry in listed:
+    for entry in children:
         if entry.name == b".git":
             continue
         name = below + b"/" + entry.name if below else entry.name
@@ -192,17 +192,17 @@ def _expand(top: Path, name: bytes) -> list[bytes]:
 
 def _stat_key(top: Path, name: bytes) -> tuple[int, ...]:
     try:
-        found = _full(top, name).lstat()
+        status = _full(top, name).lstat()
     except OSError as error:
         raise UserError(f"{top}: {os.fsdecode(name)} vanished while the tree was read") from error
-    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_mode)
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_mode)
 
 
 def _describe_files(top: Path, names: Sequence[bytes]) -> list[bytes]:
     batches = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        done = pool.map(lambda batch: [_describe_file(top, name) for name in batch], batches)
-        return [text for batch in done for text in batch]
+        results = pool.map(lambda batch: [_describe_file(top, name) for name in batch], batches)
+        return [text for batch in results for text in batch]
 
 
 def _describe_file(top: Path, name: bytes) -> bytes:
@@ -230,7 +230,7 @@ def _describe_file(top: Path, name: bytes) -> bytes:
     ):
         raise UserError(
             f"{top}: {os.fsdecode(name)} changed while it was read",
-            remedy="leave the tree alone, then try again",
+            remedy="try again while nothing writes there",
         )
     return (b"x" if before.st_mode & 0o100 else b"f") + digest
 
@@ -250,18 +250,18 @@ def _save(store: Path, entries: dict[bytes, tuple[tuple[int, ...], bytes]]) -> N
 
 
 def _git(path: Path, *argv: str) -> bytes:
-    """Run git so that it neither writes to nor runs programs from the repository that it looks at."""
+    """Run git so that it neither writes to the repository nor runs programs from it."""
     command = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-c", "core.fsmonitor=false"]
     command += ["-c", "core.hooksPath=/dev/null", "-c", "core.untrackedCache=false", "-C", str(path)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     env |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, *argv], env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False
     )
-    if done.returncode != 0:
-        reason = done.stderr.decode("utf-8", "replace").strip()[-300:]
-        raise InfraError(f"{path}: git {argv[0]} failed ({done.returncode}): {reason}")
-    return done.stdout
+    if process.returncode != 0:
+        reason = process.stderr.decode("utf-8", "replace").strip()[-300:]
+        raise InfraError(f"{path}: git {argv[0]} failed ({process.returncode}): {reason}")
+    return process.stdout
 
 
 def _status(path: Path) -> Iterator[bytes]:
@@ -278,7 +278,7 @@ def _status(path: Path) -> Iterator[bytes]:
 
 
 def _hidden_changes(path: Path) -> Iterator[bytes]:
-    """Changed files that ``git status`` does not look at, because the index says that it need not."""
+    """Changed files that ``git status`` skips, because of flags in the index."""
     for record in _git(path, "ls-files", "-z", "-v", "--stage").split(b"\0"):
         # "h 100644 <blob> 0\tname": lower case is assume-unchanged, S and s are skip-worktree.
         if not record or not (record[:1].islower() or record[:1] == b"S"):

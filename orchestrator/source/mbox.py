@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Patches out of mboxes, diffs and directories; `git mailsplit` and `git mailinfo` read them."""
+"""Patches from mboxes, diffs and directories; `git mailsplit` and `git mailinfo` read them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REPLY = re.compile(r"\s*(?:re|aw|fwd?):", re.I)
 
 
 class Source(msgspec.Struct, frozen=True):
-    """One file that was read: what it is called, all of it, and options of `git apply`."""
+    """One file of patches: its path, its content, and options for `git apply`."""
 
     path: Path
     data: bytes
@@ -40,10 +40,10 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Patch(msgspec.Struct, frozen=True):
-    """One diff and what its mail says; ``number`` counts from 1 to ``total`` in what the user named.
+    """One diff and its mail; ``number`` counts from 1 to ``total`` in the file that the user named.
 
-    Author, email and date are empty where there was no mail; ``order`` is the n and m of ``[PATCH n/m]``.
-    ``base`` is the commit that the file says it was made on.
+    Author, email and date are empty without a mail; ``order`` is the n and m of ``[PATCH n/m]``.
+    ``base`` is the ``base-commit`` of the file.
     """
 
     file: Path
@@ -65,7 +65,7 @@ class Patch(msgspec.Struct, frozen=True):
 
 
 def read(file: Path) -> list[Source]:
-    """The files that a user means by one: itself, or the patches of a directory in their order.
+    """The patch files at a path: the file itself, or the patches of a directory in their order.
 
     :raises UserError: not found, empty, binary, too large, or a directory without patches.
     """
@@ -73,38 +73,38 @@ def read(file: Path) -> list[Source]:
         return [_source(file)]
     series = file / "series"
     if series.is_file():
-        listed = [_entry(series, line) for line in series.read_text("utf-8", "replace").splitlines()]
-        found = [_source(file / name, options) for name, options in filter(None, listed)]
+        entries = [_entry(series, line) for line in series.read_text("utf-8", "replace").splitlines()]
+        sources = [_source(file / name, options) for name, options in filter(None, entries)]
     else:
-        found = [_source(path) for path in sorted(file.glob("*.patch"))]
-    if not found:
+        sources = [_source(path) for path in sorted(file.glob("*.patch"))]
+    if not sources:
         raise UserError(
             f"{file}: no patch in this directory",
             remedy="it must hold *.patch files, or a quilt series that names some",
         )
-    return found
+    return sources
 
 
-def take_apart(sources: Sequence[Source], named: Path, work: Path) -> list[Patch]:
-    """The patches in what a user named; their diffs are written below ``work``.
+def split_patches(sources: Sequence[Source], file: Path, work: Path) -> list[Patch]:
+    """The patches in the files at ``file``; their diffs are written below ``work``.
 
-    Mails without a diff are passed over if they are cover letters (0/N), replies or other talk.
+    Mails without a diff are skipped if they are cover letters (0/N), replies or other discussion.
 
     :raises UserError: a patch without a diff, a reply with one, or no patch at all.
     """
-    found = [patch for n, source in enumerate(sources) for patch in _patches(source, work / str(n))]
-    if not found:
-        raise UserError(f"{named}: no diff in it", remedy="give an mbox, a patch or a diff")
+    patches = [patch for n, source in enumerate(sources) for patch in _patches(source, work / str(n))]
+    if not patches:
+        raise UserError(f"{file}: no diff in it", remedy="name an mbox, a patch or a diff")
     return [
-        msgspec.structs.replace(patch, number=number, total=len(found))
-        for number, patch in enumerate(found, 1)
+        msgspec.structs.replace(patch, number=number, total=len(patches))
+        for number, patch in enumerate(patches, 1)
     ]
 
 
 def base_commits(sources: Sequence[Source]) -> tuple[str, ...]:
-    """The commits that files say they were made on, each once; a cover letter's counts like a patch's."""
-    found = [match.decode() for source in sources for match in _BASE.findall(source.data)]
-    return tuple(dict.fromkeys(found))
+    """The ``base-commit`` lines of files and cover letters, each commit once."""
+    commits = [match.decode() for source in sources for match in _BASE.findall(source.data)]
+    return tuple(dict.fromkeys(commits))
 
 
 def _entry(series: Path, line: str) -> tuple[str, tuple[str, ...]] | None:
@@ -115,8 +115,8 @@ def _entry(series: Path, line: str) -> tuple[str, tuple[str, ...]] | None:
     bad = [word for word in words[1:] if not re.fullmatch(r"-p[0-9]|-R", word)]
     if bad:
         raise UserError(
-            f"{series}: {clean_str(words[0])}: what is {clean_str(bad[0])}?",
-            remedy="behind a name -pN and -R are understood",
+            f"{series}: {clean_str(words[0])}: unknown option {clean_str(bad[0])}",
+            remedy="-pN and -R may follow a name",
         )
     return words[0], tuple(words[1:])
 
@@ -126,17 +126,17 @@ def _source(path: Path, options: tuple[str, ...] = ()) -> Source:
     if not path.exists():
         raise UserError(f"{name}: no such file", remedy="name an mbox, a patch or a directory of *.patch")
     if not path.is_file():
-        raise UserError(f"{name} is no regular file", remedy="write the patches into a file first")
+        raise UserError(f"{name} is not a regular file", remedy="write the patches into a file first")
     with path.open("rb") as stream:
         data = stream.read(MAX_BYTES + 1)
     if not data.strip():
-        raise UserError(f"{name} is empty", remedy="give an mbox, a patch or a diff")
+        raise UserError(f"{name} is empty", remedy="name an mbox, a patch or a diff")
     if len(data) > MAX_BYTES:
         raise UserError(f"{name}: larger than {MAX_BYTES >> 20} MiB", remedy="name an mbox of patches")
     if data.startswith(b"\x1f\x8b"):
         raise UserError(f"{name} is compressed", remedy=f"unpack it first: gunzip {shlex.quote(str(path))}")
     if b"\0" in data:
-        raise UserError(f"{name} is binary, neither mail nor diff", remedy="give an mbox, a patch or a diff")
+        raise UserError(f"{name} is binary, neither mail nor diff", remedy="name an mbox, a patch or a diff")
     return Source(path, data, options)
 
 
@@ -146,16 +146,16 @@ def _patches(source: Source, work: Path) -> list[Patch]:
     (work / "mbox").write_bytes(source.data)
     try:
         run_git(work, "mailsplit", "-b", "-d6", f"-o{out}", str(work / "mbox"))
-        found = [_patch(source, mail) for mail in sorted(out.iterdir())]
+        mails = [_patch(source, mail) for mail in sorted(out.iterdir())]
     except GitError as error:
         raise UserError(
             f"{source.path}: git cannot read it as mail: {error.first}",
-            remedy="give an mbox, a patch or a diff",
+            remedy="name an mbox, a patch or a diff",
         ) from error
-    patches = [patch for patch in found if patch is not None]
+    patches = [patch for patch in mails if patch is not None]
     orders = [patch.order for patch in patches if patch.order]
     if len(orders) == len(patches) == len(set(orders)) and len({total for _, total in orders}) == 1:
-        # An archive's mbox has the mails as they arrived.
+        # an archive's mbox has the mails in order of arrival
         patches.sort(key=lambda patch: patch.order or (0, 0))
     return patches
 
@@ -163,7 +163,7 @@ def _patches(source: Source, work: Path) -> list[Patch]:
 def _patch(source: Source, mail: Path) -> Patch | None:
     message, diff = mail.with_name(f"{mail.name}.msg"), mail.with_name(f"{mail.name}.diff")
     info = run_git(mail.parent, "mailinfo", "-k", str(message), str(diff), data=mail.read_bytes())
-    # Through fsdecode, so that they are the same bytes again when git gets them.
+    # fsdecode, so that git gets the same bytes back
     fields = dict(re.findall(r"^(\w+): (.*)$", os.fsdecode(info), re.M))
     text = message.read_bytes()
     subject = fields.get("Subject", "")
@@ -179,7 +179,7 @@ def _patch(source: Source, mail: Path) -> Patch | None:
     if _REPLY.match(subject):
         raise UserError(
             f"{what} is a reply with a diff in it",
-            remedy="take it out, or have `b4 am` make an mbox of the patches alone",
+            remedy="remove it, or make an mbox of the patches alone with `b4 am`",
         )
     base = _BASE.search(source.data)
     body = b"%b\n\n%b" % (os.fsencode(title), text) if title else text

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a source becomes: a read-only tree and what identifies it."""
+"""The result of resolving a source: a read-only tree and its identity."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 
 import msgspec
 
-#: Takes one line for people: progress, and what was passed over and why.
+#: Takes one line for people: progress, or what was skipped and why.
 Say = Callable[[str], None]
 
 
 class Tree(msgspec.Struct, frozen=True, kw_only=True):
-    """A kernel tree that may be read and never written.
+    """A kernel tree; it is only read, never written.
 
-    ``digest`` (hex) stands for the whole content and is the key of every cache. ``dirty`` is the digest of
+    ``digest`` (hex) identifies the whole content and is the key of every cache. ``dirty`` is the digest of
     local changes in a git tree, else empty. ``version`` is the Makefile's (``7.2.12``); ``describe`` is one
     line for people. ``patches`` are the files (absolute) whose patches were applied on top, in order;
-    ``base_spec``, if not empty, names the tree below them from any directory and for good: what a later
-    `orchestrate` is to be told in place of ``spec``. ``configured_by``, if not empty, is a digest of all that
-    a configuration is made from: trees in which it is the same are configured alike.
+    ``base_spec``, if not empty, names the tree below them from any directory and at any later time, for use
+    in place of ``spec``. ``configured_by``, if not empty, is a digest of the
+    inputs of a configuration: trees with the same digest are configured alike.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class Tree(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def quiet(_line: str) -> None:
-    """The ``Say`` of a caller that wants no progress."""
+    """A ``Say`` that prints nothing."""
 
 
 def version_numbers(version: str) -> tuple[int, ...]:

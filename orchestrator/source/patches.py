@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Patches on top of a tree, in a private copy of it; git does the reading and the applying."""
+"""Apply patches on top of a tree, in a private copy of it; git reads and applies them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.core.errors import InfraError, UserError
 from orchestrator.core.text import clean_str
 from orchestrator.source import archive, clone, identity, scratch
 from orchestrator.source.clone import GitError, run_git
-from orchestrator.source.mbox import Patch, read, take_apart
+from orchestrator.source.mbox import Patch, read, split_patches
 from orchestrator.source.model import Say, Tree, quiet
 
 #: Part of every key: a new number when the same patches would give another tree.
@@ -25,7 +25,7 @@ _REF = "refs/orchestrate/patched"
 
 
 class _Applied(msgspec.Struct, frozen=True):
-    """Kept beside a patched tree: how many patches are in it, and its commit if it is one of git."""
+    """The record beside a patched tree: the number of its patches, and its commit in a git tree."""
 
     count: int
     commit: str
@@ -39,7 +39,7 @@ def apply(tree: Tree, files: Sequence[Path], *, cache: Path, say: Say = quiet) -
 
     :param files: each an mbox of one or more mails, a patch or diff, or a directory of ``*.patch``, in the
         order of its quilt ``series`` if it has one. Mails without a diff (cover letters, replies) are
-        passed over.
+        skipped.
     :raises UserError: not found, no patch in it, a patch that does not apply or leads out of the tree, or
         ``tree`` has local changes that are not committed.
     :raises InfraError: no git, no space.
@@ -52,7 +52,7 @@ def apply(tree: Tree, files: Sequence[Path], *, cache: Path, say: Say = quiet) -
     except OSError as error:
         raise InfraError(
             f"patches for {tree.describe}: {error.filename or cache}: {error.strerror or error}",
-            remedy=f"see to the cache directory {cache}: space, permissions",
+            remedy=f"check the cache directory {cache}: space, permissions",
         ) from error
     except GitError as error:
         raise InfraError(
@@ -61,43 +61,44 @@ def apply(tree: Tree, files: Sequence[Path], *, cache: Path, say: Say = quiet) -
 
 
 def as_commits(base: Tree, files: Sequence[Path], work: Path) -> list[tuple[str, str]]:
-    """Make each patch a commit, on top of the one that a clone of ours is checked out to, and check none out.
+    """Make each patch a commit on top of the commit that a private clone has checked out.
 
-    Their ids depend on nothing but base and patches.
+    Their ids depend only on base and patches. None of them is checked out.
 
     :param base: its ``path`` is the clone, which is written to.
-    :param files: as for ``apply``; :param work: an empty folder for what is needed on the way.
+    :param files: as for ``apply``.
+    :param work: an empty folder for temporary files.
     :returns: the commits in order, each with the subject of its patch.
     :raises UserError: as ``apply``.
     :raises InfraError: no git, no space.
     """
     try:
-        found = [
+        patches = [
             patch
             for n, file in enumerate(files)
-            for patch in take_apart(read(file), file, work / "mails" / str(n))
+            for patch in split_patches(read(file), file, work / "mails" / str(n))
         ]
-        imported = _rehearse(found, base, work)
-        _check_links(found, work / "scratch")
+        imported = _rehearse(patches, base, work)
+        _check_links(patches, work / "scratch")
         run_git(base.path, "config", "fastimport.unpackLimit", "1")
         # forced: the ref may be there from a series on another base
         run_git(base.path, "fast-import", "--quiet", "--done", "--force", data=imported.read_bytes())
-        made = run_git(base.path, "rev-list", "--reverse", _REF, f"^{base.commit}").decode().split()
+        commits = run_git(base.path, "rev-list", "--reverse", _REF, f"^{base.commit}").decode().split()
     except GitError as error:
         raise InfraError(
             f"patches for {base.describe}: git: {error.first}", remedy=clone.INCOMPLETE
         ) from error
-    return [(commit, patch.subject) for commit, patch in zip(made, found, strict=True)]
+    return [(commit, patch.subject) for commit, patch in zip(commits, patches, strict=True)]
 
 
 def _apply(tree: Tree, files: Sequence[Path], cache: Path, say: Say) -> Tree:
     if tree.dirty:
         raise UserError(
-            f"{tree.describe}: patches go on top of a commit, and {tree.path} has changes that are in none",
+            f"{tree.describe}: patches need a commit as their base, but {tree.path} has uncommitted changes",
             remedy=f"commit them, or leave them out with `--source {tree.path}@HEAD`",
         )
-    named = [(file, read(file)) for file in files]
-    parts = [part for _, sources in named for s in sources for part in (s.sha256, *s.options)]
+    sources_by_file = [(file, read(file)) for file in files]
+    parts = [part for _, sources in sources_by_file for s in sources for part in (s.sha256, *s.options)]
     digest = identity.digest_of_text(_VERSION, tree.digest, *parts)
     names = ", ".join(clean_str(file.name) for file in files)
     what = f"{tree.describe} with {names}"
@@ -105,18 +106,19 @@ def _apply(tree: Tree, files: Sequence[Path], cache: Path, say: Say) -> Tree:
     def make(tmp: Path) -> None:
         patches = [
             patch
-            for n, (file, sources) in enumerate(named)
-            for patch in take_apart(sources, file, tmp / "mails" / str(n))
+            for n, (file, sources) in enumerate(sources_by_file)
+            for patch in split_patches(sources, file, tmp / "mails" / str(n))
         ]
-        say(f"preparing {tree.describe} with {_counted(len(patches))}")
+        say(f"preparing {tree.describe} with {_patch_count(len(patches))}")
         imported = _rehearse(patches, tree, tmp)
-        # A tree of ours may be linked: nobody writes into one, and git replaces the files that it patches.
-        kept = tree.path.resolve().is_relative_to((cache / "sources").resolve())
+        # hard links to a tree in the cache are safe: nobody writes into one, and git replaces the files that
+        # it patches
+        in_cache = tree.path.resolve().is_relative_to((cache / "sources").resolve())
         commit = ""
         if tree.commit:
-            commit = _on_commit(imported, tree, tmp, kept)
+            commit = _on_commit(imported, tree, tmp, in_cache)
         else:
-            _on_files(patches, tree, tmp, kept)
+            _on_files(patches, tree, tmp, in_cache)
         _check_links(patches, tmp / "tree")
         identity.check_tree(tmp / "tree", what)
         for name in ("mails", "scratch"):
@@ -127,20 +129,20 @@ def _apply(tree: Tree, files: Sequence[Path], cache: Path, say: Say) -> Tree:
     path = archive.keep(make, digest, cache=cache, what=what, say=say)
     applied = msgspec.json.decode((path.parent / "applied.json").read_bytes(), type=_Applied)
     if tree.commit:
-        clone.mend(path, tree.path, tree.commit)
+        clone.relink(path, tree.path, tree.commit)
     return msgspec.structs.replace(
         tree,
         path=path,
         digest=digest,
         commit=applied.commit,
         version=identity.makefile_version(path),
-        describe=f"{tree.describe} + {_counted(applied.count)} ({names}, {digest[:12]})",
+        describe=f"{tree.describe} + {_patch_count(applied.count)} ({names}, {digest[:12]})",
         patches=(*tree.patches, *map(str, files)),
         configured_by="",
     )
 
 
-def _counted(count: int) -> str:
+def _patch_count(count: int) -> str:
     return f"{count} patch{'' if count == 1 else 'es'}"
 
 
@@ -150,7 +152,7 @@ def _counted(count: int) -> str:
 def _rehearse(patches: Sequence[Patch], base: Tree, tmp: Path) -> Path:
     """Apply patches to the few files that they touch, before 100,000 others are copied or checked out.
 
-    :returns: what `git fast-import` makes of them: one commit a patch.
+    :returns: the input for `git fast-import`: one commit a patch.
     """
     touched = [_names(patch, tmp) for patch in patches]
     place, imported = tmp / "scratch", tmp / "import"
@@ -165,31 +167,31 @@ def _rehearse(patches: Sequence[Patch], base: Tree, tmp: Path) -> Path:
     with imported.open("wb") as stream:
         for number, (patch, names) in enumerate(zip(patches, touched, strict=True), 1):
             _apply_one(patch, base, place)
-            ours = f"{_COMMITTER} {seconds + number} +0000"
-            theirs = _author(patch, place) or ours
+            committer = f"{_COMMITTER} {seconds + number} +0000"
+            author = _author(patch, place) or committer
             parent = "" if number > 1 else base.commit
-            stream.write(scratch.commit(place, names, _REF, parent, theirs, ours, patch.message))
+            stream.write(scratch.commit(place, names, _REF, parent, author, committer, patch.message))
         stream.write(b"done\n")
     return imported
 
 
 def _committed_at(base: Tree) -> int:
-    # Not `git log`, which may be configured to verify signatures, with a program of the user's.
+    # not `git log`: it may be configured to verify signatures with a program of the user's
     head = run_git(base.path, "cat-file", "commit", base.commit).partition(b"\n\n")[0]
     committer = next(line for line in head.splitlines() if line.startswith(b"committer "))
     return int(committer.split()[-2])
 
 
-def _on_commit(imported: Path, base: Tree, tmp: Path, kept: bool) -> str:
+def _on_commit(imported: Path, base: Tree, tmp: Path, in_cache: bool) -> str:
     """Put base and patches at ``tmp/tree``, in a clone that shares its objects; the last commit."""
     to = tmp / "tree"
     clone.start(tmp, base.path, base.describe)
-    # Not `git am` nor `git commit`: they touch ("freshen") those objects in the user's repository that they
-    # would write anew. fast-import writes a pack of its own, once it may not turn small ones into files.
+    # not `git am` nor `git commit`: they touch ("freshen") objects in the user's repository that they would
+    # write anew. fast-import writes its own pack, if it may not turn small ones into files
     run_git(to, "config", "fastimport.unpackLimit", "1")
     run_git(to, "fast-import", "--quiet", "--done", data=imported.read_bytes())
     commit = run_git(to, "rev-parse", "--verify", _REF).decode().strip()
-    if kept and _copied(base.path, to, "--link"):
+    if in_cache and _copied(base.path, to, "--link"):
         run_git(to, "update-ref", "--no-deref", "HEAD", base.commit)
         shutil.copyfile(base.path / ".git/index", to / ".git/index")
     else:
@@ -198,23 +200,23 @@ def _on_commit(imported: Path, base: Tree, tmp: Path, kept: bool) -> str:
     return commit
 
 
-def _on_files(patches: Sequence[Patch], base: Tree, tmp: Path, kept: bool) -> None:
-    """Put base and patches at ``tmp/tree``, which is no repository."""
+def _on_files(patches: Sequence[Patch], base: Tree, tmp: Path, in_cache: bool) -> None:
+    """Put base and patches at ``tmp/tree``, which is not a repository."""
     to = tmp / "tree"
     to.mkdir()
-    if not (kept and _copied(base.path, to, "--link")):
+    if not (in_cache and _copied(base.path, to, "--link")):
         _empty(to)
         if not _copied(base.path, to, "--reflink=auto"):
             raise InfraError(f"{base.path} cannot be copied into the cache", remedy=archive.SPACE)
-        if not kept and identity.content_digest(to) != base.digest:
-            raise UserError(f"{base.path} changed while it was copied", remedy="leave it alone and try again")
+        if not in_cache and identity.content_digest(to) != base.digest:
+            raise UserError(f"{base.path} changed while it was copied", remedy="try again while it is idle")
     _make_writable(to)
     for patch in patches:
         _apply_one(patch, base, to)
 
 
 def _copied(origin: Path, to: Path, how: str) -> bool:
-    """Copy all but ``.git`` with one of cp's ways; whether it worked."""
+    """Copy all but ``.git`` with an option of cp; whether it worked."""
     names = [str(entry) for entry in origin.iterdir() if entry.name != ".git"]
     argv = ["cp", "-dR", "--preserve=timestamps", how, "-t", str(to), "--", *names]
     try:
@@ -246,17 +248,19 @@ def _make_writable(tree: Path) -> None:
 
 def _apply_one(patch: Patch, base: Tree, tree: Path) -> None:
     try:
-        # No repository, no --3way: what a patch does must not depend on what else a repository holds.
+        # outside a repository and without --3way: the result must not depend on other objects
         run_git(tree, *_APPLY, *patch.options, str(patch.diff))
     except GitError as error:
-        invalid = re.search(r"invalid path '(.*)'|affected file '(.*)' is beyond a symbolic link", error.said)
+        invalid = re.search(
+            r"invalid path '(.*)'|affected file '(.*)' is beyond a symbolic link", error.output
+        )
         if invalid:
             raise _reaches_out(patch, invalid[1] or invalid[2]) from error
         raise _does_not_apply(patch, base, tree, error) from error
 
 
 def _names(patch: Patch, where: Path) -> set[str]:
-    """What a patch touches, by old and new name; none of them leads out of the tree."""
+    """The files that a patch touches, by old and new name; none of them leads out of the tree."""
     argv = [*_APPLY, *patch.options, "--numstat", "-z"]
     try:
         both = [run_git(where, *argv, *way, str(patch.diff)) for way in ([], ["-R"])]
@@ -271,7 +275,7 @@ def _names(patch: Patch, where: Path) -> set[str]:
 
 
 def _check_links(patches: Sequence[Patch], tree: Path) -> None:
-    """Refuse links that patches made and that lead out of the tree."""
+    """Refuse links of patches that lead out of the tree."""
     real = os.path.realpath(tree)
     for patch in patches:
         for name in _names(patch, tree):
@@ -286,39 +290,37 @@ _BROKEN = "fetch it again in raw form: mail programs and web pages break lines a
 
 def _reaches_out(patch: Patch, name: str) -> UserError:
     return UserError(
-        f"{patch}: it reaches outside the tree: {clean_str(name)}",
+        f"{patch}: it writes outside the tree: {clean_str(name)}",
         remedy="nothing was applied; use another patch",
     )
 
 
 def _does_not_apply(patch: Patch, base: Tree, tree: Path, error: GitError) -> UserError:
-    """Where a patch fails, in git's words, and what to do; spoils the tree.
+    """The error of a patch that fails, with the place and a remedy; changes the tree.
 
-    git tells the number of a hunk only when it writes the others into files.
+    git prints the number of a hunk only when it writes the others into files.
     """
     argv = [*_APPLY, *patch.options]
-    there = _works(tree, *argv, "--check", "--reverse", str(patch.diff))
+    is_applied = _works(tree, *argv, "--check", "--reverse", str(patch.diff))
     try:
         run_git(tree, *argv, "--reject", str(patch.diff))
-        said = error.said
+        message = error.output
     except GitError as again:
-        said = again.said
+        message = again.output
     places = [
-        f"{name}:{line}" for name, line in re.findall(r"^error: patch failed: (.*):([0-9]+)$", said, re.M)
+        f"{name}:{line}" for name, line in re.findall(r"^error: patch failed: (.*):([0-9]+)$", message, re.M)
     ]
-    hunks = re.findall(r"^Rejected hunk #([0-9]+)\.$", said, re.M)
+    hunks = re.findall(r"^Rejected hunk #([0-9]+)\.$", message, re.M)
     if len(hunks) == len(places):
         places = [f"{place}, hunk #{hunk}" for place, hunk in zip(places, hunks, strict=True)]
-    places += re.findall(r"^error: (.*: (?:No such file|already exists|does not exist).*)$", said, re.M)
+    places += re.findall(r"^error: (.*: (?:No such file|already exists|does not exist).*)$", message, re.M)
     where = "; ".join(places[:3]) + (f"; and {len(places) - 3} more" if len(places) > 3 else "")
-    if there:
-        remedy = "it is in this tree already: leave it out"
+    if is_applied:
+        remedy = "this tree has it already: leave it out"
     elif patch.base and patch.base != base.commit:
-        remedy = (
-            f"it was made on {patch.base[:12]}: name that with DIR@REV as the source, or rebase the patch"
-        )
+        remedy = f"its base is {patch.base[:12]}: name that with DIR@REV as the source, or rebase the patch"
     else:
-        remedy = f"rebase it onto {base.version}, or name the source that it was made for"
+        remedy = f"rebase it onto {base.version}, or name the source that it is for"
     return UserError(f"{patch} does not apply to {base.describe}: {where or error.first}", remedy=remedy)
 
 
@@ -331,7 +333,7 @@ def _works(tree: Path, *argv: str) -> bool:
 
 
 def _author(patch: Patch, where: Path) -> str:
-    """Author and date of a patch as git writes them into a commit; empty if it does not take them."""
+    """Author and date of a patch as git writes them into a commit; empty if git refuses them."""
     if not (patch.author and patch.date):
         return ""
     env = {"GIT_AUTHOR_NAME": patch.author, "GIT_AUTHOR_EMAIL": patch.email, "GIT_AUTHOR_DATE": patch.date}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From what the user names to a tree that can be built."""
+"""Resolve a source that the user names to a tree that can be built."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.core.errors import InfraError, UserError
-from orchestrator.core.store import can_hold_builds
-from orchestrator.source import archive, clone, debian_tree, identity
+from orchestrator.core.store import can_hold_builds, file_digest
+from orchestrator.source import archive, clone, debian_tree, download, identity
 from orchestrator.source.model import Say, Tree, quiet
 
 FORMS = "a directory, DIR@REV of git, a tarball, an http(s) or file URL of one, debian:SUITE, or vX.Y[.Z]"
 
-#: What is built where neither a tree nor Debian packages are at hand: a release with a selectable symbol.
+#: The default without a named tree and without Debian packages: a release with a selectable symbol.
 FALLBACK_VERSION = "v6.18"
 
 _VERSION = re.compile(r"v(?P<major>[0-9]+)\.(?P<minor>[0-9]+)(?:\.(?P<patch>[0-9]+))?")
 
 
 def resolve(spec: str, *, cache: Path, sha256: str | None = None, say: Say = quiet) -> Tree:
-    """Make a source real: a read-only tree and its identity.
+    """Resolve a source to a read-only tree and its identity.
 
-    :param spec: one of ``FORMS``; what exists as a path wins over what reads like a revision or version.
-    :param cache: downloads, unpacked trees and digests are kept here and shared between processes.
+    :param spec: one of ``FORMS``; an existing path wins over a revision or version of the same form.
+    :param cache: the folder of downloads, unpacked trees and digests; processes share it.
     :param sha256: the digest that an archive (or Debian package) must have.
     :raises UserError: not a source, not a kernel tree, not clean, broken archive, wrong digest.
     :raises InfraError: network, mirror, disk or a missing program.
@@ -34,14 +34,14 @@ def resolve(spec: str, *, cache: Path, sha256: str | None = None, say: Say = qui
     except OSError as error:
         raise InfraError(
             f"{spec}: {error.filename or cache}: {error.strerror or error}",
-            remedy=f"see to the source, and to the cache {cache} (ORCHESTRATE_CACHE): space, permissions",
+            remedy=f"check the source, and the cache {cache} (ORCHESTRATE_CACHE): space, permissions",
         ) from error
 
 
 def default_source(*, cache: Path, say: Say = quiet) -> Tree:
-    """The tree to test when the user names none: the newest released one of which both legs can be built.
+    """The tree to test if the user names none: the newest released one of which both legs can be built.
 
-    :raises InfraError: neither Debian packages nor the kernel.org archive can be had.
+    :raises InfraError: neither Debian packages nor the kernel.org archive are available.
     """
     try:
         tree = debian_tree.newest_selectable(cache=cache.absolute(), say=say)
@@ -65,19 +65,19 @@ def _resolve(spec: str, cache: Path, sha256: str | None, say: Say) -> Tree:
         return _from_directory(path, spec, cache=cache, sha256=sha256, say=say)
     if path is not None and path.is_file():
         return _from_archive(path, spec, cache=cache, sha256=sha256, say=say)
-    found = clone.split(spec)
-    if found:
-        folder = _path_of(found[0])
+    parts = clone.split(spec)
+    if parts:
+        folder = _path_of(parts[0])
         assert folder is not None
         _check_no_digest(sha256, f"{spec} is a revision")
-        return clone.resolve_revision(folder, found[1], spec, cache=cache, say=say)
+        return clone.resolve_revision(folder, parts[1], spec, cache=cache, say=say)
     version = _VERSION.fullmatch(spec)
     if version:
         return _from_web(_kernel_org(version), spec, "version", cache=cache, sha256=sha256, say=say)
-    tried = f"there is no directory or file {path}" if path else "it is empty"
+    reason = f"there is no directory or file {path}" if path else "it is empty"
     if "@" in spec:
-        tried += f", nor a directory {spec.partition('@')[0]!r} for a revision of it"
-    raise UserError(f"{spec!r} is no source: {tried}, and it is no other form", remedy=f"give {FORMS}")
+        reason += f", nor a directory {spec.partition('@')[0]!r} for a revision of it"
+    raise UserError(f"{spec!r} is not a source: {reason}", remedy=f"name {FORMS}")
 
 
 def _path_of(spec: str) -> Path | None:
@@ -137,7 +137,7 @@ def _from_directory(path: Path, spec: str, *, cache: Path, sha256: str | None, s
 
 
 def _from_archive(path: Path, spec: str, *, cache: Path, sha256: str | None, say: Say) -> Tree:
-    digest = archive.sha256_of(path)
+    digest = file_digest(path)
     archive.check_sha256(str(path), digest, sha256)
     tree = archive.unpack_file(path, digest, cache=cache, say=say)
     return _archive_tree(tree, spec, "archive", digest, path.name)
@@ -145,13 +145,15 @@ def _from_archive(path: Path, spec: str, *, cache: Path, sha256: str | None, say
 
 def _from_web(url: str, spec: str, kind: str, *, cache: Path, sha256: str | None, say: Say) -> Tree:
     archive.check_sha256_form(sha256)
-    path = archive.fetch(url, cache=cache, sha256=sha256, say=say)
-    digest = archive.sha256_of(path)
+    path = download.fetch(url, cache=cache, sha256=sha256, say=say)
+    digest = file_digest(path)
     archive.check_sha256(url, digest, sha256)
     try:
-        tree = archive.unpack_file(path, digest, cache=cache, blame=archive.BrokenDownload, what=url, say=say)
-    except archive.BrokenDownload:
-        archive.discard(path)
+        tree = archive.unpack_file(
+            path, digest, cache=cache, blame=download.BrokenDownload, what=url, say=say
+        )
+    except download.BrokenDownload:
+        download.discard(path)
         raise
     return _archive_tree(tree, spec, kind, digest, url.rpartition("/")[2] if kind == "archive" else spec)
 

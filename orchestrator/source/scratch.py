@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The few files of a tree that patches touch: taken out of it, and told to `git fast-import`."""
+"""Copy the few files of a tree that patches touch, and write them for `git fast-import`."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from orchestrator.source.model import Tree
 
 
 def extract(base: Tree, names: Iterable[str], into: Path) -> None:
-    """Copy those of the named files that a tree has; of a git tree as they are in its commit.
+    """Copy those of the named files that a tree has; from a git tree as of its commit.
 
-    A file or link in the place of a directory that a name goes through is copied too, so that whatever
-    is done to the names afterwards fails as it would in the whole tree.
+    A file or link in place of a directory on the way to a name is copied too, so that later work on the names
+    fails as it would in the whole tree.
 
     :param names: relative, none leads out of the tree.
     :raises GitError: a file is not in the repository.
     """
-    wanted = {str(part) for name in names for part in (PurePosixPath(name), *PurePosixPath(name).parents)}
-    wanted.discard(".")
+    paths = {str(part) for name in names for part in (PurePosixPath(name), *PurePosixPath(name).parents)}
+    paths.discard(".")
     if base.commit:
-        _from_commit(base, wanted, into)
+        _from_commit(base, paths, into)
         return
     through: set[Path] = set()
-    for name in sorted(map(PurePosixPath, wanted), key=lambda path: len(path.parts)):
+    for name in sorted(map(PurePosixPath, paths), key=lambda path: len(path.parts)):
         origin = base.path / name
         if not through.isdisjoint(origin.parents) or (origin.is_dir() and not origin.is_symlink()):
             continue
@@ -44,7 +44,7 @@ def commit(
 ) -> bytes:
     """A commit of the named files as they are now, in the language of `git fast-import`.
 
-    :param parent: the commit to begin with, or empty to go on from what the ref has by then.
+    :param parent: the commit to begin with, or empty to continue from the ref.
     :param author: with its date, as in a commit object; so is ``committer``.
     """
     lines = [b"commit " + ref.encode(), b"author " + os.fsencode(author), b"committer " + committer.encode()]
@@ -65,18 +65,18 @@ def commit(
     return text
 
 
-def _from_commit(base: Tree, wanted: set[str], into: Path) -> None:
-    listed = run_git(base.path, "ls-tree", "-r", "-z", "--full-tree", base.commit)
-    found: list[tuple[str, bytes, bytes]] = []
-    for record in listed.split(b"\0"):
+def _from_commit(base: Tree, paths: set[str], into: Path) -> None:
+    listing = run_git(base.path, "ls-tree", "-r", "-z", "--full-tree", base.commit)
+    blobs: list[tuple[str, bytes, bytes]] = []
+    for record in listing.split(b"\0"):
         fields, _, raw = record.partition(b"\t")
-        if os.fsdecode(raw) in wanted and fields.split()[1] == b"blob":
+        if os.fsdecode(raw) in paths and fields.split()[1] == b"blob":
             mode, _kind, blob = fields.split()
-            found.append((os.fsdecode(raw), mode, blob))
-    asked = b"".join(blob + b"\n" for _, _, blob in found)
-    output = run_git(base.path, "cat-file", "--batch", data=asked) if found else b""
+            blobs.append((os.fsdecode(raw), mode, blob))
+    request = b"".join(blob + b"\n" for _, _, blob in blobs)
+    output = run_git(base.path, "cat-file", "--batch", data=request) if blobs else b""
     at = 0
-    for name, mode, _ in found:
+    for name, mode, _ in blobs:
         header, _, _ = output[at : at + 200].partition(b"\n")
         start = at + len(header) + 1
         size = int(header.split()[2])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Suites: those that come with orchestrate, a folder of the user's, and single commands.
+"""Suites: those of orchestrate, folders of the user's, and single commands.
 
-A suite is a folder with a ``suite.toml``. What is loaded stands on its own: it knows its folder, and
-nothing of the working directory.
+A suite is a folder with a ``suite.toml``. A loaded suite is complete: it has its absolute folder, and does
+not depend on the working directory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
     "Program",
     "Suite",
     "command",
-    "elsewhere",
+    "excluded",
     "expected",
     "load",
     "names",
@@ -47,9 +47,9 @@ COMMAND = "cmd"
 #: Seconds for a command of the user's.
 COMMAND_S = 60.0
 
-#: What `orchestrate run` runs when no suite is named.
+#: The suites of `orchestrate run` if the user names none.
 DEFAULT = ("maps", "maps-coherency", "procmap-query", "locking", "progress", "map-latency")
-#: What it runs beside those of them that are functional on a kernel made for diagnosis.
+#: Suites that it adds, to the functional ones of those, on a kernel for diagnosis.
 DIAGNOSIS = ("mm-stress",)
 
 
@@ -59,29 +59,29 @@ def names() -> tuple[str, ...]:
 
 
 def load(word: str) -> Suite:
-    """The suite of that name, or the user's in that folder.
+    """The suite of that name, or the user's suite in that folder.
 
-    What has a slash or a ``~`` is a path; another word is one if no suite is called so and there is such a
-    folder with a ``suite.toml``. The file itself may be named as well.
+    A word with a slash or a ``~`` is a path. Another word is a path if no suite has that name and there is
+    such a folder with a ``suite.toml``. The path of the file itself works as well.
 
     :raises UserError: there is none, or it cannot be used; the message names file and field.
     """
-    ours = data.suites()
+    built_in = data.suites()
     path = absolute(Path(word))
     if path.name == FILE:
         path = path.parent
-    if "/" in word or word.startswith((".", "~")) or (word not in ours and (path / FILE).is_file()):
-        return _users(path)
-    if word not in ours:
+    if "/" in word or word.startswith((".", "~")) or (word not in built_in and (path / FILE).is_file()):
+        return _user_suite(path)
+    if word not in built_in:
         raise UserError(
             f"there is no suite '{word}'",
-            remedy=f"Use one of: {', '.join(ours)}; or name a folder with a {FILE}.",
+            remedy=f"Use one of: {', '.join(built_in)}; or name a folder with a {FILE}.",
         )
-    return _ours(word)
+    return _built_in(word)
 
 
 @functools.cache
-def _ours(name: str) -> Suite:
+def _built_in(name: str) -> Suite:
     path = data.choose("suite", name, data.suites())
     suite = _read(path)
     if suite.name != name:
@@ -91,7 +91,7 @@ def _ours(name: str) -> Suite:
     return suite
 
 
-def _users(path: Path) -> Suite:
+def _user_suite(path: Path) -> Suite:
     if not path.is_dir():
         raise UserError(f"suite {path}: there is no such folder")
     suite = msgspec.structs.replace(_read(path), user=True)
@@ -111,14 +111,14 @@ def _read(folder: Path) -> Suite:
 
 
 def command(commands: Sequence[str], put: Sequence[Path] = (), *, timeout_s: float = COMMAND_S) -> Suite:
-    """The suite of the user's own commands: ``cmd/cmd``, or ``cmd/cmd-1`` and so on where there are several.
+    """The suite of the user's own commands: ``cmd/cmd``, or ``cmd/cmd-1`` and so on for several.
 
     :param commands: each for the guest's ``/bin/sh -c``; its exit status is the verdict.
-    :param put: files and folders that lie where the commands are run.
-    :raises UserError: no command, or a file that cannot be had.
+    :param put: files and folders for the working folder of the commands.
+    :raises UserError: no command, or a file that cannot be read.
     """
     if not commands or any(not word.strip() or "\0" in word for word in commands):
-        raise UserError("--cmd: the command is empty", remedy="Give one, such as --cmd 'uname -a'.")
+        raise UserError("--cmd: the command is empty", remedy="Write one, such as --cmd 'uname -a'.")
     titles = [COMMAND] if len(commands) == 1 else [f"{COMMAND}-{n}" for n in range(1, len(commands) + 1)]
     suite = Suite(
         name=COMMAND,
@@ -143,9 +143,9 @@ def narrow(suite: Suite) -> Suite:
 
 
 def only(suite: Suite, pattern: str) -> Suite:
-    """The suite with those of its programs alone that may have a case of that pattern.
+    """The suite with only those programs that can have a case of that pattern.
 
-    :param pattern: of case ids, as ``fnmatch`` has them. Where it fits no program, the suite is as it was.
+    :param pattern: of case ids, as for ``fnmatch``. If it fits no program, the suite is unchanged.
     """
     literal, *wild = re.split(r"[*?[]", pattern, maxsplit=1)
 
@@ -159,7 +159,7 @@ def only(suite: Suite, pattern: str) -> Suite:
 
 
 def _keeping(suite: Suite, keeps: Callable[[str], bool]) -> Suite:
-    """The suite with some of its programs, by name, and what they must report."""
+    """The suite with some of its programs, by name, and their expectations."""
     return msgspec.structs.replace(
         suite,
         program=tuple(p for p in suite.program if keeps(p.name)),
@@ -173,25 +173,25 @@ def packages(suites: Iterable[Suite]) -> tuple[str, ...]:
 
 
 def expected(suite: Suite, version: str, arch: str, *, kernel: str = "") -> dict[str, Expectation]:
-    """What the suite's programs must report, by program.
+    """The expectations of a suite, by program.
 
-    A program of its own of which a suite says nothing must report; one of the user's may then skip.
+    Without an expectation, a program of a suite's own folder must pass; one of the user's may also skip.
 
-    :param version: that of what the programs come from: for a suite of the kernel's the tree's, else the
+    :param version: the version of the programs' source: the tree's for a suite of the kernel's, else the
         kernel's.
-    :param kernel: the version of the kernel that runs, where the programs are not of its own tree.
+    :param kernel: the version of the running kernel, if the programs are from another tree.
     """
-    silent: dict[str, Expectation] = {}
+    defaults: dict[str, Expectation] = {}
     if suite.origin == "own" or not suite.expect:
-        spoken = {e.program for e in suite.expect}
+        with_expectation = {e.program for e in suite.expect}
         default: Literal["pass", "any"] = "any" if suite.user else "pass"
-        silent = {
+        defaults = {
             p.name: Expectation(program=p.name, outcome=default)
             for p in suite.program
-            if p.name not in spoken
+            if p.name not in with_expectation
         }
     at = version_numbers(version)
-    wanted = silent | {
+    expectations = defaults | {
         e.program: e
         for e in suite.expect
         if (not e.arch or arch in e.arch)
@@ -199,13 +199,13 @@ def expected(suite: Suite, version: str, arch: str, *, kernel: str = "") -> dict
         and (not e.until or at < version_numbers(e.until))
     }
     lacking = too_new(suite, version, kernel)
-    return {name: e for name, e in wanted.items() if name not in lacking}
+    return {name: e for name, e in expectations.items() if name not in lacking}
 
 
-def elsewhere(suite: Suite, version: str, arch: str, *, kernel: str = "") -> dict[str, str]:
-    """Programs that are not for that version or kernel (see ``expected``), each with the reason."""
+def excluded(suite: Suite, version: str, arch: str, *, kernel: str = "") -> dict[str, str]:
+    """Programs that that version or kernel excludes (see ``expected``), each with the reason."""
     here = expected(suite, version, arch, kernel=kernel)
-    away = too_new(suite, version, kernel)
+    reasons = too_new(suite, version, kernel)
     for e in suite.expect:
         if e.program not in here:
             where = (
@@ -215,14 +215,14 @@ def elsewhere(suite: Suite, version: str, arch: str, *, kernel: str = "") -> dic
                 if e.until
                 else f"on {', '.join(e.arch)}"
             )
-            own = f"the suite has it for kernels {where}"
-            theirs = f"not among this tree's selftests: it is there {where}"
-            away.setdefault(e.program, own if suite.origin == "own" else theirs)
-    return away
+            suite_reason = f"the suite has it for kernels {where}"
+            tree_reason = f"not among this tree's selftests: it is there {where}"
+            reasons.setdefault(e.program, suite_reason if suite.origin == "own" else tree_reason)
+    return reasons
 
 
 def too_new(suite: Suite, version: str, kernel: str) -> dict[str, str]:
-    """Programs about what the kernel does not have yet, each with the reason; see ``expected``."""
+    """Programs for features that the kernel does not have yet, each with the reason; see ``expected``."""
     at = version_numbers(kernel or (version if suite.origin == "own" else ""))
     return {
         p.name: f"about what kernels have since {p.kernel_since}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A suite of somebody else's, looked through before anything is built for it."""
+"""Check a user's suite before anything is built for it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from orchestrator.core.errors import UserError
 from orchestrator.suites import files as folders
 from orchestrator.suites.descriptor import FILE, Program, Suite
 
-SEE = "What may stand there is in docs/suites.md."
+SEE = "docs/suites.md describes the format."
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
-def check(suite: Suite, taken: Collection[str]) -> None:
-    """Whether a suite of the user's can be run; ours have tests for that.
+def check(suite: Suite, reserved: Collection[str]) -> None:
+    """Check that a suite of the user's can be run.
 
-    :param taken: names that it must not have.
-    :raises UserError: it cannot; the message names file and field.
+    :param reserved: names that it must not have.
+    :raises UserError: it cannot be run; the message names file and field.
     """
     place = suite.folder / FILE
     programs = [program.name for program in suite.program]
     if not _NAME.fullmatch(suite.name):
         raise UserError(
             f"{place}: {suite.name!r} cannot be a suite's name",
-            remedy="It is made of small letters, digits and . _ - and begins with a letter or digit.",
+            remedy="Use small letters, digits and . _ - and begin with a letter or digit.",
         )
-    if suite.name in taken:
-        raise UserError(f"{place}: orchestrate has a suite {suite.name!r} of its own", remedy="Rename yours.")
+    if suite.name in reserved:
+        raise UserError(f"{place}: orchestrate itself has a suite {suite.name!r}", remedy="Rename yours.")
     if twice := next((name for name in programs if programs.count(name) > 1), ""):
         raise UserError(f"{place}: two programs are called {twice!r}", remedy="Rename one.")
     if suite.kind == "benchmark" and all(p.parser not in ("benchmark", "map-latency") for p in suite.program):
@@ -46,7 +46,7 @@ def check(suite: Suite, taken: Collection[str]) -> None:
         _check_program(suite, program, place)
     for e in suite.expect:
         if e.program not in programs and not suite.all_programs:
-            raise UserError(f"{place}: [[expect]] names {e.program!r}, which is no program of the suite")
+            raise UserError(f"{place}: [[expect]] names {e.program!r}, which is not a program of the suite")
         if unknown := set(e.arch) - set(arches.names()):
             raise UserError(
                 f"{place}: [[expect]] of {e.program!r}: there is no architecture {unknown.pop()!r}",
@@ -64,7 +64,7 @@ def _check_of_tree(suite: Suite, place: Path) -> None:
     directory = PurePosixPath(suite.directory)
     if not directory.parts or directory.is_absolute() or ".." in directory.parts:
         raise UserError(
-            f"{place}: directory = {suite.directory!r} is no directory of a kernel tree",
+            f"{place}: directory = {suite.directory!r} is not a directory of a kernel tree",
             remedy='Name one such as "tools/testing/selftests/mm".',
         )
     if not suite.program and not suite.all_programs:
@@ -79,26 +79,26 @@ def _check_program(suite: Suite, program: Program, place: Path) -> None:
             raise UserError(f"{what}: cpus: {part!r} ends before it begins")
     if suite.origin == "tree":
         if program.script or program.sources:
-            raise UserError(f"{what}: what comes from the kernel's tree has no script or sources here")
+            raise UserError(f"{what}: a program of the kernel tree has no script or sources here")
     elif program.script:
         if program.sources:
-            raise UserError(f"{what}: it is either a script or compiled from sources, not both")
+            raise UserError(f"{what}: set either script or sources, not both")
         _check_script(folders.inside(suite.folder, program.script, what=f"{what}: script"), what)
     else:
-        said = program.sources or suite.build.sources
-        if not said and not (suite.folder / f"{program.name}.c").exists():
+        sources = program.sources or suite.build.sources
+        if not sources and not (suite.folder / f"{program.name}.c").exists():
             raise UserError(
                 f"{what}: there is no {program.name}.c beside it",
-                remedy='Name what it is made of: sources = [...], or script = "...".',
+                remedy='Set sources = [...], or script = "...".',
             )
         for source in suite.sources_of(program):
             if not folders.inside(suite.folder, source, what=f"{what}: sources").is_file():
-                raise UserError(f"{what}: sources: {source!r} is no file")
+                raise UserError(f"{what}: sources: {source!r} is not a file")
 
 
 def _check_script(path: Path, what: str) -> None:
     if not path.is_file():
-        raise UserError(f"{what}: script: {path} is no file")
+        raise UserError(f"{what}: script: {path} is not a file")
     try:
         with path.open("rb") as stream:
             first = stream.readline(256)
@@ -113,6 +113,6 @@ def _check_script(path: Path, what: str) -> None:
         )
     if first.rstrip(b"\n").endswith(b"\r"):
         raise UserError(
-            f"{what}: {path} has the line ends of Windows, which become part of the interpreter's name",
+            f"{what}: {path} has Windows line ends, which become part of the interpreter's name",
             remedy="Convert it, with dos2unix or an editor.",
         )

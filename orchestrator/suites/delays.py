@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Windows made wide while a program runs: the module ``guest/widen.c``, and the proof that it delayed."""
+"""Widen race windows while a program runs: the module ``guest/widen.c``, and the proof that it delayed."""
 
 from __future__ import annotations
 
@@ -17,62 +17,60 @@ from orchestrator.vm.machine import Guest
 #: Where the guest has the module.
 MODULE = "/opt/orchestrate/widen.ko"
 _PARAMETERS = "/sys/module/widen/parameters"
-#: As many as the module takes.
+#: The module's limit.
 _MOST = 16
-#: What the kernel keeps of a program's name.
+#: Characters of a program's name that the kernel keeps.
 _COMM = 15
 
 
 class Places(msgspec.Struct, frozen=True):
-    """The points of a kernel by name, each with its address; ``missing`` are those that it does not have."""
+    """The points of a kernel by name, each with its address; ``missing`` are those that it lacks."""
 
     points: tuple[points.Point, ...]
     addresses: Mapping[str, int]
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Names of the points that this kernel does not have."""
+        """Names of the points that this kernel lacks."""
         return tuple(point.name for point in self.points if point.name not in self.addresses)
 
 
 def find(names: Sequence[str], kernel: Kernel, arch: Arch) -> Places:
-    """Where points lie in a kernel.
+    """The addresses of points in a kernel.
 
-    :raises Inconclusive: a name that the catalogue does not have, too many, or none is in this kernel.
+    :raises Inconclusive: an unknown name, too many, or this kernel has none of them.
     """
-    known = points.catalogue()
-    if unknown := [name for name in names if name not in known]:
-        raise Inconclusive(f"there is no point {unknown[0]!r} in guest/widen.toml")
+    catalogue = points.catalogue()
+    if unknown := [name for name in names if name not in catalogue]:
+        raise Inconclusive(f"unknown point {unknown[0]!r} in guest/widen.toml")
     if len(names) > _MOST:
         raise Inconclusive(f"{len(names)} points, {_MOST} at most")
-    wanted = tuple(known[name] for name in names)
-    found = points.locate(list(wanted), kernel.vmlinux, arch) if kernel.vmlinux else {}
-    if not found:
-        raise Inconclusive(f"no window can be made wide: this kernel has none of {', '.join(names)}")
-    return Places(wanted, found)
+    requested = tuple(catalogue[name] for name in names)
+    addresses = points.locate(list(requested), kernel.vmlinux, arch) if kernel.vmlinux else {}
+    if not addresses:
+        raise Inconclusive(f"no window can be widened: this kernel has none of {', '.join(names)}")
+    return Places(requested, addresses)
 
 
 def begin(guest: Guest, places: Places, program: str, seed: int = 1) -> None:
-    """Load the module: from now on the tasks called like the program are delayed at these points.
+    """Load the module: from now on tasks with the program's name are delayed at these points.
 
     :raises Inconclusive: it cannot be loaded.
     :raises Lost: the guest is gone.
     """
-    there = [point for point in places.points if point.name in places.addresses]
+    available = [point for point in places.points if point.name in places.addresses]
     argv = ["/bin/busybox", "insmod", MODULE]
-    argv.append("points=" + ",".join(f"{places.addresses[point.name]:#x}" for point in there))
-    argv.append("spins=" + ",".join(str(point.spins) for point in there))
-    argv.append("permille=" + ",".join(str(point.permille) for point in there))
+    argv.append("points=" + ",".join(f"{places.addresses[point.name]:#x}" for point in available))
+    argv.append("spins=" + ",".join(str(point.spins) for point in available))
+    argv.append("permille=" + ",".join(str(point.permille) for point in available))
     argv += [f"comm={program[:_COMM]}", f"seed={seed}"]
-    ran = guest.run(argv, limit_s=30 * guest.factor)
-    if ran.facts.exit != 0:
-        raise Inconclusive(
-            f"the module that makes windows wide was not loaded: {one_line(clean(ran.stderr))}"
-        )
+    result = guest.run(argv, limit_s=30 * guest.factor)
+    if result.facts.exit != 0:
+        raise Inconclusive(f"the module that widens windows was not loaded: {one_line(clean(result.stderr))}")
 
 
 def summary(places: Places, delayed: Mapping[str, tuple[int, int]]) -> str:
-    """How often each point was passed and delayed, a line each."""
+    """The counts of each point, one line each."""
     lines = [
         f"{name} at {places.addresses[name]:#x}: passed {passed}, delayed {times}"
         for name, (passed, times) in delayed.items()
@@ -94,5 +92,5 @@ def end(guest: Guest, places: Places) -> dict[str, tuple[int, int]]:
         for name in ("passed", "delayed")
     ]
     guest.run(["/bin/busybox", "rmmod", "widen"], limit_s=30 * guest.factor)
-    there = [point.name for point in places.points if point.name in places.addresses]
-    return dict(zip(there, zip(*counts, strict=False), strict=False))
+    available = [point.name for point in places.points if point.name in places.addresses]
+    return dict(zip(available, zip(*counts, strict=False), strict=False))

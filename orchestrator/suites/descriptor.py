@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a ``suite.toml`` holds, and a suite once it is loaded."""
+"""The content of a ``suite.toml``, and a loaded suite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orchestrator.suites import files as folders
 #: The descriptor's name in its folder.
 FILE = "suite.toml"
 
-# What reaches the guest's runner must be something that it understands.
+# values that the guest's runner can parse
 _Word = Annotated[str, Meta(pattern=r"\A[^\x00]*\Z")]
 _Variable = Annotated[str, Meta(pattern=r"\A[A-Za-z_][A-Za-z0-9_]*\Z")]
 _Seconds = Annotated[float, Meta(ge=0, le=86400)]
@@ -28,13 +28,12 @@ _Count = Annotated[int, Meta(ge=1)]
 class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One program of a suite.
 
-    ``script`` is a file of the folder that is taken as it is; else ``sources`` in C are compiled, with
-    ``cflags`` in place of the suite's. ``timeout_s`` 0 means the suite's; it is for a machine that boots in
-    a second and is scaled by what was measured. ``cpus`` and ``nice`` are set for the process and read
-    back. ``vsyscall`` tells that the ``vsyscall=`` boot parameter matters to it, ``kernel_since`` that
-    kernels before that version lack what it is about. ``widen`` names points of the kernel
-    (``guest/widen.toml``) that are delayed while it runs; it is run only where the kernel's flavor brings
-    the module for that.
+    ``script`` is a file of the folder, copied as it is; else ``sources`` in C are compiled, with ``cflags``
+    in place of the suite's. ``timeout_s`` 0 means the suite's; it is for a machine that boots in a second,
+    and is scaled by the measured speed. ``cpus`` and ``nice`` are set for the process and read back.
+    ``vsyscall``: the ``vsyscall=`` boot parameter matters to it. ``kernel_since``: older kernels lack the
+    feature that it tests. ``widen`` names points of the kernel (``guest/widen.toml``) that are delayed while
+    it runs; it runs only if the kernel's flavor has the module for that.
     """
 
     name: _FileName
@@ -53,11 +52,11 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a program must report on kernels from ``since`` up to but without ``until``.
+    """The expected result of a program on kernels from ``since`` up to but without ``until``.
 
-    ``arch`` empty means all; ``outcome`` "skip" that the test itself refuses there, for ``reason``, "any"
-    that it may pass or skip. ``skips`` are patterns of the cases that may skip where others must not,
-    below the program's name: ``query/*``.
+    ``arch`` empty means all. ``outcome`` "skip": the test itself refuses, for ``reason``; "any": it may pass
+    or skip. ``skips`` are patterns of the cases that may skip while others must not, below the program's
+    name: ``query/*``.
     """
 
     program: str
@@ -100,10 +99,10 @@ class Descriptor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Suite(Descriptor, frozen=True):
-    """A suite as it was loaded.
+    """A loaded suite.
 
-    ``folder`` is where descriptor and sources lie, an absolute path. ``user`` tells that it is the user's
-    and not one that comes with orchestrate. A suite made by ``command`` has its ``commands`` and the
+    ``folder`` is the absolute folder of descriptor and sources. ``user``: it is the user's, not one of
+    orchestrate. A suite made by ``command`` has its ``commands`` and the
     files to ``put`` beside them.
     """
 
@@ -116,8 +115,8 @@ class Suite(Descriptor, frozen=True):
         """The program's own time-out, or the suite's."""
         return program.timeout_s or self.timeout_s
 
-    def known(self, name: str) -> Program:
-        """The descriptor's word about a program, or the defaults where it is silent."""
+    def program_or_default(self, name: str) -> Program:
+        """The program of that name; with defaults if the descriptor has none."""
         return next((p for p in self.program if p.name == name), Program(name=name))
 
     def sources_of(self, program: Program) -> tuple[str, ...]:
@@ -127,7 +126,7 @@ class Suite(Descriptor, frozen=True):
     def files_beside(self) -> dict[str, Path]:
         """Further files for the guest, by their paths beside the programs.
 
-        :raises UserError: they are no longer what they were when the suite was loaded.
+        :raises UserError: they changed after the suite was loaded, and cannot be read.
         """
         if self.commands:
             return folders.files_to_put(self.put)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Files of the user's for a guest: nothing that a descriptor names lies outside its folder."""
+"""Files of the user's for a guest. A descriptor can only name files in its folder."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from pathlib import Path, PurePosixPath
 from orchestrator.core.errors import UserError
 from orchestrator.core.store import absolute
 
-#: Bounds on what one suite brings along: the guest has it all in memory, twice while it boots.
+#: Limits of one suite: the guest has its files in memory, twice while it boots.
 LIMIT_MIB = 64
 LIMIT_FILES = 4096
 
 
 def inside(folder: Path, word: str, *, what: str) -> Path:
-    """The path that ``word`` means in a suite's folder.
+    """The path of ``word`` in a suite's folder.
 
-    :param what: what the word is, for the message: ``/…/suite.toml: script of program 'p'``.
+    :param what: describes the word, for the message: ``/…/suite.toml: script of program 'p'``.
     :raises UserError: it leads out of the folder, by itself or through a link, or nothing is there.
     """
     pure = PurePosixPath(word)
     if not pure.parts or pure.is_absolute() or ".." in pure.parts or not word.isprintable():
         raise UserError(
-            f"{what}: {word!r} is no path below the suite's folder",
+            f"{what}: {word!r} is not a path below the suite's folder",
             remedy="Name it relative to the folder, without '..'.",
         )
     path = folder / pure
     try:
         real = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or "its links go in circles"
+        reason = getattr(error, "strerror", None) or "its links form a loop"
         raise UserError(f"{what}: {path}: {reason}") from None
     if not real.is_relative_to(folder.resolve()):
         raise UserError(
@@ -43,36 +43,36 @@ def inside(folder: Path, word: str, *, what: str) -> Path:
 
 
 def files_of_suite(folder: Path, words: Sequence[str], *, what: str) -> dict[str, Path]:
-    """The files that a suite's ``files`` name, by their paths in its folder; folders are taken whole.
+    """The files that a suite's ``files`` name, by their paths in its folder; folders are copied whole.
 
     :raises UserError: as ``inside``, or a file that cannot be read, or too many.
     """
 
-    def named() -> Iterator[tuple[str, Path]]:
+    def items() -> Iterator[tuple[str, Path]]:
         for word in words:
             for name, _ in _below(inside(folder, word, what=what), str(PurePosixPath(word)), what):
                 yield name, inside(folder, name, what=what)
 
-    return _gather(named(), what)
+    return _gather(items(), what)
 
 
 def files_to_put(paths: Sequence[Path]) -> dict[str, Path]:
-    """The files that ``--put`` names, by what they are called beside the command; folders are taken whole.
+    """The files that ``--put`` names, by their names beside the command; folders are copied whole.
 
-    :raises UserError: one cannot be read, there are two of a name, or too many.
+    :raises UserError: one cannot be read, two have the same name, or there are too many.
     """
-    taken: dict[str, Path] = {}
-    for given in paths:
-        path = absolute(given)
+    by_name: dict[str, Path] = {}
+    for argument in paths:
+        path = absolute(argument)
         if not path.name.isprintable() or not path.name:
-            raise UserError(f"--put {given}: it has no name that the guest could give it")
-        if path.name in taken:
+            raise UserError(f"--put {argument}: it has no printable name")
+        if path.name in by_name:
             raise UserError(
-                f"--put: {taken[path.name]} and {path} are both called {path.name!r}",
+                f"--put: {by_name[path.name]} and {path} are both called {path.name!r}",
                 remedy="Rename one, or put the folder that holds them.",
             )
-        taken[path.name] = path
-    return _gather((found for name, path in taken.items() for found in _below(path, name, "--put")), "--put")
+        by_name[path.name] = path
+    return _gather((item for name, path in by_name.items() for item in _below(path, name, "--put")), "--put")
 
 
 def _below(path: Path, name: str, what: str) -> Iterator[tuple[str, Path]]:
@@ -94,17 +94,17 @@ def _below(path: Path, name: str, what: str) -> Iterator[tuple[str, Path]]:
 
 
 def _gather(items: Iterator[tuple[str, Path]], what: str) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     size = 0
     try:
         for name, path in items:
-            found[name] = path
+            files[name] = path
             size += path.stat().st_size
-            if size > LIMIT_MIB << 20 or len(found) > LIMIT_FILES:
+            if size > LIMIT_MIB << 20 or len(files) > LIMIT_FILES:
                 raise UserError(
-                    f"{what}: more than a guest is given: {LIMIT_FILES} files, {LIMIT_MIB} MiB",
+                    f"{what}: more than the limit of a guest: {LIMIT_FILES} files, {LIMIT_MIB} MiB",
                     remedy="Name only what the programs need.",
                 )
     except OSError as error:
         raise UserError(f"{what}: {error.filename}: {error.strerror}") from None
-    return found
+    return files

@@ -2,8 +2,8 @@
 """KTAP as kernel selftests really print it: nested by indentation or by ``# ``, torn, noisy, miscounted.
 
 The format is Documentation/dev-tools/ktap.rst of the kernel; kselftest's runner nests with a ``# `` in
-front of every line of the program that it runs. `parse` keeps what was said and notes what does not add
-up; `orchestrator.verdict.ktap` judges it.
+front of every line of the program that it runs. `parse` keeps the lines and notes inconsistencies;
+`orchestrator.verdict.ktap` judges it.
 
 Take the text from a pipe. kselftest's runner opens its standard output a second time; into a plain
 file the two writers overwrite each other.
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.core import text as txt
 
-#: Levels of nesting that are told apart; what is nested deeper counts as the deepest level.
+#: Levels of nesting; anything deeper counts as the deepest level.
 MAX_DEPTH = 16
 MAX_PROBLEMS = 50
 MAX_NAME = 200
@@ -30,7 +30,7 @@ _BAIL_OUT = re.compile(r"Bail out!(.*)")
 _COMMENT = re.compile(r"(?:^|\s)#(?:\s+|$|(?=(?:SKIP|TODO|XFAIL|XPASS|ERROR|TIMEOUT)(?:PED)?\b))")
 _DIRECTIVE = re.compile(r"(SKIP|TODO|XFAIL|XPASS|ERROR|TIMEOUT)(?:PED)?\b\S*\s*(.*)", re.IGNORECASE)
 _EXIT = re.compile(r"exit=(\d{1,3})\s*")
-# A program killed in the middle of a line: the runner's own verdict follows on the same line.
+# a program killed in the middle of a line: the runner's verdict follows on the same line
 _GLUED = re.compile(r"(?:not )?ok \d{1,9} selftests: .*")
 _RUN = re.compile(r"#?\s*RUN\s+(\S+) \.\.\.")
 _TOTALS = re.compile(r"#?\s*Totals: pass:\d+ fail:(\d+) .*error:(\d+)")
@@ -104,7 +104,7 @@ class _Level:
     planned: int | None = None
     reported: int = 0
     failed: int = 0
-    seen: set[tuple[int | None, str]] = field(default_factory=set)
+    numbered: set[tuple[int | None, str]] = field(default_factory=set)
 
     def complain(self, *problems: str) -> None:
         self.problems += problems[: MAX_PROBLEMS - len(self.problems)]
@@ -122,7 +122,7 @@ class _Level:
         if self.planned is not None:
             self.planned_before = (self.planned_before or 0) + self.planned
         self.announced, self.planned, self.reported, self.failed, self.totals_failed = False, None, 0, 0, 0
-        self.seen.clear()
+        self.numbered.clear()
 
     def _in_flight(self) -> str:
         return f"; {self.running} was running when it ended" if self.running else ""
@@ -177,13 +177,13 @@ class _Parser:
                 self.before.append(line.removeprefix("# ").rstrip())
             return
         level = self.levels[-1]
-        said = line.removeprefix(level.prefix).removeprefix("# ").rstrip()
-        if not said.strip("# \t"):
+        text = line.removeprefix(level.prefix).removeprefix("# ").rstrip()
+        if not text.strip("# \t"):
             return
-        level.pending.append(said)
-        if run := _RUN.fullmatch(said):
+        level.pending.append(text)
+        if run := _RUN.fullmatch(text):
             level.running = txt.one_line(run[1], limit=MAX_NAME)
-        elif totals := _TOTALS.fullmatch(said):
+        elif totals := _TOTALS.fullmatch(text):
             level.totals_failed += int(totals[1][:9]) + int(totals[2][:9])
 
     def _close_below(self, prefix: str) -> _Level | None:
@@ -248,9 +248,9 @@ class _Parser:
         level.pending, level.running = [], ""
         level.reported += 1
         level.failed += _failing(ok, node.directive)
-        if number is not None and (number, node.name) in level.seen:
+        if number is not None and (number, node.name) in level.numbered:
             level.complain(f"{node.name}: reported twice")
-        level.seen.add((number, node.name))
+        level.numbered.add((number, node.name))
         if closed:
             node.children = closed.nodes
             node.diagnostics += closed.pending
@@ -330,21 +330,21 @@ def _node(number: int | None, ok: bool, rest: str, diagnostics: list[str]) -> _N
     return _Node(name, number, ok, directive, txt.one_line(reason), diagnostics)
 
 
-def unique(name: str, taken: set[str], counters: dict[str, int]) -> str:
-    """``name``, or the first of ``name#2``, ``name#3`` … that is not taken."""
+def unique(name: str, used: set[str], counters: dict[str, int]) -> str:
+    """``name``, or the first of ``name#2``, ``name#3`` … that is not used."""
     candidate = name
-    while candidate in taken:
+    while candidate in used:
         counters[name] = counters.get(name, 1) + 1
         candidate = f"{name}#{counters[name]}"
-    taken.add(candidate)
+    used.add(candidate)
     return candidate
 
 
 def _flatten(nodes: Sequence[_Node], parent: tuple[str, ...], problems: list[str]) -> Iterator[KtapCase]:
-    taken: set[str] = set()
+    used: set[str] = set()
     counters: dict[str, int] = {}
     for node in nodes:
-        path = (*parent, unique(node.name, taken, counters))
+        path = (*parent, unique(node.name, used, counters))
         own = KtapCase(path, node.ok, node.directive, node.reason, tuple(node.diagnostics))
         if not node.children:
             yield own

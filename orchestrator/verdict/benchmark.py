@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The one document that a benchmark prints (``selftests/lib/bench.h``), turned into a verdict and numbers.
+"""Judge the document that a benchmark prints (``selftests/lib/bench.h``): a verdict, and numbers.
 
-It comes from the guest: bounded, and held against itself before any of it is believed.
+The document comes from the guest: it is bounded, and checked for consistency first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_.,:/ -]{0,79}\Z")]
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A number; ``compare`` tells that it is one to hold against the other variant's."""
+    """A number; ``compare``: it is compared between the variants."""
 
     value: float
     unit: Literal["ns", "us", "1/s", "ratio"]
@@ -30,15 +30,15 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Something without which the numbers mean nothing."""
+    """A condition without which the numbers mean nothing; ``text`` explains it."""
 
     name: _Name
     ok: bool
-    said: Annotated[str, Meta(max_length=400)] = ""
+    text: Annotated[str, Meta(max_length=400)] = msgspec.field(name="said", default="")
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a benchmark prints in one boot."""
+    """The output of a benchmark in one boot."""
 
     schema_version: Literal[2]
     benchmark: _Name
@@ -50,9 +50,9 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def parse(stdout: bytes, name: str) -> Document:
-    """Read what the benchmark ``name`` printed.
+    """Read the output of the benchmark ``name``.
 
-    :raises Inconclusive: nothing, too much, no such document, another's, or numbers that are none.
+    :raises Inconclusive: no output, too much, another document, or invalid numbers.
     """
     remedy = "Look at the program's exit code and standard error in the log of this suite."
     if not stdout.strip():
@@ -72,10 +72,10 @@ def parse(stdout: bytes, name: str) -> Document:
 
 
 def judge(document: Document, case_id: str) -> tuple[Case, dict[str, float], dict[str, str]]:
-    """The verdict on one run; its numbers by name; and of those to compare which way is better.
+    """The verdict on one run; its numbers by name; and for those to compare, ``lower`` or ``higher``.
 
-    No numbers unless every proof held. A document without a proof, or without a number to compare, has
-    shown nothing.
+    There are no numbers unless every proof holds. A document without a proof, or without a number to compare,
+    shows nothing.
     """
     faults = list(_faults(document))
     if faults:
@@ -92,7 +92,7 @@ def judge(document: Document, case_id: str) -> tuple[Case, dict[str, float], dic
 def _faults(document: Document) -> Iterator[str]:
     for proof in document.proofs:
         if not proof.ok:
-            yield f"{proof.name}: {proof.said or 'not shown'}"
+            yield f"{proof.name}: {proof.text or 'not shown'}"
     if not document.proofs:
         yield "it proves nothing about its own work"
     if not any(metric.compare for metric in document.metrics.values()):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Known failures: what a suite's ``known.toml`` (or the user's ``--known FILE``) says of cases that fail.
+"""Known failures: a suite's ``known.toml``, or the user's ``--known FILE``.
 
-A case that fails as foretold is KNOWN: no red, and never green. What was foretold and did not happen is
-told too, for an entry that outlives its reason hides the next failure.
+A case that fails as an entry says is KNOWN: not red, and never green. An entry that always applies but did
+not match is reported too: an entry that outlives its reason hides the next failure.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One known failure.
 
     ``case`` is a pattern of case ids (``*`` and ``?``). It holds for kernels from ``since`` up to but without
-    ``until``, for ``variant`` and ``arch`` (all if left out), for ``verdict`` and, if given, for this one
-    ``fingerprint``, until the day ``expires``. ``always``: where it holds, the case fails each time.
+    ``until``, for ``variant`` and ``arch`` (default: all), for ``verdict`` and, if set, for this one
+    ``fingerprint``, until the day ``expires``. ``always``: where it holds, the case fails every time.
     """
 
     case: _Text
@@ -49,7 +49,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     always: bool = False
 
     def holds(self, *, release: str, variant: str, arch: str) -> bool:
-        """Whether the entry is about such a kernel."""
+        """Whether the entry applies to such a kernel."""
         at = version_numbers(release)
         return (
             (not self.since or version_numbers(self.since) <= at)
@@ -58,8 +58,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             and (not self.arch or arch in self.arch)
         )
 
-    def foretells(self, case: Case) -> bool:
-        """Whether this is the failure that the entry is about."""
+    def matches(self, case: Case) -> bool:
+        """Whether a case is the failure that the entry describes."""
         return (
             fnmatchcase(case.id, self.case)
             and case.verdict is _VERDICTS[self.verdict]
@@ -68,22 +68,22 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    known: tuple[Entry, ...] = ()
+    entries: tuple[Entry, ...] = msgspec.field(name="known", default=())
 
 
 def load(path: Path) -> tuple[Entry, ...]:
-    """The entries of a file; none where there is no such file.
+    """The entries of a file; none if there is no such file.
 
-    :raises UserError: it cannot be read, or is not as it should be; the message names file and field.
+    :raises UserError: it cannot be read or has a wrong field; the message names file and field.
     """
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=_File).known
+        return msgspec.toml.decode(path.read_bytes(), type=_File).entries
     except FileNotFoundError:
         return ()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {error}", remedy="What may stand there is in docs/suites.md.") from None
+        raise UserError(f"{path}: {error}", remedy="docs/suites.md describes the format.") from None
 
 
 def judge(
@@ -95,11 +95,11 @@ def judge(
     arch: str,
     today: datetime.date,
 ) -> tuple[Case, ...]:
-    """The cases with what is known of them.
+    """Apply the entries to the cases.
 
-    What fails as foretold becomes KNOWN, with the entry's reason and link before its own. An entry that has
-    expired changes nothing but is named in the reason. A PASS that an entry with ``always`` contradicts says
-    so in its reason.
+    A failure that an entry describes becomes KNOWN, with the entry's reason and link before its own. An
+    expired entry changes nothing but is named in the reason. A PASS that an entry with ``always`` contradicts
+    has that in its reason.
     """
     here = [entry for entry in entries if entry.holds(release=release, variant=variant, arch=arch)]
     return tuple(_judged(case, here, today) for case in cases)
@@ -108,15 +108,15 @@ def judge(
 def _judged(case: Case, entries: Sequence[Entry], today: datetime.date) -> Case:
     replace = msgspec.structs.replace
     for entry in entries:
-        if entry.foretells(case):
+        if entry.matches(case):
             word = f"{entry.reason} ({entry.link})"
             if entry.expires < today:
                 return replace(case, reason=f"{case.reason} [was known until {entry.expires}: {word}]")
             return replace(case, verdict=Verdict.KNOWN, reason=f"{word}: {case.reason}")
         if entry.always and case.verdict is Verdict.PASS and fnmatchcase(case.id, entry.case):
-            return replace(case, reason=f"{UNSEEN}: {entry.reason} ({entry.link})")
+            return replace(case, reason=f"{UNEXPECTED_PASS}: {entry.reason} ({entry.link})")
     return case
 
 
-#: How the reason of a case begins that passed although an entry says that it always fails.
-UNSEEN = "known to fail, and did not"
+#: The beginning of the reason of a case that passed although an entry says that it always fails.
+UNEXPECTED_PASS = "known to fail, but passed"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """From the KTAP of a test program to verdicts.
 
-`parse` keeps what was said, `to_cases` judges it. Nothing is dropped in favour of green: a report in
-which something does not add up never yields PASSes alone.
+`parse` keeps the lines, `to_cases` judges them. Nothing is dropped in favour of green: an inconsistent report
+never yields only PASSes.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _LOCATED = re.compile(r"\S+\.\w+:\d+:[^:]+:.*")
 _HARNESS = re.compile(
     r"\s*(?:RUN|OK|FAIL|Starting \d+ tests|PASSED:|FAILED:|Totals:|overriding timeout|timeout set)\b.*"
 )
-_ENDED = re.compile(r".*: Test (?:terminated|failed|exited|ended)\b.*")
+_END_LINE = re.compile(r".*: Test (?:terminated|failed|exited|ended)\b.*")
 _TERMINATED_BY_TIMEOUT = re.compile(r".*: Test terminated by timeout")
 _MISSING_PROGRAM = re.compile(r"Warning: file \S+ is (?:missing|not executable)")
 
-#: KTAP has no word for "nothing was shown"; with this one a program of ours, or anybody's, says it.
+#: KTAP has no word for "nothing was shown"; programs use this prefix of a SKIP reason.
 _INCONCLUSIVE = "inconclusive:"
 
-#: What became of a test that reports an exit status of its own accord in place of a reason.
+#: The signal behind an exit status that a test reports in place of a reason.
 _SIGNALS = {132: "SIGILL", 134: "SIGABRT", 135: "SIGBUS", 136: "SIGFPE", 137: "SIGKILL", 139: "SIGSEGV"}
 
 
@@ -43,21 +43,21 @@ def to_cases(report: Report, prefix: str) -> tuple[Case, ...]:
 
     A component that only repeats the program (``selftests: proc: proc-maps-race`` under a prefix that ends
     in ``proc-maps-race``; the fixture in ``proc_maps_race.maps.x``) is left out, so that a program has the
-    same ids with and without kselftest's runner. Whatever does not add up is one INCONCLUSIVE case,
+    same ids with and without kselftest's runner. All inconsistencies are one INCONCLUSIVE case,
     ``<prefix>/plan``; a bail-out is a FAIL, ``<prefix>/bail-out``.
     """
-    taken: set[str] = set()
+    used_ids: set[str] = set()
     counters: dict[str, int] = {}
-    cases = [_case(case, unique(_id(prefix, case.path), taken, counters)) for case in report.cases]
+    cases = [_case(case, unique(_id(prefix, case.path), used_ids, counters)) for case in report.cases]
     if report.skip_all is not None and not report.cases:
-        reason = report.skip_all or "the program skips all its tests and does not say why"
+        reason = report.skip_all or "the program skips all its tests without a reason"
         cases.append(
-            Case(id=unique(prefix, taken, counters), verdict=Verdict.SKIP, reason=txt.one_line(reason))
+            Case(id=unique(prefix, used_ids, counters), verdict=Verdict.SKIP, reason=txt.one_line(reason))
         )
     if report.bailed_out is not None:
         cases.append(
             Case(
-                id=unique(f"{prefix}/bail-out", taken, counters),
+                id=unique(f"{prefix}/bail-out", used_ids, counters),
                 verdict=Verdict.FAIL,
                 blame=Blame.TEST,
                 reason=txt.one_line(f"bailed out: {report.bailed_out or 'no reason given'}"),
@@ -67,7 +67,7 @@ def to_cases(report: Report, prefix: str) -> tuple[Case, ...]:
     if problems:
         cases.append(
             Case(
-                id=unique(f"{prefix}/plan", taken, counters),
+                id=unique(f"{prefix}/plan", used_ids, counters),
                 verdict=Verdict.INCONCLUSIVE,
                 blame=Blame.INFRA,
                 reason=txt.one_line("; ".join(problems)),
@@ -108,7 +108,7 @@ def _judge(case: KtapCase) -> tuple[Verdict, Blame, str]:
     match case.directive:
         case "SKIP" if case.reason.lower().startswith(_INCONCLUSIVE):
             reason = case.reason[len(_INCONCLUSIVE) :].strip()
-            return Verdict.INCONCLUSIVE, Blame.INFRA, reason or "it says no more than that"
+            return Verdict.INCONCLUSIVE, Blame.INFRA, reason or "without a reason"
         case "SKIP":
             return Verdict.SKIP, Blame.NONE, case.reason or _skip_line(case) or "skipped without a reason"
         case "XFAIL":
@@ -127,22 +127,22 @@ def _judge(case: KtapCase) -> tuple[Verdict, Blame, str]:
             Blame.INFRA,
             f"the program, or one that it needs, could not be run (exit={case.reason})",
         )
-    # The harness says "terminated by timeout" of most failed assertions: the assertion is the reason.
-    if asserted := _first(case, _EXPECTED, _ASSERTION):
-        return Verdict.FAIL, Blame.KERNEL, asserted
+    # the harness prints "terminated by timeout" for most failed assertions: the assertion is the reason
+    if assertion := _first(case, _EXPECTED, _ASSERTION):
+        return Verdict.FAIL, Blame.KERNEL, assertion
     if case.directive == "TIMEOUT":
         return Verdict.TIMEOUT, Blame.TEST, f"timed out: {case.reason or 'no time given'}"
-    if ended := _first(case, _TERMINATED_BY_TIMEOUT):
-        return Verdict.TIMEOUT, Blame.TEST, ended
+    if end_line := _first(case, _TERMINATED_BY_TIMEOUT):
+        return Verdict.TIMEOUT, Blame.TEST, end_line
     if case.directive == "ERROR":
         return Verdict.FAIL, Blame.TEST, f"error: {case.reason or 'no reason given'}"
     if case.directive == "EXIT":
         signal = _SIGNALS.get(int(case.reason))
         status = f"exit={case.reason}" + (f" ({signal})" if signal else "")
-        said = _first(case, _LOCATED) or _last_words(case)
-        return Verdict.FAIL, Blame.KERNEL, f"{said} [{status}]" if said else status
-    said = _first(case, _LOCATED, _ENDED) or case.reason or _last_words(case)
-    return Verdict.FAIL, Blame.KERNEL, said or "not ok, without a reason"
+        reason = _first(case, _LOCATED) or _last_words(case)
+        return Verdict.FAIL, Blame.KERNEL, f"{reason} [{status}]" if reason else status
+    reason = _first(case, _LOCATED, _END_LINE) or case.reason or _last_words(case)
+    return Verdict.FAIL, Blame.KERNEL, reason or "not ok, without a reason"
 
 
 def _first(case: KtapCase, *patterns: re.Pattern[str]) -> str:

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What benchmark programs print, turned into a verdict and numbers. What they print comes from the guest.
+"""Judge the report of ``map-latency``: a verdict, and numbers. The report comes from the guest.
 
 Formats are described next to the programs: ``selftests/map-latency/README.md``.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -175,27 +174,6 @@ def judge(sample: Sample, case_id: str = "map-latency/map-latency") -> tuple[Cas
 BETTER = dict.fromkeys(("mean_us_scanned", "p99_us_scanned", "mean_us_alone", "interference"), "lower")
 
 
-def pool(samples: Iterable[Sample], phase: PhaseName) -> Histogram:
-    """One phase's histograms of several boots added up: for a plot. Boots remain the unit of replication."""
-    counts: Counter[int] = Counter()
-    for sample in samples:
-        for each in sample.phases:
-            if each.name == phase:
-                counts.update(dict(each.histogram_ns))
-    return tuple(sorted(counts.items()))
-
-
-def quantile_us(histogram: Histogram, q: float) -> float | None:
-    """The upper end in µs of the bucket in which a quantile (0 to 1) lies; ``None`` of an empty histogram."""
-    wanted = q * sum(count for _, count in histogram)
-    seen = 0
-    for upper, count in histogram:
-        seen += count
-        if seen >= wanted:
-            return upper / 1000
-    return None
-
-
 def _phase(sample: Sample, name: PhaseName) -> Phase | None:
     return next((phase for phase in sample.phases if phase.name == name), None)
 
@@ -214,35 +192,35 @@ def _contradictions(sample: Sample) -> Iterator[str]:
         ):
             yield f"phase {phase.name}: histogram, kinds and number of operations differ"
         latencies = (phase.p50_us, phase.p90_us, phase.p99_us, phase.p999_us, phase.max_us)
-        known = [latency for latency in (*latencies, phase.mean_us) if latency is not None]
-        if len(known) != (6 if phase.ops else 0):
+        values = [latency for latency in (*latencies, phase.mean_us) if latency is not None]
+        if len(values) != (6 if phase.ops else 0):
             yield f"phase {phase.name}: latencies without operations, or operations without latencies"
-        elif known and (known[:-1] != sorted(known[:-1]) or known[-1] > known[-2]):
+        elif values and (values[:-1] != sorted(values[:-1]) or values[-1] > values[-2]):
             yield f"phase {phase.name}: its quantiles do not rise"
 
 
 def _faults(sample: Sample) -> Iterator[str]:
     """Every reason why a run proves nothing."""
-    wanted = sample.parameters
+    parameters = sample.parameters
     for name in ("alone", "scanned"):
         phase = _phase(sample, name)
         if phase is None:
             yield f"no phase '{name}'"
             continue
-        yield from _phase_faults(phase, wanted)
+        yield from _phase_faults(phase, parameters)
         if phase.mean_us and sample.clock_step_ns * STEPS_PER_OP > phase.mean_us * 1000:
             step, mean = f"{sample.clock_step_ns / 1000:g} µs", f"{phase.mean_us:g} µs"
             yield f"steps of the clock are {step}, operations in phase '{name}' take {mean}"
     scanned = _phase(sample, "scanned")
     if scanned is None:
         return
-    if not scanned.scanners or len(scanned.scanners) != wanted.scanners:
-        yield f"{len(scanned.scanners)} scanners took part, {wanted.scanners} were asked for"
+    if not scanned.scanners or len(scanned.scanners) != parameters.scanners:
+        yield f"{len(scanned.scanners)} scanners took part, {parameters.scanners} requested"
     for number, scanner in enumerate(scanned.scanners, start=1):
-        yield from _scanner_faults(f"scanner {number}", scanner, scanned, wanted)
+        yield from _scanner_faults(f"scanner {number}", scanner, scanned, parameters)
 
 
-def _phase_faults(phase: Phase, wanted: Parameters) -> Iterator[str]:
+def _phase_faults(phase: Phase, parameters: Parameters) -> Iterator[str]:
     if phase.ops < MIN_OPS:
         yield f"{phase.ops} operations in phase '{phase.name}', at least {MIN_OPS} are needed"
     elif not phase.mean_us:
@@ -250,12 +228,12 @@ def _phase_faults(phase: Phase, wanted: Parameters) -> Iterator[str]:
     if phase.errors > MAX_ERROR_SHARE * (phase.ops + phase.errors):
         yield f"{phase.errors} mmap or munmap calls failed in phase '{phase.name}'"
     vmas = min(phase.vma_count.before, phase.vma_count.after)
-    if vmas < wanted.fragments:
-        yield f"{vmas} VMAs in phase '{phase.name}', {wanted.fragments} were asked for"
+    if vmas < parameters.fragments:
+        yield f"{vmas} VMAs in phase '{phase.name}', {parameters.fragments} requested"
     yield from _placement_faults(f"mapper, phase '{phase.name}'", phase.mapper)
     if phase.name == "alone" and phase.scanners:
         yield "scanners took part in phase 'alone'"
-    if len(phase.busy) != (wanted.scanners if wanted.busy_ms else 0):
+    if len(phase.busy) != (parameters.scanners if parameters.busy_ms else 0):
         yield f"{len(phase.busy)} busy tasks took part in phase '{phase.name}'"
     for number, busy in enumerate(phase.busy, start=1):
         who = f"busy task {number}, phase '{phase.name}'"
@@ -267,31 +245,31 @@ def _phase_faults(phase: Phase, wanted: Parameters) -> Iterator[str]:
         yield from _placement_faults(who, busy)
 
 
-def _scanner_faults(who: str, scanner: Scanner, phase: Phase, wanted: Parameters) -> Iterator[str]:
+def _scanner_faults(who: str, scanner: Scanner, phase: Phase, parameters: Parameters) -> Iterator[str]:
     if not scanner.alive:
         yield f"{who}: dead at the end"
         return
     yield from _placement_faults(who, scanner)
-    if scanner.nice_requested != wanted.nice:
-        yield f"{who}: started with nice {scanner.nice_requested}, {wanted.nice} was asked for"
+    if scanner.nice_requested != parameters.nice:
+        yield f"{who}: started with nice {scanner.nice_requested}, {parameters.nice} requested"
     if not scanner.scans:
         errno = f", errno {scanner.last_errno}" if scanner.errors else ""
-        yield f"{who}: no scan of {wanted.file} ({scanner.errors} attempts failed{errno})"
+        yield f"{who}: no scan of {parameters.file} ({scanner.errors} attempts failed{errno})"
         return
     if scanner.last_ended_ms_ago is None or scanner.last_ended_ms_ago > 500 * phase.seconds:
         yield f"{who}: no scan in the second half of the phase"
-    if wanted.file in ("maps", "smaps") and scanner.bytes < (
-        MIN_BYTES_PER_VMA * wanted.fragments * scanner.scans
+    if parameters.file in ("maps", "smaps") and scanner.bytes < (
+        MIN_BYTES_PER_VMA * parameters.fragments * scanner.scans
     ):
-        yield f"{who}: {scanner.bytes // scanner.scans} bytes a scan, too few for {wanted.fragments} VMAs"
+        yield f"{who}: {scanner.bytes // scanner.scans} bytes a scan, too few for {parameters.fragments} VMAs"
 
 
 def _placement_faults(who: str, placement: Placement) -> Iterator[str]:
     if placement.nice_actual != placement.nice_requested:
-        yield f"{who}: nice {placement.nice_actual}, {placement.nice_requested} was asked for"
+        yield f"{who}: nice {placement.nice_actual}, {placement.nice_requested} requested"
     if placement.cpus_actual != (placement.cpu_requested,):
         actual = ",".join(map(str, placement.cpus_actual[:8])) or "unknown"
-        yield f"{who}: on CPU {actual}, {placement.cpu_requested} was asked for"
+        yield f"{who}: on CPU {actual}, {placement.cpu_requested} requested"
 
 
 def _metrics(sample: Sample) -> dict[str, float]:

@@ -53,7 +53,7 @@ def judge(suite: Suite, name: str, ran: Ran, limit_s: float) -> tuple[list[Case]
 
     :param limit_s: its time limit in this guest, in seconds.
     """
-    program, case_id = suite.known(name), f"{suite.name}/{name}"
+    program, case_id = suite.program_or_default(name), f"{suite.name}/{name}"
     facts = ran.facts
     stderr = clean(ran.stderr, limit=_DETAIL_LIMIT)
     if facts.exec_error:
@@ -85,7 +85,7 @@ def judge_lost(
 
     :param reports: what the console shows of it.
     """
-    program, case_id = suite.known(name), f"{suite.name}/{name}"
+    program, case_id = suite.program_or_default(name), f"{suite.name}/{name}"
     return _reported(program, case_id, error.stdout), _lost(case_id, error, guest, reports, limit_s)
 
 

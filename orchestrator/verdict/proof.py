@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The running guest says itself which kernel it is: build, configuration and variant.
+"""Prove which kernel the guest runs: build, configuration and variant.
 
-Independent sources, because a wrong image booted twice is the classic false "no difference":
+There are independent sources, because a wrong image booted twice is the classic false "no difference":
 the GNU build-id of /sys/kernel/notes, the configuration in /proc/config.gz, the functions in
 /proc/kallsyms, the counters in /proc/vmstat.
 """
@@ -38,11 +38,11 @@ _LIMIT = 4 << 20
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found.
+    """The result of the proof.
 
-    ``properties`` are for people, ``failures`` what contradicts, ``missing`` what was not shown;
+    ``properties`` are for people, ``failures`` are contradictions, ``missing`` are facts that were not shown;
     ``tainted`` is the kernel's taint mask after the boot, ``cpus`` the number of CPUs online,
-    ``has_locks`` whether there are per-VMA locks, ``None`` where that was not shown.
+    ``has_locks`` whether there are per-VMA locks, ``None`` if that was not shown.
     """
 
     properties: dict[str, str]
@@ -53,12 +53,12 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     has_locks: bool | None = None
 
     def case(self) -> Case:
-        """The cell's ``proof`` case: a contradiction or a gap proves nothing, so neither is green."""
+        """The cell's ``proof`` case: neither a contradiction nor a gap is green."""
         if self.failures or self.missing:
             reason = "; ".join((*self.failures, *(f"not shown: {m}" for m in self.missing)))
             return Case(id="proof", verdict=Verdict.INCONCLUSIVE, blame=Blame.INFRA, reason=reason)
-        shown = ", ".join(f"{name}: {value}" for name, value in self.properties.items())
-        return Case(id="proof", verdict=Verdict.PASS, detail=shown)
+        facts = ", ".join(f"{name}: {value}" for name, value in self.properties.items())
+        return Case(id="proof", verdict=Verdict.PASS, detail=facts)
 
 
 def prove(
@@ -70,13 +70,13 @@ def prove(
     tree_class: TreeClass | None,
     smp: int,
 ) -> Proof:
-    """Ask the guest what it is.
+    """Ask the guest which kernel it runs, and compare.
 
-    What is not known beforehand, of a prebuilt kernel, is recorded instead of compared.
+    Facts that are unknown beforehand, for a prebuilt kernel, are only recorded.
 
-    :param build_id: of the vmlinux that was meant to be booted; empty where it is not known.
+    :param build_id: of the vmlinux to boot; empty if unknown.
     :param config: its final configuration.
-    :param variant_on: whether per-VMA locks are meant to be in it.
+    :param variant_on: whether it should have per-VMA locks.
     :raises orchestrator.vm.ssh.Lost: the guest does not answer.
     """
     script = "; ".join(
@@ -94,18 +94,18 @@ def prove(
 
 
 def _sections(answer: bytes) -> dict[str, bytes]:
-    found = {}
+    sections = {}
     for part in answer[:_LIMIT].split(b"@@")[1:]:
         name, _, body = part.partition(b"\n")
         try:
-            found[name.decode(errors="replace").strip()] = base64.b64decode(body, validate=False)
+            sections[name.decode(errors="replace").strip()] = base64.b64decode(body, validate=False)
         except binascii.Error:
             continue
-    return found
+    return sections
 
 
 def judge(
-    said: Mapping[str, bytes],
+    answers: Mapping[str, bytes],
     *,
     build_id: str,
     config: Mapping[str, str] | None,
@@ -113,15 +113,15 @@ def judge(
     tree_class: TreeClass | None,
     smp: int,
 ) -> Proof:
-    """Hold what the guest said against what was meant to be booted; pure."""
+    """Compare the guest's answers with the kernel to boot; pure."""
     failures: list[str] = []
     missing: list[str] = []
     properties: dict[str, str] = {}
 
-    _check_build_id(said, build_id, properties, failures, missing)
-    _check_config(said, config, properties, failures, missing)
+    _check_build_id(answers, build_id, properties, failures, missing)
+    _check_config(answers, config, properties, failures, missing)
     has_locks = None
-    symbols = set(re.findall(r"(\w+)$", said.get("kallsyms", b"").decode(errors="replace"), re.M))
+    symbols = set(re.findall(r"(\w+)$", answers.get("kallsyms", b"").decode(errors="replace"), re.M))
     if "schedule" not in symbols:
         missing.append("kallsyms names no function at all")
     elif variant_on is not None and (_LOOKUP in symbols) != variant_on:
@@ -130,14 +130,14 @@ def judge(
         has_locks = _LOOKUP in symbols
         properties["kallsyms"] = f"{_LOOKUP} {'present' if has_locks else 'absent'}"
     if tree_class is TreeClass.SELECTABLE and config is not None and variant_on is not None:
-        _check_vmstat(said, config, variant_on, properties, failures, missing)
-    tainted = _number(said, "tainted")
+        _check_vmstat(answers, config, variant_on, properties, failures, missing)
+    tainted = _number(answers, "tainted")
     if tainted < 0:
-        # without the mask of before, taint that comes during the suites would not be seen
+        # without this mask, new taint during the suites would not be noticed
         missing.append("/proc/sys/kernel/tainted")
-    cpus = _number(said, "cpus")
+    cpus = _number(answers, "cpus")
     if cpus != smp:
-        failures.append(f"{smp} CPUs were asked for, {cpus} are online")
+        failures.append(f"{smp} CPUs requested, {cpus} online")
     properties["vCPUs online"] = str(cpus)
     return Proof(
         properties=properties,
@@ -150,15 +150,15 @@ def judge(
 
 
 def _check_build_id(
-    said: Mapping[str, bytes],
+    answers: Mapping[str, bytes],
     build_id: str,
     properties: dict[str, str],
     failures: list[str],
     missing: list[str],
 ) -> None:
     try:
-        running = build_id_of_notes(said.get("notes", b""))
-    except Exception:  # a hostile guest may send any bytes; whatever they break, nothing was shown
+        running = build_id_of_notes(answers.get("notes", b""))
+    except Exception:  # a hostile guest may send any bytes; an exception shows nothing
         running = ""
     if not running:
         if build_id:
@@ -170,7 +170,7 @@ def _check_build_id(
 
 
 def _check_config(
-    said: Mapping[str, bytes],
+    answers: Mapping[str, bytes],
     config: Mapping[str, str] | None,
     properties: dict[str, str],
     failures: list[str],
@@ -179,7 +179,7 @@ def _check_config(
     try:
         decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
         running = parse_config(
-            decompressor.decompress(said.get("config", b""), _LIMIT).decode(errors="replace")
+            decompressor.decompress(answers.get("config", b""), _LIMIT).decode(errors="replace")
         )
     except (zlib.error, gzip.BadGzipFile):
         running = {}
@@ -199,19 +199,19 @@ def _check_config(
 
 
 def _check_vmstat(
-    said: Mapping[str, bytes],
+    answers: Mapping[str, bytes],
     config: Mapping[str, str],
     variant_on: bool,
     properties: dict[str, str],
     failures: list[str],
     missing: list[str],
 ) -> None:
-    counters = parse_vmstat(said.get("vmstat", b"").decode(errors="replace"))
+    counters = parse_vmstat(answers.get("vmstat", b"").decode(errors="replace"))
     if "pgfault" not in counters:
         missing.append("/proc/vmstat")
         return
-    counted = any(name.startswith("vma_lock_") for name in counters)
-    if not variant_on and counted:
+    has_counters = any(name.startswith("vma_lock_") for name in counters)
+    if not variant_on and has_counters:
         failures.append("/proc/vmstat counts vma_lock_* without per-VMA locks")
     elif variant_on and config.get("PER_VMA_LOCK_STATS") == "y":
         if not counters.get("vma_lock_success"):
@@ -222,6 +222,6 @@ def _check_vmstat(
         properties["vmstat"] = "no vma_lock_* counters"
 
 
-def _number(said: Mapping[str, bytes], name: str) -> int:
-    match = re.match(rb"\s*(\d{1,18})", said.get(name, b""))
+def _number(answers: Mapping[str, bytes], name: str) -> int:
+    match = re.match(rb"\s*(\d{1,18})", answers.get(name, b""))
     return int(match[1]) if match else -1

@@ -27,7 +27,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
     out = io.StringIO()
     with Events(Console(file=out, width=80), tmp_path / "events.ndjson") as events:
         events.emit("", "", "7.2.1: 2 cells")
-        events.saying("cell-1")("boot", "starting QEMU " + "x" * 100)
+        events.reporter("cell-1")("boot", "starting QEMU " + "x" * 100)
         events.emit("cell-1", "run", HOSTILE)
         events.emit("cell-1", "done", "maps: 5 PASS")
     assert out.getvalue().splitlines() == [

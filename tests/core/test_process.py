@@ -172,14 +172,14 @@ def test_killed_the_moment_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     slow.write_text(SLOW_TO_START)
     monkeypatch.setattr(process, "_SUPERVISOR", slow)
     child = start(tmp_path, "sleep", "300")
-    child.let_go()
+    child.end()
     assert child.wait(10) == Outcome(None, 9, "parent")
 
 
 def test_asked_to_end(tmp_path: Path, marker: str) -> None:
     child = start_stubborn(tmp_path, marker)
     os.kill(child._supervisor.pid, signal.SIGTERM)
-    assert child.wait(30) == Outcome(None, 9, "asked")
+    assert child.wait(30) == Outcome(None, 9, "terminated")
     assert alive(marker) == []
 
 

@@ -87,7 +87,7 @@ def test_a_name_that_is_no_toolchain(tools: Path, host_arch: Arch, name: str) ->
 
 def test_a_compiler_that_does_not_answer(tools: Path, host_arch: Arch) -> None:
     install(tools, "gcc", "true")
-    with pytest.raises(InfraError, match="gcc --version says nothing"):
+    with pytest.raises(InfraError, match="gcc --version prints nothing"):
         toolchain.find("gcc", host_arch)
     install(tools, "gcc", "echo broken >&2; exit 1")
     with pytest.raises(InfraError, match="gcc --version failed: broken"):

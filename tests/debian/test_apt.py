@@ -10,16 +10,11 @@ import pytest
 from fakes.trees import snapshot
 
 from orchestrator.core.errors import InfraError
-from orchestrator.debian import apt
-from orchestrator.debian.apt import (
-    AptState,
-    Mirror,
-    NoSuite,
-    Package,
-    host_codename,
-    pick_mirror,
-    sha256_file,
-)
+from orchestrator.core.store import file_digest
+from orchestrator.debian import apt, mirror
+from orchestrator.debian.apt import AptState, NoSuite, Package
+from orchestrator.debian.mirror import Mirror, host_codename, pick_mirror
+from orchestrator.debian.tools import have_apt, host_arch
 
 HOST = "http://mirror.invalid"
 ARCHIVE = f"{HOST}/debian/"
@@ -122,7 +117,7 @@ def test_file_names_are_safe() -> None:
 
 # --- with the host's own apt, without network
 
-needs_apt = pytest.mark.skipif(not apt.have_apt(), reason="not a Debian host")
+needs_apt = pytest.mark.skipif(not have_apt(), reason="not a Debian host")
 
 
 @pytest.fixture
@@ -171,7 +166,7 @@ def test_what_is_there_already_is_not_fetched(offline: AptState, tmp_path: Path)
     path = tmp_path / "debs/a_1_all.deb"
     path.parent.mkdir()
     path.write_bytes(b"deb")
-    package = Package("a", "1", "all", sha256_file(path), 3)
+    package = Package("a", "1", "all", file_digest(path), 3)
     assert offline.download(package, path.parent) == path
     path.write_bytes(b"bad")
     with pytest.raises(InfraError):
@@ -183,14 +178,14 @@ def test_what_is_there_already_is_not_fetched(offline: AptState, tmp_path: Path)
 @pytest.mark.skipif(not host_codename(), reason="not a Debian host")
 def test_mirror_of_a_host_without_package_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     try:
-        expected = apt.host_mirror()
+        expected = mirror.host_mirror()
     except InfraError as error:
         pytest.skip(str(error))
-    real = apt._call
+    real = mirror.call
     monkeypatch.setattr(
-        apt, "_call", lambda argv, **kw: real([*argv, "-o", f"Dir::State::lists={tmp_path}"], **kw)
+        mirror, "call", lambda argv, **kw: real([*argv, "-o", f"Dir::State::lists={tmp_path}"], **kw)
     )
-    assert apt.host_mirror() == expected
+    assert mirror.host_mirror() == expected
 
 
 # --- the host's real mirror
@@ -212,11 +207,11 @@ def test_closure_of_another_architecture_from_the_real_mirror(tmp_path: Path, ar
     small = sorted(closure, key=lambda package: package.size)[:3]
     paths = state.download_all(small, tmp_path / "debs")
     for package, path in zip(small, paths, strict=True):
-        assert (sha256_file(path), path.stat().st_size) == (package.sha256, package.size)
+        assert (file_digest(path), path.stat().st_size) == (package.sha256, package.size)
     fields = subprocess.run(["dpkg-deb", "-f", paths[0]], capture_output=True, text=True, check=True).stdout
     assert f"Package: {small[0].name}\n" in fields
     paths[0].write_bytes(b"torn")
-    assert sha256_file(state.download(small[0], tmp_path / "debs")) == small[0].sha256
+    assert file_digest(state.download(small[0], tmp_path / "debs")) == small[0].sha256
     assert {name: value[:4] for name, value in snapshot(lists).items()} == before
     with pytest.raises(NoSuite):
         AptState(tmp_path / "none", ["nosuch"], arch).update()
@@ -224,7 +219,7 @@ def test_closure_of_another_architecture_from_the_real_mirror(tmp_path: Path, ar
 
 @pytest.mark.guest
 def test_backports_beyond_the_hosts_release_from_the_real_mirror(tmp_path: Path) -> None:
-    state = AptState(tmp_path / "apt", ["trixie-backports"], apt.host_arch())
+    state = AptState(tmp_path / "apt", ["trixie-backports"], host_arch())
     state.update()
     stamp = (tmp_path / "apt/updated").stat().st_mtime_ns
     state.update(max_age_s=3600)
@@ -246,7 +241,7 @@ def test_real_mirror_without_root(tmp_path: Path) -> None:
             parent.chmod(0o711)
     script = (
         "import os, sys; from pathlib import Path\n"
-        "from orchestrator.debian.apt import AptState, host_codename\n"
+        "from orchestrator.debian.apt import AptState; from orchestrator.debian.mirror import host_codename\n"
         # After the imports: the interpreter itself may be out of the other user's reach.
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); os.environ['HOME'] = sys.argv[1]\n"
         "state = AptState(Path(sys.argv[1]) / 'apt', [host_codename()], 'arm64'); state.update()\n"

@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.core import arch, elf
 from orchestrator.core.store import default_cache
-from orchestrator.debian import apt, deb
+from orchestrator.debian import apt, deb, mirror, tools
 from orchestrator.vm.rootfs.overlay import RunKeys
 
 _MOUNT = 'mount --bind "$0" /etc/passwd || exit 77; exec "$@"'
@@ -76,8 +76,8 @@ class Dropbear:
 def real_dropbear(folder: Path) -> list[str]:
     """argv of the dropbear of this host's architecture, out of Debian's packages; nothing is installed."""
     host = arch.host()
-    suite = apt.host_codename()
-    if not apt.have_apt() or not suite:
+    suite = mirror.host_codename()
+    if not tools.have_apt() or not suite:
         pytest.skip("the host is not Debian's")
     state = apt.AptState(default_cache() / "apt" / f"{suite}-{host.debian}", [suite], host.debian)
     state.update(max_age_s=86400)

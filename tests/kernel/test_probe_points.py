@@ -138,7 +138,7 @@ def test_without_a_point_nothing_is_shown(built: tuple[arch.Arch, Path]) -> None
     for vmlinux in (program, None):
         with pytest.raises(Inconclusive, match="this kernel has none of"):
             delays.find([name], kernel(vmlinux), each)
-    with pytest.raises(Inconclusive, match="there is no point 'nosuch'"):
+    with pytest.raises(Inconclusive, match="unknown point 'nosuch'"):
         delays.find(["nosuch"], kernel(program), each)
     with pytest.raises(Inconclusive, match="17 points, 16 at most"):
         delays.find(list(probe_points.catalogue())[:17], kernel(program), each)

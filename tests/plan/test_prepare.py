@@ -197,7 +197,7 @@ def test_what_a_resumed_run_reads_must_be_what_it_was(place: Place) -> None:
 
 
 def test_nobodys_home_is_wrong_usage(place: Place) -> None:
-    with pytest.raises(UserError, match="whose home folder"):
+    with pytest.raises(UserError, match="no such home folder"):
         place.targets(Source(image="~nosuchuser/bzImage"))
 
 

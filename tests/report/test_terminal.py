@@ -11,7 +11,7 @@ from orchestrator.core.text import clean
 from orchestrator.report import terminal
 from orchestrator.results.model import Blame, Case, CellResult, SuiteResult, Verdict
 from orchestrator.run.summary import RunResult
-from orchestrator.verdict.known import UNSEEN
+from orchestrator.verdict.known import UNEXPECTED_PASS
 
 HOSTILE = clean(b"[red]x[/red] [/nope] \x1b[31m\x07 :smile: \xff" + b"long " * 60)
 
@@ -51,7 +51,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     monkeypatch.setenv("COLUMNS", "80")
 
     def show(of: RunResult, folder: Path = Path("/runs/1")) -> list[str]:
-        terminal.closing(terminal.console(), of, folder)
+        terminal.print_summary(terminal.console(), of, folder)
         return capsys.readouterr().out.splitlines()
 
     return show
@@ -141,11 +141,11 @@ def test_known_failures_have_a_column_and_a_line(shown) -> None:  # type: ignore
     ]
     assert "KNOWN  7.2.1-x86_64-per-vma-lock: maps/p: a gap" in lines
     assert max(len(line) for line in lines) <= 80
-    unseen = case(Verdict.PASS, f"{UNSEEN}: a gap (link)")
+    unseen = case(Verdict.PASS, f"{UNEXPECTED_PASS}: a gap (link)")
     lines = shown(
         result(msgspec.structs.replace(known, suites=(SuiteResult(suite="maps", cases=(unseen,)),)))
     )
-    assert f"look at  7.2.1-x86_64-per-vma-lock: maps/p: {UNSEEN}: a gap (link)" in lines
+    assert f"look at  7.2.1-x86_64-per-vma-lock: maps/p: {UNEXPECTED_PASS}: a gap (link)" in lines
     assert "known" not in next(line for line in lines if line.startswith("kernel")).split()
 
 
@@ -169,8 +169,8 @@ def test_hostile_text_is_shown_as_it_is(shown) -> None:  # type: ignore[no-untyp
 def test_an_interrupted_run_says_so(shown, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/orchestrate")
     assert shown(result(interrupted=True))[-2:] == [
-        "interrupted; what had ended before is kept",
-        "go on:   orchestrate run --resume /runs/1",
+        "interrupted; finished cells are kept",
+        "resume:  orchestrate run --resume /runs/1",
     ]
 
 

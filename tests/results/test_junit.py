@@ -156,7 +156,7 @@ def test_what_junit_xml_writes_by_itself_is_rejected() -> None:
 @pytest.mark.parametrize(
     ("case", "tag", "kind", "message"),
     [
-        (Case(id="a", verdict=Verdict.FAIL), "failure", "FAIL", "FAIL, and no reason was recorded"),
+        (Case(id="a", verdict=Verdict.FAIL), "failure", "FAIL", "FAIL without a reason"),
         (
             Case(id="a", verdict=Verdict.FAIL, blame=Blame.KERNEL, reason="x.c:1"),
             "failure",
@@ -183,7 +183,7 @@ def test_what_junit_xml_writes_by_itself_is_rejected() -> None:
             Case(id="a", verdict=Verdict.ERROR, blame=Blame.INFRA),
             "error",
             "ERROR",
-            "infra: ERROR, and no reason was recorded",
+            "infra: ERROR without a reason",
         ),
         (Case(id="a", verdict=Verdict.INCONCLUSIVE, reason="no proof"), "error", "INCONCLUSIVE", "no proof"),
     ],
@@ -256,7 +256,7 @@ def test_a_lost_failure_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         ("testsuite", "tests", "7", "tests=7, but there are"),
         (".", "failures", "0", "failures=0 in all"),
         ("testsuite", "disabled", "0", "may not have disabled"),
-        ("testsuite/testcase", "time", "1e-05", "is no time"),
+        ("testsuite/testcase", "time", "1e-05", "is not a time"),
         ("testsuite/testcase", "name", "\ufffe", "illegal characters"),
         ("testsuite/testcase", "name", None, "lacks name"),
     ],

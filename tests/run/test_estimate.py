@@ -75,9 +75,9 @@ def test_nothing_is_known_on_a_fresh_host(scene: Scene, capsys: pytest.CaptureFi
     the_plan, cost = scene.cost()
     assert [(k.state, k.cpu_s) for k in cost.kernels] == [("build", None)] * 2
     assert set(cost.cells.values()) == {None}
-    terminal.planned(terminal.console(), the_plan, cost)
+    terminal.print_plan(terminal.console(), the_plan, cost)
     said = capsys.readouterr().out
-    assert "cost not known yet" in said
+    assert "cost unknown" in said
     assert "2 cells, 2 kernels to build. Nothing was run." in said
     assert not scene.runs.exists()
 

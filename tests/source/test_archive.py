@@ -18,9 +18,12 @@ import pytest
 from fakes.mounts import SMALL, mounted
 from fakes.trees import make_tarball, make_tree, snapshot
 
+from orchestrator.core import store
 from orchestrator.core.errors import InfraError, UserError
-from orchestrator.source import archive
-from orchestrator.source.archive import BrokenDownload, check_sha256, fetch, sha256_of, unpack_file
+from orchestrator.core.store import file_digest
+from orchestrator.source import archive, download
+from orchestrator.source.archive import check_sha256, unpack_file
+from orchestrator.source.download import BrokenDownload, fetch
 from orchestrator.source.identity import content_digest
 
 SUFFIXES = [
@@ -225,16 +228,20 @@ def test_a_complete_entry_is_not_unpacked_again(tmp_path: Path) -> None:
     assert said == []
 
 
+#: A folder in which an entry is made.
+_FRESH = f".{DIGEST[:12]}-fresh"
+
+
 def _lose_file(entry: Path) -> None:
     (entry / "tree/mm/memory.c").unlink()
 
 
 def _lose_mark(entry: Path) -> None:
-    (entry / "complete").unlink()
+    (entry / "manifest.json").unlink()
 
 
 def _damage_mark(entry: Path) -> None:
-    (entry / "complete").write_text("{")
+    (entry / "manifest.json").write_text("{")
 
 
 def _build_inside(entry: Path) -> None:
@@ -242,8 +249,8 @@ def _build_inside(entry: Path) -> None:
 
 
 def _only_tmp(entry: Path) -> None:
-    entry.rename(entry.with_name(f"{entry.name}.tmp"))
-    (entry.with_name(f"{entry.name}.tmp") / "tree/mm/memory.c").unlink()
+    fresh = entry.rename(entry.with_name(_FRESH))
+    (fresh / "tree/mm/memory.c").unlink()
 
 
 @pytest.mark.parametrize("damage", [_lose_file, _lose_mark, _damage_mark, _build_inside, _only_tmp])
@@ -280,7 +287,7 @@ def test_a_killed_unpacking_is_redone(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "half\n"
         process.send_signal(signal.SIGKILL)
-    assert _leftovers(tmp_path / "cache") == [f"{DIGEST}.tmp"]
+    assert [name[:14] for name in _leftovers(tmp_path / "cache")] == [_FRESH[:14]]
     found = unpack_file(packed, DIGEST, cache=tmp_path / "cache")
     assert content_digest(found) == content_digest(tree)
     assert _leftovers(tmp_path / "cache") == [DIGEST]
@@ -289,7 +296,7 @@ def test_a_killed_unpacking_is_redone(tmp_path: Path) -> None:
 def test_what_was_left_is_still_written_to(tmp_path: Path) -> None:
     """As by the tar of a process that was killed: it knows its folder, not the path to it."""
     packed = make_tarball(tmp_path / "x.tar", make_tree(tmp_path / "t"))
-    left = tmp_path / "cache/sources" / f"{DIGEST}.tmp/x"
+    left = tmp_path / "cache/sources" / _FRESH / "x"
     left.mkdir(parents=True)
     script = "n=0; while [ $n -lt 8000 ] && : >$n; do n=$((n + 1)); done"
     with subprocess.Popen(["sh", "-c", script], cwd=left, stderr=subprocess.DEVNULL) as writer:
@@ -300,9 +307,9 @@ def test_what_was_left_is_still_written_to(tmp_path: Path) -> None:
 
 
 def test_what_was_left_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "_CLEAR_S", 0.2)
+    monkeypatch.setattr(store, "_CLEAR_S", 0.2)
     packed = make_tarball(tmp_path / "x.tar", make_tree(tmp_path / "t"))
-    left = tmp_path / "cache/sources" / f"{DIGEST}.tmp"
+    left = tmp_path / "cache/sources" / _FRESH
     left.parent.mkdir(parents=True)
     left.touch()
     with pytest.raises(InfraError, match="cannot be removed"):
@@ -327,7 +334,7 @@ def test_of_several_processes_one_unpacks(tmp_path: Path) -> None:
 
 def test_digests_are_compared(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"abc")
-    digest = sha256_of(tmp_path / "f")
+    digest = file_digest(tmp_path / "f")
     assert digest == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     check_sha256("f", digest, None)
     check_sha256("f", digest, digest.upper())
@@ -395,7 +402,7 @@ def test_fetched_once_while_the_server_has_nothing_newer(tmp_path: Path, server:
 
 
 def test_a_known_digest_needs_no_question(tmp_path: Path, server: _Server) -> None:
-    digest = sha256_of(fetch(_url(server), cache=tmp_path))
+    digest = file_digest(fetch(_url(server), cache=tmp_path))
     fetch(_url(server), cache=tmp_path, sha256=digest)
     assert len(server.seen) == 1
     fetch(_url(server), cache=tmp_path, sha256=DIGEST)
@@ -413,7 +420,7 @@ def test_a_failed_download_leaves_nothing(
     elif what == "cut":
         server.cut = 1
     else:
-        monkeypatch.setattr(archive, "MAX_DOWNLOAD_BYTES", 2)
+        monkeypatch.setattr(download, "MAX_BYTES", 2)
     with pytest.raises(InfraError, match=message):
         fetch(_url(server), cache=tmp_path)
     assert not list(tmp_path.rglob("archive"))
@@ -427,7 +434,7 @@ def test_without_the_server_the_kept_copy_serves_and_it_is_said(tmp_path: Path, 
     server.status = 503
     said: list[str] = []
     assert fetch(_url(server), cache=tmp_path, say=said.append).read_bytes() == b"one"
-    assert "using the copy fetched before" in said[-1]
+    assert "using the cached copy" in said[-1]
 
 
 def test_nobody_listens(tmp_path: Path, server: _Server) -> None:
@@ -440,6 +447,6 @@ def test_nobody_listens(tmp_path: Path, server: _Server) -> None:
 
 
 def test_a_broken_download_is_forgotten(tmp_path: Path, server: _Server) -> None:
-    archive.discard(fetch(_url(server), cache=tmp_path))
+    download.discard(fetch(_url(server), cache=tmp_path))
     assert fetch(_url(server), cache=tmp_path).read_bytes() == b"one"
     assert server.seen == ["200 /linux.tar"] * 2

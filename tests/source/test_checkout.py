@@ -65,14 +65,14 @@ def test_two_at_once_have_a_place_each(repository: Path, tmp_path: Path) -> None
     with checkout.opened(repository, cache=tmp_path) as one:
         with checkout.opened(repository, cache=tmp_path, say=said.append) as other:
             assert one.place != other.place
-        assert "another process works on" in said[0]
+        assert "another process uses" in said[0]
 
 
 def test_no_place_left(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkout, "_MOST", 1)
     with (
         checkout.opened(repository, cache=tmp_path),
-        pytest.raises(UserError, match=r"1 workshops of .* are in use at once"),
+        pytest.raises(UserError, match=r"1 checkouts of .* are in use at once"),
         checkout.opened(repository, cache=tmp_path),
     ):
         pass
@@ -198,7 +198,7 @@ class Yard:
         self.store = store
         self.log = tmp_path / "log"
 
-    def build(self, shop: checkout.Workshop, commit: str, **changes: object) -> tuple[str, str]:
+    def build(self, shop: checkout.Checkout, commit: str, **changes: object) -> tuple[str, str]:
         """The digest of a commit's image, and what was compiled for it."""
         tree = shop.check_out(commit)
         kernel = build(spec_of(tree, workplace=shop.objects("x"), **changes), self.store, self.log)

@@ -264,14 +264,14 @@ def test_the_repository_may_move(repo: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("revision", "message", "remedy"),
     [
-        ("v7.3", "has no revision 'v7.3'", "near it are v7.2, v7.1"),
-        ("7.2", "has no revision '7.2'", "near it are v7.2"),
+        ("v7.3", "has no revision 'v7.3'", "similar names: v7.2, v7.1"),
+        ("7.2", "has no revision '7.2'", "similar names: v7.2"),
         ("zzz", "has no revision 'zzz'", "lists tags"),
         ("12" * 20, "has no revision '1212", "lists tags"),
         ("--help", "has no revision '--help'", "lists tags"),
         ("v7.1..v7.2", "has no revision", ""),
         ("HEAD:mm", "HEAD:mm is not a commit", "name a commit"),
-        ("", "no revision behind the @", "DIR@REV"),
+        ("", "no revision after the @", "DIR@REV"),
     ],
 )
 def test_no_such_revision(repo: Path, tmp_path: Path, revision: str, message: str, remedy: str) -> None:
@@ -347,7 +347,7 @@ def test_no_space(repo: Path, tmp_path: Path) -> None:
         "import sys; from pathlib import Path\n"
         "from orchestrator.source import resolve; from orchestrator.core.errors import InfraError\n"
         "try: resolve(f'{sys.argv[1]}@HEAD', cache=Path(sys.argv[2]))\n"
-        "except InfraError as error: print(error, [*Path(sys.argv[2]).glob('*/*.tmp')]); sys.exit(33)\n"
+        "except InfraError as error: print(error, [*Path(sys.argv[2]).glob('sources/.*-*')]); sys.exit(33)\n"
     )
     cache = tmp_path / "cache"
     done = mounted(SMALL.format("1m"), cache, [sys.executable, "-c", script, repo, cache])
@@ -374,8 +374,8 @@ def test_a_checkout_that_fails_leaves_nothing_and_is_done_again(
     assert _left(tmp_path) == []
     # What a kill -9 leaves:
     tree = _at(repo, "v7.1", tmp_path)
-    tree.path.parent.rename(tree.path.parent.with_name(f"{tree.digest}.tmp"))
-    shutil.rmtree(tmp_path / "cache/sources" / f"{tree.digest}.tmp/tree/mm")
+    fresh = tree.path.parent.rename(tree.path.parent.with_name(f".{tree.digest[:12]}-fresh"))
+    shutil.rmtree(fresh / "tree/mm")
     assert (_at(repo, "v7.1", tmp_path).path / "mm/memory.c").exists()
     assert _left(tmp_path) == [tree.digest]
     assert archive.is_unpacked(tmp_path / "cache", tree.digest)

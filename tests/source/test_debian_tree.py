@@ -10,7 +10,8 @@ import pytest
 from fakes.trees import make_tarball, make_tree
 
 from orchestrator.core.errors import InfraError, UserError
-from orchestrator.debian.apt import NoSuite, Package, sha256_file
+from orchestrator.core.store import file_digest
+from orchestrator.debian.apt import NoSuite, Package
 from orchestrator.source import debian_tree
 from orchestrator.source.debian_tree import newest_selectable, resolve_debian
 from orchestrator.source.identity import content_digest
@@ -31,7 +32,7 @@ def make_deb(folder: Path, name: str, version: str, tree: Path, inside: str = ""
     deb = folder / f"{name}_{version}_all.deb"
     build = ["dpkg-deb", "--root-owner-group", "-b", str(root), str(deb)]
     subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
-    return Package(name, version, "all", sha256_file(deb), deb.stat().st_size, f"pool/{deb.name}")
+    return Package(name, version, "all", file_digest(deb), deb.stat().st_size, f"pool/{deb.name}")
 
 
 class Suite:
@@ -170,7 +171,7 @@ def test_stable_is_asked_when_backports_have_nothing(tmp_path: Path, offer: Offe
     tree = newest_selectable(cache=tmp_path / "cache", say=said.append)
     assert tree is not None
     assert tree.digest == good.sha256
-    assert "passed over trixie-backports: no linux-source package" in said
+    assert "skipped trixie-backports: no linux-source package" in said
     # a suite that the mirror does not have is nothing to tell
     assert not any("forky-backports" in line for line in said)
     offer({"bookworm": Suite(tmp_path, [old])})
@@ -200,7 +201,7 @@ def test_lists_of_an_earlier_day_serve_without_network(
     monkeypatch.setattr(debian_tree, "host_arch", lambda: "amd64")
     said: list[str] = []
     debian_tree._state("sid", tmp_path, said.append)
-    assert "package lists fetched before" in said[0]
+    assert "cached package lists" in said[0]
     monkeypatch.setattr(_Offline, "lists", False)
     with pytest.raises(InfraError, match="no network"):
         debian_tree._state("sid", tmp_path, said.append)

@@ -130,7 +130,7 @@ def test_a_series_on_every_kind_of_tree(
     assert (tree.kind, tree.spec, tree.base_spec) == (base.kind, base.spec, base.base_spec)
     assert (tree.archive_sha256, tree.version) == (base.archive_sha256, "7.2.1")
     assert bool(tree.commit) == bool(base.commit)
-    assert {path.name for path in tree.path.parent.iterdir()} == {"tree", "complete", "applied.json"}
+    assert {path.name for path in tree.path.parent.iterdir()} == {"tree", "manifest.json", "applied.json"}
     # Once more, and nothing happens.
     kept = snapshot(tree.path.parent)
     assert _apply(base, tmp_path, series, say=said.append) == tree
@@ -339,7 +339,7 @@ def test_what_is_in_the_tree_already(tmp_path: Path, repo: Path, work: Path, kin
     tree = _apply(_base(kind, repo, tmp_path), tmp_path, path)
     with pytest.raises(UserError, match="patch 1 of 1") as caught:
         _apply(tree, tmp_path, path)
-    assert caught.value.remedy == "it is in this tree already: leave it out"
+    assert caught.value.remedy == "this tree has it already: leave it out"
 
 
 def test_the_base_commit_of_a_series_is_named(tmp_path: Path, repo: Path, work: Path) -> None:
@@ -348,7 +348,7 @@ def test_the_base_commit_of_a_series_is_named(tmp_path: Path, repo: Path, work: 
     wanted = git(repo, "rev-parse", "v7.2").strip()
     with pytest.raises(UserError, match="patch 3 of 3") as caught:
         _apply(_base("tarball", repo, tmp_path), tmp_path, path)
-    assert f"it was made on {wanted[:12]}" in caught.value.remedy
+    assert f"its base is {wanted[:12]}" in caught.value.remedy
     with pytest.raises(UserError, match="patch 3 of 3") as caught:
         _apply(_base("revision", repo, tmp_path), tmp_path, path)
     assert "rebase it onto" in caught.value.remedy
@@ -398,7 +398,7 @@ def test_what_reaches_outside_is_refused(tmp_path: Path, repo: Path, kind: str, 
     path = tmp_path / "evil.patch"
     path.write_text(diff.replace("{outside}", str(tmp_path / "outside")))
     with pytest.raises(
-        UserError, match=r"evil.patch: patch 1 of 1.*(reaches outside the tree|cannot read it)"
+        UserError, match=r"evil.patch: patch 1 of 1.*(writes outside the tree|cannot read it)"
     ):
         _apply(base, tmp_path, path)
     assert _entries(tmp_path) == entries
@@ -420,15 +420,15 @@ def _mangled(work: Path) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message", "remedy"),
     [
-        (lambda _: b"", "x.patch is empty", "give an mbox"),
-        (lambda _: b" \n\n", "x.patch is empty", "give an mbox"),
-        (lambda _: b"hello\n" * 1000, "x.patch: no diff in it", "give an mbox"),
+        (lambda _: b"", "x.patch is empty", "name an mbox"),
+        (lambda _: b" \n\n", "x.patch is empty", "name an mbox"),
+        (lambda _: b"hello\n" * 1000, "x.patch: no diff in it", "name an mbox"),
         (lambda w: _diff_of(_mbox(w, "--cover-letter"), "PATCH 0/3").encode(), "x.patch: no diff in it", ""),
-        (lambda _: os.urandom(4096) + b"\0", "x.patch is binary", "give an mbox"),
+        (lambda _: os.urandom(4096) + b"\0", "x.patch is binary", "name an mbox"),
         (
             lambda _: os.urandom(65536).replace(b"\0", b""),
             "x.patch: (no diff|git cannot read)",
-            "give an mbox",
+            "name an mbox",
         ),
         (lambda w: gzip.compress(_mbox(w).encode()), "x.patch is compressed", "gunzip"),
         (_mangled, r"patch 1 of 1 \('mm: one'\): git cannot read it: corrupt patch", "raw form"),
@@ -466,7 +466,7 @@ def test_no_file_a_fifo_a_large_one_and_empty_directories(
     with pytest.raises(UserError, match=r"nosuch\.mbox: no such file"):
         _apply(base, tmp_path, tmp_path / "nosuch.mbox")
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(UserError, match="fifo is no regular file"):
+    with pytest.raises(UserError, match="fifo is not a regular file"):
         _apply(base, tmp_path, tmp_path / "fifo")
     folder = tmp_path / "empty"
     folder.mkdir()
@@ -476,7 +476,7 @@ def test_no_file_a_fifo_a_large_one_and_empty_directories(
     with pytest.raises(UserError, match=r"a\.patch: no such file"):
         _apply(base, tmp_path, folder)
     (folder / "series").write_text("a.patch -pab # what quilt itself understands\n")
-    with pytest.raises(UserError, match=r"series: a\.patch: what is -pab\?"):
+    with pytest.raises(UserError, match=r"series: a\.patch: unknown option -pab"):
         _apply(base, tmp_path, folder)
     (tmp_path / "large").write_text("x" * 101)
     monkeypatch.setattr(mails, "MAX_BYTES", 100)
@@ -496,7 +496,7 @@ def test_control_characters_of_a_subject_are_not_shown(tmp_path: Path, repo: Pat
 
 def test_uncommitted_changes_are_no_base(tmp_path: Path, repo: Path, series: Path) -> None:
     (repo / "mm/memory.c").write_text("int dirty;\n")
-    with pytest.raises(UserError, match="has changes that are in none") as caught:
+    with pytest.raises(UserError, match="has uncommitted changes") as caught:
         _apply(_base("git directory", repo, tmp_path), tmp_path, series)
     # The remedy is one.
     spec = re.search("--source (.*)`", caught.value.remedy)
@@ -631,7 +631,7 @@ def test_no_space(tmp_path: Path, repo: Path, series: Path, kind: str) -> None:
         "from orchestrator.source import patches, resolve; from orchestrator.core.errors import InfraError\n"
         "cache = Path(sys.argv[2]); tree = resolve(sys.argv[1], cache=cache)\n"
         "try: patches.apply(tree, [Path(sys.argv[3])], cache=cache)\n"
-        "except InfraError as error: print(error, [*cache.glob('*/*.tmp')]); sys.exit(33)\n"
+        "except InfraError as error: print(error, [*cache.glob('sources/.*-*')]); sys.exit(33)\n"
     )
     small = tmp_path / "small"
     small.mkdir()

@@ -10,8 +10,8 @@ from fakes.mounts import READ_ONLY, mounted
 from fakes.trees import git, make_git_tree, make_tarball, make_tree, snapshot
 
 from orchestrator.core.errors import InfraError, UserError
-from orchestrator.source import Tree, archive, debian_tree, default_source, resolve
-from orchestrator.source.archive import sha256_of
+from orchestrator.core.store import file_digest
+from orchestrator.source import Tree, debian_tree, default_source, download, resolve
 from orchestrator.source.resolve import FALLBACK_VERSION, FORMS
 
 WRONG = "ab" * 32
@@ -85,7 +85,7 @@ def test_a_read_only_mount(tmp_path: Path) -> None:
 def test_a_tarball(tmp_path: Path, form: str) -> None:
     packed = make_tarball(tmp_path / "linux 7.tar.xz", make_tree(tmp_path / "t"))
     spec = packed.as_uri() if form == "file URL" else str(packed)
-    digest = sha256_of(packed)
+    digest = file_digest(packed)
     tree = resolve(spec, cache=tmp_path / "cache", sha256=digest)
     assert tree == Tree(
         path=tmp_path / "cache/sources" / digest / "tree",
@@ -100,7 +100,7 @@ def test_a_tarball(tmp_path: Path, form: str) -> None:
 
 def test_digest_of_an_archive_that_was_not_asked_for(tmp_path: Path) -> None:
     packed = make_tarball(tmp_path / "x.tar", make_tree(tmp_path / "t"))
-    with pytest.raises(UserError, match=f"{sha256_of(packed)}.*{WRONG}"):
+    with pytest.raises(UserError, match=f"{file_digest(packed)}.*{WRONG}"):
         resolve(str(packed), cache=tmp_path / "cache", sha256=WRONG)
     assert not (tmp_path / "cache/sources").exists()
 
@@ -191,11 +191,11 @@ def test_a_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, n
         asked.append(url)
         return packed
 
-    monkeypatch.setattr(archive, "fetch", fetch)
+    monkeypatch.setattr(download, "fetch", fetch)
     tree = resolve(spec, cache=tmp_path / "cache")
     assert asked[0].startswith("https://")
     assert asked[0].endswith(f"/{name}")
-    assert (tree.kind, tree.archive_sha256) == ("version", sha256_of(packed))
+    assert (tree.kind, tree.archive_sha256) == ("version", file_digest(packed))
     assert tree.describe.startswith(f"7.2.1 ({spec}, ")
 
 
@@ -208,7 +208,7 @@ def test_an_existing_path_wins_over_a_version(tmp_path: Path, monkeypatch: pytes
 def test_a_broken_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = make_tarball(tmp_path / "x.tar.xz", make_tree(tmp_path / "t"))
     packed.write_bytes(packed.read_bytes()[:200])
-    monkeypatch.setattr(archive, "fetch", lambda _url, **_: packed)
+    monkeypatch.setattr(download, "fetch", lambda _url, **_: packed)
     with pytest.raises(InfraError, match="truncated"):
         resolve("v7.2", cache=tmp_path / "cache")
     assert not packed.exists()
@@ -240,7 +240,7 @@ def test_without_debian_the_default_is_a_release(
         raise InfraError(f"{url}: no network", remedy="name a tree")
 
     monkeypatch.setattr(debian_tree, "newest_selectable", nothing)
-    monkeypatch.setattr(archive, "fetch", fetch)
+    monkeypatch.setattr(download, "fetch", fetch)
     said: list[str] = []
     with pytest.raises(InfraError, match="no network"):
         default_source(cache=tmp_path, say=said.append)

@@ -41,7 +41,7 @@ def test_every_descriptor(name: str) -> None:
 @pytest.mark.parametrize("name", catalog.names())
 def test_each_program_is_expected_here_or_known_elsewhere(name: str, at: str, version: str) -> None:
     suite = catalog.load(name)
-    here, away = catalog.expected(suite, version, at), catalog.elsewhere(suite, version, at)
+    here, away = catalog.expected(suite, version, at), catalog.excluded(suite, version, at)
     assert not set(here) & set(away)
     own = {p.name for p in suite.program} if suite.origin == "own" else set()
     assert set(here) | set(away) == {e.program for e in suite.expect} | own
@@ -58,7 +58,7 @@ def test_when_the_race_test_came_and_grew(name: str, version: str, cases: int | 
         here = catalog.expected(suite, version, at)
         if cases is None:
             assert "proc-maps-race" not in here
-            reason = catalog.elsewhere(suite, version, at)["proc-maps-race"]
+            reason = catalog.excluded(suite, version, at)["proc-maps-race"]
             assert reason == "not among this tree's selftests: it is there since 6.17"
         else:
             assert here["proc-maps-race"].cases == cases
@@ -77,7 +77,7 @@ def test_since_is_included_and_until_is_not(version: str, here: bool) -> None:
         expect=(catalog.Expectation(program="p", since="6.17", until="7.2"),),
     )
     assert ("p" in catalog.expected(suite, version, "x86_64")) == here
-    assert ("p" in catalog.elsewhere(suite, version, "x86_64")) != here
+    assert ("p" in catalog.excluded(suite, version, "x86_64")) != here
 
 
 def test_newer_tests_on_an_older_kernel() -> None:
@@ -86,11 +86,11 @@ def test_newer_tests_on_an_older_kernel() -> None:
     here = catalog.expected(suite, "7.2.12", "x86_64", kernel="6.12.95")
     assert here["proc-maps-race"].cases == 6
     assert {"proc-pid-vm", "proc-net-dev-lseek"} <= set(here)
-    assert catalog.elsewhere(suite, "7.2.12", "x86_64", kernel="6.12.95") == {
+    assert catalog.excluded(suite, "7.2.12", "x86_64", kernel="6.12.95") == {
         "proc-pidns": "about what kernels have since 6.18"
     }
-    assert catalog.elsewhere(suite, "7.2.12", "x86_64", kernel="7.2.12") == {}
-    assert set(catalog.elsewhere(suite, "7.2.12", "x86_64", kernel="6.6.1")) == {
+    assert catalog.excluded(suite, "7.2.12", "x86_64", kernel="7.2.12") == {}
+    assert set(catalog.excluded(suite, "7.2.12", "x86_64", kernel="6.6.1")) == {
         "proc-pidns",
         "proc-pid-vm",
         "proc-maps-race",
@@ -98,7 +98,7 @@ def test_newer_tests_on_an_older_kernel() -> None:
 
 
 def test_older_tests_on_a_newer_kernel() -> None:
-    away = catalog.elsewhere(catalog.load("maps"), "6.12.95", "x86_64", kernel="7.2.12")
+    away = catalog.excluded(catalog.load("maps"), "6.12.95", "x86_64", kernel="7.2.12")
     assert list(away) == ["proc-maps-race"]
 
 
@@ -165,8 +165,8 @@ def test_a_descriptor_that_cannot_be_used(
 
 def test_what_a_suite_says_of_a_program() -> None:
     suite = catalog.load("proc")
-    assert suite.limit_s(suite.known("read")) == 300
-    silent = suite.known("fd-001-lookup")
+    assert suite.limit_s(suite.program_or_default("read")) == 300
+    silent = suite.program_or_default("fd-001-lookup")
     assert silent == catalog.Program(name="fd-001-lookup")
     assert suite.limit_s(silent) == suite.timeout_s
 

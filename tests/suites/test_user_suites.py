@@ -137,8 +137,8 @@ PROGRAM = "\n[[program]]\nname = 'p'\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name = 'maps'", "a suite 'maps' of its own"),
-        ("name = 'cmd'", "a suite 'cmd' of its own"),
+        ("name = 'maps'", "itself has a suite 'maps'"),
+        ("name = 'cmd'", "itself has a suite 'cmd'"),
         ("name = 'Mine'", "'Mine' cannot be a suite's name"),
         ("name = '../x'", "'../x' cannot be a suite's name"),
         ("name = 's'\nfolder = '/'", "unknown field `folder`"),
@@ -149,16 +149,16 @@ PROGRAM = "\n[[program]]\nname = 'p'\n"
         ("name = 's'\ntimeout_s = 0", "timeout_s"),
         ("name = 's'\ntimeout_s = nan", "timeout_s"),
         ("name = 's'\ntimeout_s = inf", "timeout_s"),
-        ("name = 's'\nfiles = ['../x']", "files: '../x' is no path below"),
-        ("name = 's'\nfiles = ['/etc/passwd']", "files: '/etc/passwd' is no path below"),
+        ("name = 's'\nfiles = ['../x']", "files: '../x' is not a path below"),
+        ("name = 's'\nfiles = ['/etc/passwd']", "files: '/etc/passwd' is not a path below"),
         ("name = 's'\nfiles = ['out/passwd']", "leads out of the suite's folder"),
         ("name = 's'\nfiles = ['circle']", "circles|symbolic links"),
-        ("name = 's'\nfiles = ['.']", "is no path below"),
+        ("name = 's'\nfiles = ['.']", "is not a path below"),
         ("name = 's'\nfiles = ['missing']", "missing: No such file"),
         ("name = 's'\nfiles = ['pipe']", "pipe is neither a file nor a folder"),
         ("name = 's'\nfiles = ['p']", "'p' would lie where the program 'p' is"),
-        ("name = 's'\norigin = 'tree'", "is no directory of a kernel tree"),
-        ("name = 's'\norigin = 'tree'\ndirectory = '../x'", "is no directory of a kernel tree"),
+        ("name = 's'\norigin = 'tree'", "is not a directory of a kernel tree"),
+        ("name = 's'\norigin = 'tree'\ndirectory = '../x'", "is not a directory of a kernel tree"),
         ("name = 's'" + PROGRAM + PROGRAM, "two programs are called 'p'"),
         ("name = 's'" + PROGRAM.replace("'p'", "'a/b'"), r"program\[0\].name"),
         ("name = 's'" + PROGRAM.replace("'p'", "'..'"), r"program\[0\].name"),
@@ -166,18 +166,18 @@ PROGRAM = "\n[[program]]\nname = 'p'\n"
         ("name = 's'" + PROGRAM + "script = 'p'\nsources = ['p.c']", "not both"),
         ("name = 's'" + PROGRAM + "script = 'nosuch.sh'", "nosuch.sh: No such file"),
         ("name = 's'" + PROGRAM + "script = 'p.c'", "p.c names no interpreter"),
-        ("name = 's'" + PROGRAM + "script = 'dos.sh'", "line ends of Windows"),
+        ("name = 's'" + PROGRAM + "script = 'dos.sh'", "Windows line ends"),
         ("name = 's'" + PROGRAM + "script = 'out/passwd'", "leads out of the suite's folder"),
-        ("name = 's'" + PROGRAM + "script = 'sub'", "sub is no file"),
+        ("name = 's'" + PROGRAM + "script = 'sub'", "sub is not a file"),
         ("name = 's'" + PROGRAM + "sources = ['nosuch.c']", "nosuch.c: No such file"),
-        ("name = 's'" + PROGRAM + "sources = ['../p.c']", "'../p.c' is no path below"),
-        ("name = 's'" + PROGRAM + "sources = ['sub']", "'sub' is no file"),
+        ("name = 's'" + PROGRAM + "sources = ['../p.c']", "'../p.c' is not a path below"),
+        ("name = 's'" + PROGRAM + "sources = ['sub']", "'sub' is not a file"),
         ("name = 's'" + PROGRAM + "cpus = '0-'", "cpus"),
         ("name = 's'" + PROGRAM + "cpus = '3-1'", "'3-1' ends before it begins"),
         ("name = 's'" + PROGRAM + "nice = 20", "nice"),
         ("name = 's'" + PROGRAM + 'argv = ["a\\u0000b"]', "argv"),
         ("name = 's'" + PROGRAM + "env = { 'A=B' = 'c' }", "env"),
-        ("name = 's'" + PROGRAM + "[[expect]]\nprogram = 'q'", "'q', which is no program"),
+        ("name = 's'" + PROGRAM + "[[expect]]\nprogram = 'q'", "'q', which is not a program"),
         ("name = 's'" + PROGRAM + "[[expect]]\nprogram = 'p'\narch = ['s390']", "no architecture 's390'"),
         ("name = 's'" + PROGRAM + "[[expect]]\nprogram = 'p'\nsince = 'soon'", "since"),
         ("name = 's'" + PROGRAM + "[[expect]]\nprogram = 'p'\ncases = 0", "cases"),
@@ -347,7 +347,7 @@ def test_bounds_on_what_a_suite_brings(tmp_path: Path, monkeypatch: pytest.Monke
         (place / f"sub/{number}").write_bytes(bytes(300_000))
     assert len(catalog.load(str(place)).files_beside()) == 5
     monkeypatch.setattr(folder, "LIMIT_FILES", 4)
-    with pytest.raises(UserError, match="more than a guest is given: 4 files"):
+    with pytest.raises(UserError, match="more than the limit of a guest: 4 files"):
         catalog.load(str(place))
     monkeypatch.setattr(folder, "LIMIT_FILES", 5)
     monkeypatch.setattr(folder, "LIMIT_MIB", 1)
@@ -366,7 +366,7 @@ def test_bounds_are_met_before_all_is_read(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(folder, "LIMIT_FILES", 10)
     monkeypatch.setattr(folder, "_below", below)
-    with pytest.raises(UserError, match="more than a guest"):
+    with pytest.raises(UserError, match="more than the limit of a guest"):
         catalog.command(["true"], [Path(__file__)])
     assert len(seen) == 11
 
@@ -448,11 +448,11 @@ def test_commands(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch)
     files = built(suite, store)
     assert files == {"tool": tmp_path / "tool", "data/a": tmp_path / "data/a"}
     assert build.runnable(suite, files, version="7.2", arch="arm64") == ("cmd-1", "cmd-2")
-    assert build.argv(suite, suite.known("cmd-1")) == ["/bin/sh", "-c", "tool | grep x"]
+    assert build.argv(suite, suite.program_or_default("cmd-1")) == ["/bin/sh", "-c", "tool | grep x"]
     assert build.working_folder(suite) == "/opt/orchestrate/suites/cmd"
     here = catalog.expected(suite, "7.2", "arm64")
     assert list(here) == ["cmd-1", "cmd-2"]
-    assert catalog.elsewhere(suite, "7.2", "arm64") == {}
+    assert catalog.excluded(suite, "7.2", "arm64") == {}
     cases, _ = complete(suite, here, {}, {})
     assert {c.id: c.verdict for c in cases} == dict.fromkeys(("cmd/cmd-1", "cmd/cmd-2"), Verdict.INCONCLUSIVE)
 
@@ -595,7 +595,7 @@ def test_a_program_for_newer_kernels(tmp_path: Path, store: Store) -> None:
     files = built(suite, store)
     assert build.runnable(suite, files, version="7.2", arch="x86_64") == ("p",)
     assert build.runnable(suite, files, version="6.12", arch="x86_64") == ()
-    away = catalog.elsewhere(suite, "6.12", "x86_64")
+    away = catalog.excluded(suite, "6.12", "x86_64")
     (case,) = complete(suite, catalog.expected(suite, "6.12", "x86_64"), away, {})[0]
     assert (case.verdict, case.reason) == (Verdict.NA, "about what kernels have since 7.0")
 
@@ -640,7 +640,7 @@ class Guests:
         try:
             for suite in self.suites:
                 here = catalog.expected(suite, "7.2", arch_name)
-                away = catalog.elsewhere(suite, "7.2", arch_name)
+                away = catalog.excluded(suite, "7.2", arch_name)
                 found = {}
                 for program in build.runnable(suite, built[suite.name], version="7.2", arch=arch_name):
                     place = folder / suite.name

@@ -84,7 +84,7 @@ def test_after_its_day_it_is_red_again_and_says_why() -> None:
 def test_what_always_happens_and_did_not_is_told() -> None:
     entry = msgspec.structs.replace(ENTRY, always=True)
     good = Case(id=FAIL.id, verdict=Verdict.PASS)
-    assert judge(good, entry).reason.startswith(known.UNSEEN)
+    assert judge(good, entry).reason.startswith(known.UNEXPECTED_PASS)
     assert judge(good, entry).verdict is Verdict.PASS
     assert judge(good, entry, variant="mmap-lock") == good
 

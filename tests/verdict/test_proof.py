@@ -111,8 +111,8 @@ def test_every_missing_piece_shows(on: bool, section: str, what: str) -> None:
         (True, "vmstat", b"pgfault 100\n", "no page fault was served under a VMA's lock"),
         (False, "vmstat", GOOD["vmstat"], "counts vma_lock_* without"),
         (False, "vmstat", b"pgfault 1\nvma_lock_success 0\n", "counts vma_lock_* without"),
-        (True, "cpus", b"1\n", "2 CPUs were asked for, 1 are online"),
-        (True, "cpus", b"4\n", "2 CPUs were asked for, 4 are online"),
+        (True, "cpus", b"1\n", "2 CPUs requested, 1 online"),
+        (True, "cpus", b"4\n", "2 CPUs requested, 4 online"),
     ],
 )
 def test_every_contradiction_shows(on: bool, section: str, content: bytes, reason: str) -> None:

@@ -21,8 +21,8 @@ from orchestrator.core.arch import load as load_arch
 from orchestrator.core.errors import InfraError, UserError
 from orchestrator.core.files import write_atomically
 from orchestrator.core.store import Store, digest_of, file_digest
-from orchestrator.debian import apt, deb
-from orchestrator.debian.deb import Member, follow, library, merged, unpack
+from orchestrator.debian import apt, deb, mirror
+from orchestrator.debian.deb import Member, follow, library, merged_path, unpack
 from orchestrator.vm.rootfs import cpio, extras, overlay
 
 #: The suite on hosts that are not Debian's.
@@ -105,7 +105,7 @@ def build_image(
     :raises InfraError: a package cannot be had, or does not hold what it should.
     """
     known, store, recipe = load_arch(arch), Store(cache), load_recipe()
-    suite = suite or apt.host_codename() or FALLBACK_SUITE
+    suite = suite or mirror.host_codename() or FALLBACK_SUITE
     names = [package.name for package in recipe.package]
     further = tuple(sorted(set(extra)))
     memory = cache / "images" / f"{suite}-{arch}-{digest_of([*names, *further])}.json"
@@ -282,7 +282,7 @@ def _taken(wanted: Wanted, members: Mapping[str, Member]) -> dict[str, bytes]:
     """The contents of the files that the patterns name, links followed."""
     taken: dict[str, bytes] = {}
     for pattern in wanted.files:
-        paths = [path for path in sorted(members) if fnmatch.fnmatchcase(path, merged(pattern))]
+        paths = [path for path in sorted(members) if fnmatch.fnmatchcase(path, merged_path(pattern))]
         if not paths:
             raise InfraError(f"package {wanted.name} has no file {pattern}")
         for path in paths:

@@ -18,7 +18,7 @@ from orchestrator.core import arch, data, elf
 from orchestrator.core.arch import Arch
 from orchestrator.core.errors import InfraError, UserError
 from orchestrator.core.store import file_digest
-from orchestrator.debian import apt
+from orchestrator.debian import apt, tools
 from orchestrator.debian.deb import Member, follow, unpack
 from orchestrator.vm.rootfs import extras, image
 
@@ -513,7 +513,7 @@ def test_packages_that_do_not_fit_together(build: Build, bash: Mirror) -> None:
 @pytest.mark.guest
 @pytest.mark.parametrize("known", [arch.load(name) for name in arch.names()], ids=lambda known: known.name)
 def test_the_real_image_twice_in_two_caches(tmp_path: Path, known: Arch) -> None:
-    if not apt.have_apt():
+    if not tools.have_apt():
         pytest.skip("the host has no apt")
     images = [
         image.build_image(known.name, cache=tmp_path / name, say=lambda _: None) for name in ("one", "two")

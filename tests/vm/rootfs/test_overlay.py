@@ -17,7 +17,7 @@ from fakes.archives import parse
 from fakes.dropbear import real_dropbear
 
 from orchestrator.core import arch, elf
-from orchestrator.core.errors import InfraError, UserError
+from orchestrator.core.errors import UserError
 from orchestrator.core.store import Store
 from orchestrator.vm.rootfs import overlay
 
