@@ -177,7 +177,7 @@ def test_an_interrupted_run_says_so(shown, monkeypatch) -> None:  # type: ignore
 def test_the_command_is_named_as_it_can_be_called(shown, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     """After `make run` nothing is in PATH."""
     monkeypatch.setattr("shutil.which", lambda _: None)
-    command = shown(result(interrupted=True))[-1].split()[2]
+    command = shown(result(interrupted=True))[-1].split()[1]
     assert Path(command).is_absolute()
     assert Path(command).name == "orchestrate"
 

@@ -160,7 +160,7 @@ def test_a_descriptor_that_cannot_be_used(
     (tmp_path / "x/suite.toml").write_text(text)
     monkeypatch.setattr(data, "selftests", lambda: tmp_path)
     with pytest.raises(UserError, match=message):
-        catalog._ours.__wrapped__("x")
+        catalog._built_in.__wrapped__("x")
 
 
 def test_what_a_suite_says_of_a_program() -> None:

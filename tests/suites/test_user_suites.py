@@ -152,7 +152,7 @@ PROGRAM = "\n[[program]]\nname = 'p'\n"
         ("name = 's'\nfiles = ['../x']", "files: '../x' is not a path below"),
         ("name = 's'\nfiles = ['/etc/passwd']", "files: '/etc/passwd' is not a path below"),
         ("name = 's'\nfiles = ['out/passwd']", "leads out of the suite's folder"),
-        ("name = 's'\nfiles = ['circle']", "circles|symbolic links"),
+        ("name = 's'\nfiles = ['circle']", "form a loop|symbolic links"),
         ("name = 's'\nfiles = ['.']", "is not a path below"),
         ("name = 's'\nfiles = ['missing']", "missing: No such file"),
         ("name = 's'\nfiles = ['pipe']", "pipe is neither a file nor a folder"),
@@ -475,7 +475,7 @@ def test_one_command_without_files() -> None:
         (["true"], ["nosuch"], "nosuch: No such file"),
         (["true"], ["pipe"], "pipe is neither a file nor a folder"),
         (["true"], ["linked"], "away is a link to a folder"),
-        (["true"], ["/"], "no name"),
+        (["true"], ["/"], "no printable name"),
     ],
 )
 def test_commands_that_cannot_be(

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 from __future__ import annotations
 
-import copy
 import json
 from typing import Any
 
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from orchestrator.core.errors import Inconclusive
 from orchestrator.results.model import Blame, Verdict
 from orchestrator.verdict import metrics
-from orchestrator.verdict.metrics import judge, parse_map_latency, pool, quantile_us
+from orchestrator.verdict.metrics import judge, parse_map_latency
 
 Document = dict[str, Any]
 
@@ -131,14 +130,14 @@ SCANNER = "phases.1.scanners.0"
     [
         (f"{SCANNER}.scans", 0, "scanner 1: no scan of maps"),
         (f"{SCANNER}.alive", False, "scanner 1: dead at the end"),
-        (f"{SCANNER}.nice_actual", 0, "scanner 1: nice 0, 15 was asked for"),
+        (f"{SCANNER}.nice_actual", 0, "scanner 1: nice 0, 15 requested"),
         (f"{SCANNER}.nice_actual", None, "scanner 1: nice None"),
-        (f"{SCANNER}.cpus_actual", [0, 1], "scanner 1: on CPU 0,1, 1 was asked for"),
+        (f"{SCANNER}.cpus_actual", [0, 1], "scanner 1: on CPU 0,1, 1 requested"),
         (f"{SCANNER}.cpus_actual", [], "scanner 1: on CPU unknown"),
         (f"{SCANNER}.last_ended_ms_ago", None, "no scan in the second half"),
         (f"{SCANNER}.last_ended_ms_ago", 2600.0, "no scan in the second half"),
         (f"{SCANNER}.bytes", 40 * 1000 * 50, "50000 bytes a scan, too few for 2000 VMAs"),
-        ("parameters.nice", 5, "scanner 1: started with nice 15, 5 was asked for"),
+        ("parameters.nice", 5, "scanner 1: started with nice 15, 5 requested"),
         ("phases.1.scanners", [], "0 scanners took part, 1 requested"),
         ("parameters.scanners", 2, "1 scanners took part, 2 requested"),
         ("phases.0.mapper.cpus_actual", [1], "mapper, phase 'alone': on CPU 1"),
@@ -298,21 +297,3 @@ def test_any_one_value_replaced_is_judged_or_inconclusive(path: str, value: obje
         return
     case, numbers = judge(sample)
     assert bool(numbers) == (case.verdict is Verdict.PASS)
-
-
-def test_pool_adds_up_boots() -> None:
-    other = copy.deepcopy(document())
-    other["phases"][0]["histogram_ns"] = [[50000, 100], [60000, 900]]
-    pooled = pool([parse(document()), parse(other)], "alone")
-    assert pooled == ((50000, 700), (60000, 900), (80000, 380), (5000000, 20))
-    assert pool([], "alone") == ()
-    assert pool([parse(document())], "scanned")[0] == (200000, 600)
-
-
-def test_quantiles_of_a_histogram() -> None:
-    histogram = ((1000, 50), (2000, 49), (9000, 1))
-    assert quantile_us(histogram, 0.5) == 1
-    assert quantile_us(histogram, 0.51) == 2
-    assert quantile_us(histogram, 0.99) == 2
-    assert quantile_us(histogram, 1) == 9
-    assert quantile_us((), 0.5) is None
