@@ -11,7 +11,7 @@ from fakes.trees import snapshot
 
 from orchestrator.core.errors import InfraError
 from orchestrator.core.store import file_digest
-from orchestrator.debian import apt, mirror
+from orchestrator.debian import apt, mirror, tools
 from orchestrator.debian.apt import AptState, NoSuite, Package
 from orchestrator.debian.mirror import Mirror, host_codename, pick_mirror
 from orchestrator.debian.tools import have_apt, host_arch
@@ -181,7 +181,7 @@ def test_mirror_of_a_host_without_package_lists(tmp_path: Path, monkeypatch: pyt
         expected = mirror.host_mirror()
     except InfraError as error:
         pytest.skip(str(error))
-    real = mirror.call
+    real = tools.call
     monkeypatch.setattr(
         mirror, "call", lambda argv, **kw: real([*argv, "-o", f"Dir::State::lists={tmp_path}"], **kw)
     )
