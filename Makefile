@@ -7,12 +7,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-# the other architecture's compiler and C library
-CROSS_amd64 := gcc-aarch64-linux-gnu libc6-dev-arm64-cross
-CROSS_arm64 := gcc-x86-64-linux-gnu libc6-dev-amd64-cross
+# Debian's packages of an architecture's file: QEMU, and on a host of another architecture compiler and C library
+ARCH_FILES := $(wildcard orchestrator/core/arch/*.toml)
+OPTIONAL := $(shell grep -l '^optional = true' $(ARCH_FILES))
+HOST_FILE := $(shell grep -l '^debian = "'"$$(dpkg --print-architecture 2>/dev/null)"'"' $(ARCH_FILES))
+packages = $(shell sed -n '/^.packages.$$/,/^$$/s/^$(1) = "\(.*\)"$$/\1/p' $(2) /dev/null)
+of_arches = $(call packages,qemu,$(1)) $(foreach what,gcc libc,$(call packages,$(what),$(filter-out $(HOST_FILE),$(1))))
 # what a bare Debian 12 or 13 lacks: QEMU, the compilers, the kernel's build tools, Python's venv
-PACKAGES := qemu-system-x86 qemu-system-arm gcc make libc6-dev \
-	$(CROSS_$(shell dpkg --print-architecture 2>/dev/null)) bc bison flex libelf-dev libssl-dev perl rsync xz-utils ccache git \
+PACKAGES := $(call of_arches,$(filter-out $(filter-out $(HOST_FILE),$(OPTIONAL)),$(ARCH_FILES))) gcc make libc6-dev \
+	bc bison flex libelf-dev libssl-dev perl rsync xz-utils ccache git \
 	python3 python3-venv ca-certificates
 
 .DEFAULT_GOAL := help
@@ -65,6 +68,8 @@ check: deps $(STAMP) lint ## fast tests, a good minute on two cores
 test: check ## all that lands a change: real kernels and guests
 	$(BIN)/pytest -q -n auto -m 'slow and not guest and not long'
 	$(BIN)/pytest -v -m 'guest and not long' --durations=15 -o faulthandler_timeout=3000
+
+test-long: PACKAGES += $(call of_arches,$(OPTIONAL))
 
 test-long: $(if $(TARGET),check,test) ## repeats, broken kernels, trees of other ages: hours; TARGET=broken for these only
 	$(BIN)/pytest -q -m long $(if $(TARGET),tests/*/test_$(TARGET).py)

@@ -2,7 +2,7 @@
 # ---- what follows is the same for every cell -------------------------------------------------------
 
 # The first lines of reports of the kernel. A plain search, for orchestrate itself reads consoles better.
-SIGNS='Kernel panic - not syncing|BUG: |WARNING: |Oops: |Oops\[|Internal error: |general protection fault'
+SIGNS='Kernel panic - not syncing|BUG: |WARNING: |Oops: |Oops - |Oops ?\[|Internal error: |general protection fault'
 SIGNS="$SIGNS"'|Unable to handle kernel|UBSAN: |rcu: INFO: |INFO: task .* blocked|INFO: rcu_|watchdog: '
 SIGNS="$SIGNS"'|INFO: possible |INFO: suspicious |double fault|unreferenced object|invoked oom-killer'
 SIGNS="$SIGNS"'|buggy \.next function|stack-protector: '

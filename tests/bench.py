@@ -62,10 +62,10 @@ def main() -> None:
 
     store = Store(default_cache())
     tree = source.resolve(options.source, cache=store.root)
-    boots: dict[str, Times] = {name: [] for name in arches.names()}
-    restores: dict[str, Times] = {name: [] for name in arches.names()}
+    boots: dict[str, Times] = {name: [] for name in arches.usual()}
+    restores: dict[str, Times] = {name: [] for name in arches.usual()}
     with tempfile.TemporaryDirectory() as scratch:
-        specs = {name: _spec(tree, name, store, Path(scratch)) for name in arches.names()}
+        specs = {name: _spec(tree, name, store, Path(scratch)) for name in arches.usual()}
         before = host.host_sample()
         for _ in range(options.boots):
             for name, spec in specs.items():
@@ -80,14 +80,14 @@ def main() -> None:
     )
     _table("QEMU start to ...", BOOT, boots)
     _table("restore start to ...", RESTORE, restores)
-    for name in arches.names():
+    for name in arches.usual():
         ratio = _median(restores[name], "fresh") / _median(boots[name], "command")
         print(f"{name:<10}restore / boot, first command answered: {ratio:.2f}")
     for words in (["--help"], ["list"]):
         took = [_process(words) for _ in range(options.boots)]
         print(f"orchestrate {words[0]:<9} median {statistics.median(took):.2f} s, max {max(took):.2f} s")
     _consoles()
-    _warm_run(options.source, {name: _median(boots[name], "command") for name in arches.names()})
+    _warm_run(options.source, {name: _median(boots[name], "command") for name in arches.usual()})
 
 
 def _cold(spec: str) -> None:

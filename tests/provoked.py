@@ -15,7 +15,7 @@ from orchestrator.results.model import Verdict
 from orchestrator.splat.kinds import Class
 
 DATA = paths.DATA / "crashes"
-ARCHES = tuple(sorted(arches.names(), reverse=True))
+ARCHES = tuple(sorted(arches.usual(), reverse=True))
 
 #: Files in the guest by whose writing a kernel is broken, and where the code behind them is.
 LKDTM, PROVOKE, SYSRQ = "/sys/kernel/debug/provoke-crash/DIRECT", "/proc/provoke", "/proc/sysrq-trigger"

@@ -15,6 +15,8 @@ from paths import DATA
 from orchestrator.results.model import Case, CellResult, Verdict
 from orchestrator.run.summary import RunResult
 
+from orchestrator.core.arch import HEADER_SIZE, Arch
+
 ORCHESTRATE = [sys.executable, "-m", "orchestrator.cli.main"]
 #: What tests/broken, provoke.patch and the other changes of ours apply to.
 LINUX_7_2 = "debian:trixie-backports/linux-source-7.2"
@@ -52,3 +54,11 @@ def known(cell: CellResult, case: Case) -> bool:
     """Whether it is a known failure, and one that this kernel is known for."""
     foretold = re.fullmatch(KNOWN, case.id) and cell.variant == "per-vma-lock"
     return case.verdict is Verdict.KNOWN and bool(foretold)
+
+
+def image_head(known: Arch) -> bytes:
+    """As much of a boot image as tells which architecture it is for."""
+    head = bytearray(HEADER_SIZE)
+    magic = known.header.magic.encode()
+    head[known.header.at : known.header.at + len(magic)] = magic
+    return bytes(head)

@@ -111,7 +111,7 @@ def standalone(record: GuestRecord, argv: list[str]) -> str:
         "machines": " ".join(arch.machines),
         "release": one_line(record.release or record.describe),
         "qemu_program": arch.qemu,
-        "qemu_package": qemu.package(arch),
+        "qemu_package": arch.packages.qemu,
         "kernel": record.kernel,
         "initrds": " ".join(record.initrds),
         "cmdline_before": before,
@@ -125,7 +125,7 @@ def standalone(record: GuestRecord, argv: list[str]) -> str:
     }
     machines = [
         f'\t{accel}) exec timeout $foreground -k 5 "$life" '
-        f'{shlex.join([arch.qemu, *qemu.machine(spec, accel), *qemu.DEVICES])} "$@" ;;'
+        f'{shlex.join([arch.qemu, *qemu.machine(spec, accel), *qemu.devices(arch)])} "$@" ;;'
         for accel in ("kvm", "tcg")
     ]
     return "\n".join(

@@ -295,7 +295,8 @@ def list_() -> None:
     from orchestrator.kernel import compile_only, flavor, kconfig
     from orchestrator.suites import catalog
 
-    click.echo("architectures:  " + "  ".join(arch.names()))
+    by_name = tuple(f"{name} (by name only)" for name in arch.names() if name not in arch.usual())
+    click.echo("architectures:  " + "  ".join((*arch.usual(), *by_name)))
     click.echo("variants:       " + "  ".join(kconfig.variants()))
     click.echo(click.wrap_text("  ".join(flavor.names()), 80, "flavors:        ", " " * 16))
     click.echo("also built:     " + "  ".join(compile_only.names()))
@@ -313,7 +314,7 @@ def list_() -> None:
     multiple=True,
     metavar="NAME",
     shell_complete=completion.arches,
-    help="x86_64, arm64 or all; may be repeated. Default: all.",
+    help="One of `orchestrate list`, or all; may be repeated. Default: all.",
 )
 @click.option("--network", is_flag=True, help="Ask the Debian mirror too; takes 20 s at most.")
 def doctor(arches: tuple[str, ...], network: bool) -> None:
@@ -323,8 +324,14 @@ def doctor(arches: tuple[str, ...], network: bool) -> None:
     from orchestrator.core.store import default_cache
     from orchestrator.report import terminal as report
 
-    names = arch.names() if "all" in arches or not arches else dict.fromkeys(arches)
-    checks = doctors.check([arch.load(name) for name in names], default_cache(), network=network)
+    names = arch.expand(arches or ("all",))
+    optional = () if arches else [name for name in arch.names() if name not in names]
+    checks = doctors.check(
+        [arch.load(name) for name in names],
+        default_cache(),
+        optional=[arch.load(name) for name in optional],
+        network=network,
+    )
     doctors.render(checks, report.console())
     sys.exit(doctors.exit_code(checks))
 

@@ -81,7 +81,7 @@ BUILT = (
         shell_complete=completion.arches,
         multiple=True,
         metavar="NAME",
-        help="x86_64, arm64 or all; may be repeated. Default: this host's.",
+        help="One of `orchestrate list`, or all; may be repeated. Default: this host's.",
     ),
     click.option(
         "--variant",
@@ -250,7 +250,7 @@ TESTS = (
         default="",
         shell_complete=completion.vsyscall,
         metavar="MODE",
-        help="x86_64: boot with vsyscall=MODE, or `all` of them.",
+        help="Boot with vsyscall=MODE where there is such a page, or with `all` of them.",
     ),
     *_KNOWN,
     click.option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -12,29 +13,102 @@ import msgspec
 from orchestrator.core.errors import UserError
 
 _FOLDER = Path(__file__).parent / "arch"
+HEADER_SIZE = 4096
 
 
-class Arch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Packages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Debian's names: QEMU, and what a host of another architecture builds programs and kernels with."""
+
+    qemu: str
+    gcc: str
+    libc: str
+    binutils: str
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a boot image is told by: the bytes ``magic`` at ``at``.
+
+    ``version_at``: two bytes that give the place of the release, counted from ``version_from``; 0 where the
+    image is not compressed, so that its banner can be read. ``gzip``: whether QEMU also boots it compressed.
+    """
+
+    at: int
+    magic: str
+    version_at: int = 0
+    version_from: int = 0
+    gzip: bool = False
+
+    def fits(self, content: bytes) -> bool:
+        """Whether an image, or its first ``HEADER_SIZE`` bytes, begins as those of this architecture do."""
+        magic = self.magic.encode()
+        return content[self.at : self.at + len(magic)] == magic
+
+    def is_of(self, image: Path) -> bool:
+        """Whether a file is an image that is not compressed; False where it cannot be read."""
+        try:
+            with image.open("rb") as stream:
+                return self.fits(stream.read(HEADER_SIZE))
+        except OSError:
+            return False
+
+
+class Reports(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How its kernel prints reports: regular expressions, empty where it has no such thing.
+
+    ``pc``, ``link``: what stands before the function that the CPU was in, and before the one it returns to.
+    ``jump``: a line that is there when the CPU was sent to where there is no code. ``system_call``: the infix
+    of wrappers of system calls. All others match names of functions: ``entry`` calls that of a system call;
+    ``irq_entry`` and ``trap_entry`` are where an interrupt and a trap instruction come in; ``bug_handler``
+    only reports such a trap; ``plumbing`` are patterns of what is not blamed while there is another function.
+    """
+
+    pc: str
+    link: str = ""
+    jump: str = ""
+    system_call: str = ""
+    entry: str = ""
+    irq_entry: str = ""
+    trap_entry: str = ""
+    bug_handler: str = ""
+    plumbing: tuple[str, ...] = ()
+
+
+class Arch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Facts about one architecture.
 
-    ``cpu_tcg`` and ``cpu_kvm`` are QEMU CPU models, ``image`` the boot image's path below ``O=``,
-    ``vsyscall_modes`` the values of the ``vsyscall=`` boot parameter (none without such a page).
+    ``optional``: it is used only where it is named. ``elf``: ``e_machine`` as readelf has it, in lower case
+    and without ``EM_``. ``guest_suite``: the Debian suite of the guest image, empty for the host's own.
+    ``image``: the boot image's path below ``O=``. ``call``: a pattern of objdump's words for calls.
+    ``machine_*`` and ``cpu_*``: QEMU's, under emulation and under KVM; ``devices``: further words of its
+    command line. ``vsyscall_modes``: values of the ``vsyscall=`` boot parameter, none where there is no such
+    page. ``drgn``: drgn's name. ``system_calls``: the numbers of those that change a range of addresses.
     """
 
     name: str
+    optional: bool = False
     machines: tuple[str, ...]
+    elf: str
     debian: str
+    guest_suite: str = ""
+    packages: Packages
     make_arch: str
     cross_prefix: str
     image: str
+    header: Header
+    call: str
     qemu: str
-    machine: str
+    machine_tcg: str
+    machine_kvm: str
     cpu_tcg: str
     cpu_kvm: str
+    devices: tuple[str, ...] = ()
     console: str
     cmdline: tuple[str, ...]
     expected_config_difference: frozenset[str]
     vsyscall_modes: tuple[str, ...]
+    drgn: str
+    system_calls: dict[str, int]
+    reports: Reports
 
     @property
     def native(self) -> bool:
@@ -46,10 +120,35 @@ class Arch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Prefix of the cross tools, empty on a native host."""
         return "" if self.native else self.cross_prefix
 
+    def gcc_package(self, version: str = "") -> str:
+        """Debian's package of the compiler on this host; ``version`` is empty or ``-12``."""
+        name = "gcc" if self.native else self.packages.gcc
+        return name.replace("gcc", f"gcc{version}", 1)
+
+    @property
+    def libc_package(self) -> str:
+        """Debian's package of the static C library on this host."""
+        return "libc6-dev" if self.native else self.packages.libc
+
+    @property
+    def binutils_package(self) -> str:
+        """Debian's package of objdump and addr2line on this host."""
+        return "binutils" if self.native else self.packages.binutils
+
 
 def names() -> tuple[str, ...]:
     """All architectures, in alphabetical order."""
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
+
+
+def usual() -> tuple[str, ...]:
+    """What ``--arch all`` means: every architecture that is not optional, and the host's own."""
+    return tuple(name for name in names() if not load(name).optional or load(name).native)
+
+
+def expand(words: Iterable[str]) -> tuple[str, ...]:
+    """What the values of ``--arch`` mean, each once: names as they are, and ``all`` as ``usual()``."""
+    return tuple(dict.fromkeys(name for word in words for name in (usual() if word == "all" else (word,))))
 
 
 @functools.cache

@@ -31,7 +31,6 @@ _ERRORS = tuple(
         r"^.*(?:cannot find|error:).*",
     )
 )
-_LIBC = "Install a static C library: apt-get install libc6-dev (libc6-dev-arm64-cross for arm64)."
 
 
 def compile_static(
@@ -91,7 +90,10 @@ def _gcc(argv: Sequence[str], folder: Path, what: str, arch: Arch) -> str:
         return process.stdout.decode(errors="replace")
     output = process.stderr.decode(errors="replace")
     if broken := _BROKEN.search(output):
-        raise InfraError(f"{what} was not compiled for {arch.name}: {one_line(broken[0])}", remedy=_LIBC)
+        raise InfraError(
+            f"{what} was not compiled for {arch.name}: {one_line(broken[0])}",
+            remedy=f"Install a static C library: apt-get install {arch.libc_package}",
+        )
     match = next((m for m in (pattern.search(output) for pattern in _ERRORS) if m), None)
     last = next(reversed(output.strip().splitlines()), f"exit status {process.returncode}")
     raise UserError(

@@ -51,7 +51,7 @@ def read(data: bytes, name: str) -> Elf:
 
 
 def machine(data: bytes, name: str) -> str:
-    """The machine as ``uname -m`` spells it (``x86_64``, ``aarch64``); see ``Arch.machines``."""
+    """The machine as readelf names it, in lower case (``x86_64``, ``aarch64``); see ``Arch.elf``."""
     return read(data, name).machine.removeprefix("EM_").lower()
 
 

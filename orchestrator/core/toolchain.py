@@ -45,8 +45,7 @@ def find(name: str, arch: Arch) -> Toolchain:
     family, version = match[1], match[2] or ""
     if family == "gcc":
         compiler = f"{arch.compiler_prefix}gcc{version}"
-        package = f"gcc{version}" if arch.native else f"gcc{version}-{arch.cross_prefix.rstrip('-')}"
-        tuxmake = f"gcc{version}"
+        package, tuxmake = arch.gcc_package(version), f"gcc{version}"
     else:
         compiler, package, tuxmake = f"clang{version}", f"clang{version} lld{version}", f"clang{version}"
     require(compiler, remedy=f"Install it: apt-get install {package}")

@@ -35,12 +35,14 @@ def check(
     arches: Sequence[Arch],
     cache: Path,
     *,
+    optional: Sequence[Arch] = (),
     try_kvm: look.TryKvm = look.try_kvm,
     network: bool = False,
     limit_s: float = _LIMIT_S,
 ) -> tuple[Check, ...]:
     """Look at everything at once; nothing is changed, and nothing is raised.
 
+    :param optional: architectures of which only a note says whether they could be used.
     :param network: also ask the Debian mirror for a release file, for at most 20 s.
     :param limit_s: a check that has not ended by then counts as missing.
     """
@@ -55,6 +57,7 @@ def check(
     asked |= {
         "host compiler": functools.partial(look.host_compiler, arches),
         "for series": look.only_compiled,
+        **{arch.name: functools.partial(look.optional, arch) for arch in optional},
         "build tools": look.build_tools,
         "ccache": look.ccache,
         "apt": look.apt,

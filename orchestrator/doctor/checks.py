@@ -34,7 +34,6 @@ _COMPILE_S = 10.0
 LISTS = Path("/var/lib/apt/lists")
 #: The oldest that the tests run with.
 _QEMU_TESTED = (7, 2)
-_QEMU_PACKAGES = {"qemu-system-x86_64": "qemu-system-x86", "qemu-system-aarch64": "qemu-system-arm"}
 #: What a kernel build starts, and Debian's package of it.
 BUILD_TOOLS = {
     "make": "make",
@@ -106,9 +105,8 @@ def qemu(arch: Arch) -> Iterable[Check]:
     from orchestrator.vm import probe
 
     name = f"QEMU {arch.name}"
-    package = _QEMU_PACKAGES.get(arch.qemu, arch.qemu)
     if not shutil.which(arch.qemu):
-        yield _absent(name, f"{arch.qemu} is not installed", package, needed_for=arch.name)
+        yield _absent(name, f"{arch.qemu} is not installed", arch.packages.qemu, needed_for=arch.name)
         return
     started = probe.paused(arch, "tcg")
     if started.trouble:
@@ -165,13 +163,12 @@ def host_compiler(asked: Sequence[Arch]) -> Iterable[Check]:
 def compiler(arch: Arch) -> Iterable[Check]:
     """The compiler of an arch, and whether it links a static program."""
     program = f"{arch.compiler_prefix}gcc"
-    package = "gcc" if arch.native else f"gcc-{arch.cross_prefix.rstrip('-').replace('_', '-')}"
-    libc = "libc6-dev" if arch.native else f"libc6-dev-{arch.debian}-cross"
+    libc = arch.libc_package
     # the host's own compiler also builds the tools of every kernel's build
     needed_for = "" if arch.native else arch.name
     name, library = f"compiler {arch.name}", f"static libc {arch.name}"
     if not shutil.which(program):
-        yield _absent(name, f"{program} is not installed", package, needed_for=needed_for)
+        yield _absent(name, f"{program} is not installed", arch.gcc_package(), needed_for=needed_for)
         yield _absent(library, "not tried without a compiler", libc, needed_for=needed_for, status="note")
         return
     said = ask([program, "--version"])
@@ -189,11 +186,24 @@ def compiler(arch: Arch) -> Iterable[Check]:
         yield Check(library, "missing", found, needed_for=needed_for)
 
 
+def optional(arch: Arch) -> Iterable[Check]:
+    """Whether an architecture could be used that nobody needs to have; nothing fails without its tools."""
+    checks = [*qemu(arch), *compiler(arch)]
+    lacking = next((each for each in checks if each.status == "missing"), None)
+    if lacking is None:
+        yield Check(arch.name, "ok", f"optional; {arch.qemu} and {arch.compiler_prefix}gcc are there")
+        return
+    packages = dict.fromkeys(package for each in checks for package in each.packages)
+    found = f"optional, only for --arch {arch.name}: {lacking.name}: {lacking.found}"
+    # its packages are no part of what makes the host whole
+    yield Check(arch.name, "note", found, install(tuple(packages)) if packages else "")
+
+
 def only_compiled() -> Iterable[Check]:
     """The compilers of the configurations that a series is only compiled in; nothing fails without them."""
     from orchestrator.kernel import compile_only
 
-    ours = {arch.cross_prefix for arch in map(arches.load, arches.names())}
+    ours = {arch.cross_prefix for arch in map(arches.load, arches.usual())}
     by_package: dict[str, list[compile_only.Config]] = {}
     for config in map(compile_only.load, compile_only.names()):
         if config.cross_prefix not in ours:

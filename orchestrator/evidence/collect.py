@@ -119,7 +119,7 @@ class _Gatherer:
         if dump:
             self._step("memory dump", self._dump)
         holders = hang.parse_holders(self.console)
-        said = hang.explain(tasks, holders, arch=self.guest.spec.arch.name)
+        said = hang.explain(tasks, holders, arch=self.guest.spec.arch)
         reason = "; ".join(word for word in (said, self.locks) if word)
         self._write(reason)
         return HangReport(reason, "\n".join(self.notes))
@@ -197,7 +197,7 @@ class _Gatherer:
         with guest.within(self.left(_ASK_S)):
             guest.qmp("stop")
             try:
-                found = vma_locks.spaces(read, address, debug, pids, arch=guest.spec.arch.name)
+                found = vma_locks.spaces(read, address, debug, pids, arch=guest.spec.arch)
             finally:
                 guest.qmp("cont")
         self.locks = vma_locks.explain(found, hang.explain(self.tasks))

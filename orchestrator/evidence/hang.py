@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from orchestrator.core.arch import Arch
 from orchestrator.core.text import one_line
 from orchestrator.evidence.health import Task
 
@@ -48,20 +49,6 @@ _STAMP = re.compile(r"^(?:<\d+>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ?")
 _MAX_TASKS = 4096
 _MAX_STACK = 64
 _NAMED = 3
-
-#: System calls that change an address space, by architecture and number; their first arguments are a range.
-CALLS: dict[str, dict[int, str]] = {
-    "x86_64": {9: "mmap", 10: "mprotect", 11: "munmap", 12: "brk", 25: "mremap", 28: "madvise"},
-    "arm64": {
-        222: "mmap",
-        226: "mprotect",
-        215: "munmap",
-        214: "brk",
-        216: "mremap",
-        233: "madvise",
-        167: "prctl",
-    },
-}
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -122,7 +109,7 @@ def waits_for(task: Task) -> str:
     return ""
 
 
-def explain(tasks: Sequence[Task], holders: Sequence[Holder] = (), *, arch: str = "") -> str:
+def explain(tasks: Sequence[Task], holders: Sequence[Holder] = (), *, arch: Arch | None = None) -> str:
     """One line on what the tasks that sleep uninterruptibly wait for; empty where nothing is known."""
     writers = [task for task in tasks if waits_for(task) == "vma"]
     said = []
@@ -140,7 +127,7 @@ def explain(tasks: Sequence[Task], holders: Sequence[Holder] = (), *, arch: str 
     return one_line("; ".join(said), limit=600)
 
 
-def _writer(task: Task, tasks: Sequence[Task], holders: Sequence[Holder], arch: str) -> str:
+def _writer(task: Task, tasks: Sequence[Task], holders: Sequence[Holder], arch: Arch | None) -> str:
     stack = functions(task)
     inside = next(name for name in stack if name in VMA_WAITS)
     outer = next((name for name in stack[stack.index(inside) :] if name not in VMA_WAITS), "")
@@ -189,11 +176,11 @@ def _where(task: Task) -> str:
     return next(iter(stack), task.wchan if task.wchan != "0" else "an unknown place")
 
 
-def _call(task: Task, arch: str) -> str:
+def _call(task: Task, arch: Arch | None) -> str:
     """The system call that a task is in, with the range it is about: ``munmap(0x7f…, 0x1000)``."""
     line = next((word for word in task.stack if word.startswith("syscall: ")), "")
     words = line.split()[1:4]
-    if len(words) < 3 or not words[0].isdecimal():
+    if arch is None or len(words) < 3 or not words[0].isdecimal():
         return ""
-    name = CALLS.get(arch, {}).get(int(words[0]))
+    name = next((name for name, number in arch.system_calls.items() if number == int(words[0])), "")
     return f"{name}({', '.join(words[1:])})" if name else ""

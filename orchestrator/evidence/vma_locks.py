@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from orchestrator.core.arch import Arch
 from orchestrator.core.errors import InfraError
 from orchestrator.core.text import clean
 
@@ -62,7 +63,7 @@ class Space(msgspec.Struct, frozen=True):
     vmas: tuple[Vma, ...]
 
 
-def spaces(read: Read, init_task: int, debug: Path, pids: Sequence[int], *, arch: str) -> tuple[Space, ...]:
+def spaces(read: Read, init_task: int, debug: Path, pids: Sequence[int], *, arch: Arch) -> tuple[Space, ...]:
     """The address spaces of processes, out of the memory of a guest that does not run meanwhile.
 
     :param init_task: address of that symbol in the running kernel.
@@ -74,8 +75,7 @@ def spaces(read: Read, init_task: int, debug: Path, pids: Sequence[int], *, arch
         linux: Any = importlib.import_module("drgn.helpers.linux")
     except ImportError:
         raise InfraError("drgn is not installed", remedy="pip install 'orchestrate[debug]'") from None
-    machine = {"x86_64": "X86_64", "arm64": "AARCH64"}[arch]
-    program = drgn.Program(drgn.Platform(getattr(drgn.Architecture, machine)))
+    program = drgn.Program(drgn.Platform(getattr(drgn.Architecture, arch.drgn)))
     program.add_memory_segment(1 << 63, 1 << 63, _cached(read))
     try:
         module = program.extra_module("kernel", create=True)

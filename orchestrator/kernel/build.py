@@ -218,7 +218,7 @@ def usual_cost_s(arch: Arch, store: Store, *, warm: bool = False) -> float | Non
 def _earlier(arch: Arch, store: Store, *, warm: bool = False) -> Iterator[_Facts]:
     """What is known of the kernels of an arch that were built here."""
     for path in (store.root / "kernels").glob("*/kernel.json"):
-        if (path.parent / Path(arch.image).name).is_file():
+        if arch.header.is_of(path.parent / Path(arch.image).name):
             with contextlib.suppress(OSError, msgspec.MsgspecError):
                 facts = msgspec.json.decode(path.read_bytes(), type=_Facts)
                 if facts.warm == warm:

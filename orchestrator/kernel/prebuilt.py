@@ -11,13 +11,12 @@ from pathlib import Path
 
 import msgspec
 
+from orchestrator.core import arch as arches
+from orchestrator.core.arch import Header
 from orchestrator.core.errors import UserError
 from orchestrator.core.store import Store, absolute, digest_of, file_digest
 from orchestrator.kernel.spec import Kernel
 
-# Documentation/arch/x86/boot.rst and Documentation/arch/arm64/booting.rst
-_X86_MAGIC, _X86_AT, _X86_VERSION_AT = b"HdrS", 0x202, 0x20E
-_ARM64_MAGIC, _ARM64_AT = b"ARM\x64", 0x38
 _RELEASE = rb"[0-9][A-Za-z0-9._+~-]{0,63}"
 _BANNER = re.compile(rb"Linux version (" + _RELEASE + rb") ")
 _LIMIT = 512 << 20
@@ -74,23 +73,33 @@ def inspect(name: str) -> Prebuilt:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"--kernel {name}: {error.strerror}", remedy="Name a bzImage or an Image.") from error
-    digest = file_digest(path)
-    if content[_X86_AT : _X86_AT + 4] == _X86_MAGIC:
-        # 0 means that there is none; what stands there is whatever somebody put there
-        at = int.from_bytes(content[_X86_VERSION_AT : _X86_VERSION_AT + 2], "little")
-        named = re.compile(_RELEASE).match(content, at + 0x200) if at else None
-        return Prebuilt(path=path, arch="x86_64", release=named[0].decode() if named else "", digest=digest)
-    if content[:2] == b"\x1f\x8b":
+    compressed = content[:2] == b"\x1f\x8b"
+    if compressed:
         try:
             content = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(content, _LIMIT)
         except (zlib.error, gzip.BadGzipFile) as error:
             raise UserError(f"--kernel {name}: a damaged gzip file: {error}") from error
-    if content[_ARM64_AT : _ARM64_AT + 4] == _ARM64_MAGIC:
+    known = [arches.load(each) for each in arches.names()]
+    for arch in known:
+        if arch.header.fits(content) and (arch.header.gzip or not compressed):
+            return Prebuilt(
+                path=path, arch=arch.name, release=_release(content, arch.header), digest=file_digest(path)
+            )
+    *most, last = (arch.name for arch in known)
+    none = f"no image of {', '.join(most)} or {last}"
+    what = "an ELF file (vmlinux?)" if content[:4] == b"\x7fELF" else none
+    images = [
+        f"{arch.image} or {Path(arch.image).name}.gz" if arch.header.gzip else arch.image for arch in known
+    ]
+    raise UserError(f"--kernel {name}: {what}", remedy=f"Name {', '.join(images)} of the build.")
+
+
+def _release(content: bytes, header: Header) -> str:
+    """The release that an image names; empty where it names none."""
+    if not header.version_at:
         banner = _BANNER.search(content)
-        release = banner[1].decode() if banner else ""
-        return Prebuilt(path=path, arch="arm64", release=release, digest=digest)
-    what = "an ELF file (vmlinux?)" if content[:4] == b"\x7fELF" else "no image of x86_64 or arm64"
-    raise UserError(
-        f"--kernel {name}: {what}",
-        remedy="Name arch/x86/boot/bzImage, arch/arm64/boot/Image or Image.gz of the build.",
-    )
+        return banner[1].decode() if banner else ""
+    # 0 means that there is none; what stands there is whatever somebody put there
+    at = int.from_bytes(content[header.version_at : header.version_at + 2], "little")
+    found = re.compile(_RELEASE).match(content, at + header.version_from) if at else None
+    return found[0].decode() if found else ""

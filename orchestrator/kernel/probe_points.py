@@ -23,7 +23,6 @@ from orchestrator.core.process import tool
 
 _ANCHOR = re.compile(r"entry|(before|after) call (\w+)(?: #([1-9]))?")
 _INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(\S+)(.*)$", re.M)
-_CALL = re.compile(r"(?:call|bl)q?")
 _TARGET = re.compile(r"<([\w.]+)>")
 
 
@@ -116,13 +115,13 @@ def _at(anchor: str, function: _Function, vmlinux: Path, arch: Arch) -> int | No
             str(vmlinux),
         ],
         timeout_s=120,
-        remedy="Install it: apt-get install binutils (binutils-aarch64-linux-gnu for arm64).",
+        remedy=f"Install it: apt-get install {arch.binutils_package}",
     )
     instructions = [(int(m[1], 16), m[2], m[3]) for m in _INSTRUCTION.finditer(code)]
     calls = [
         place
         for place, (_, word, rest) in enumerate(instructions)
-        if _CALL.fullmatch(word)
+        if re.fullmatch(arch.call, word)
         and (target := _TARGET.search(rest))
         and target[1].partition(".")[0] == callee
     ]

@@ -103,7 +103,7 @@ def choose(options: Options, *, tests: bool = False) -> Choices:
 def _arches(options: Options) -> tuple[str, ...]:
     """The architectures; each exists, and so does each variant for it."""
     words = options.arches or (arches.host().name,)
-    names = arches.names() if "all" in words else tuple(dict.fromkeys(words))
+    names = arches.expand(words)
     for name in names:
         arches.load(name)
         for variant in options.variants:

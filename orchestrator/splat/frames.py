@@ -12,20 +12,21 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from orchestrator.splat import rust
+from orchestrator.splat import formats, rust
 from orchestrator.splat.kinds import Kind
 from orchestrator.splat.plumbing import PLUMBING
 from orchestrator.splat.rules import Rule
 
 #: A stall is blamed on the function that one of these calls: the one that spins differs from run to run.
 _DISPATCH = re.compile(
-    r"do_syscall_.*|do_\w+_syscall_.*|entry_SYS.*|el0_svc.*|invoke_syscall|ret_fast_syscall|new_sync_.*"
-    r"|(?:do_)?vfs_(?:ioctl|read|write)|\w*sys_(?:ioctl|read|write|[gs]etsockopt)|\w*SyS_ioctl|(?:compat_)?blkdev_\w*ioctl"
+    formats.pattern("entry", r"do_syscall_.*|do_\w+_syscall_.*|ret_fast_syscall|new_sync_.*")
+    + r"|(?:do_)?vfs_(?:ioctl|read|write)|\w*SyS_ioctl|(?:compat_)?blkdev_\w*ioctl"
+    r"|\w*sys_(?:ioctl|read|write|[gs]etsockopt)"
     r"|sock_(?:sendmsg|recvmsg|common_setsockopt).*|netif_receive_skb.*|(?:nf|rt)?netlink_rcv_msg"
     r"|process_one_work|worker_thread|kthread|task_work_run|call_timer_fn|run_timer.*|run_hrtimer.*"
     r"|hrtimer_run_queues|tasklet_action.*|handle_softirqs|do_softirq.*|run_ksoftirqd|smpboot_thread_fn"
     r"|rcu_(?:do_batch|core\w*)|(?:vfs|do)_iter_\w+|call_(?:read|write)_iter|vfs_(?:readv|writev)|fput"
-    r"|(?:compat_)?sock_(?:release|close|mmap|ioctl|do_ioctl)|sk_common_release|sysenter_dispatch"
+    r"|(?:compat_)?sock_(?:release|close|mmap|ioctl|do_ioctl)|sk_common_release"
     r"|(?:\w*sys|kernel)_(?:listen|accept4?|socketpair|setsockopt)|do_(?:page_)?fault|exc_page_fault"
     r"|exit_to_user\w*|ret_from_fork.*|start_secondary|cpu_startup_entry"
     r"|(?:full|short|open)_proxy_\w+|proc_reg_\w+|pde_(?:read|write|\w*ioctl|mmap)|proc_sys_(?:call_handler|read|write)"
@@ -35,19 +36,16 @@ _IDLE = re.compile(r"\w*default_idle\w*|\w*safe_halt|cpu_idle\w*|arch_cpu_idle|r
 #: A leak is blamed on the caller of the allocator, not on the allocator.
 _ALLOCATES = re.compile(r"alloc|^_*(?:pcpu|idr)_")
 _TICK = re.compile(r"\w*hrtimer_interrupt|update_process_times|tick_\w+|arch_timer_handler\w*")
-_IRQ_ENTRY = re.compile(
-    r"(?:asm_sysvec_)?(?:local_)?(?:smp_trace_)?apic_timer_interrupt\w*|el1h?_(?:64_)?irq|__irq_svc"
-)
+_IRQ_ENTRY = re.compile(formats.pattern("irq_entry", "__irq_svc"))
 
 #: Where a trap instruction enters the kernel, and what is above that only if it was one of WARN() or BUG().
-_BUG_ENTRY = re.compile(r"invalid_op|(?:asm_)?exc_invalid_op|el1_(?:dbg|brk\w*)|el1h_64_sync")
-_BUG_HANDLER = re.compile(
-    r"report_bug|(?:\w+_)?bug_handler|do_(?:error_trap|invalid_op|debug_exception|el1_brk)"
-)
+_BUG_ENTRY = re.compile(formats.pattern("trap_entry"))
+_BUG_HANDLER = re.compile(formats.pattern("bug_handler", r"report_bug|(?:\w+_)?bug_handler"))
 
 _SUFFIX = re.compile(r"\.(?:isra|constprop|part|cold|llvm|lto_priv|\d).*$")
 _SYSCALL = re.compile(
-    r"^(?:__)?(?:(?:x64|ia32|x32|arm64|se|do)_)+(?:compat_)?sys_|^(?:compat_)?(?:SyS|SYSC)_|^compat_sys_"
+    rf"^(?:__)?(?:(?:{formats.pattern('system_call', 'se', 'do')})_)+(?:compat_)?sys_"
+    r"|^(?:compat_)?(?:SyS|SYSC)_|^compat_sys_"
 )
 #: One frame of a stack trace; ``doubt``: the unwinder is not sure.
 FRAME = re.compile(
@@ -58,19 +56,20 @@ FRAME = re.compile(
 #: A call that does not return, as the last instruction of a function, is shown as the start of the next one.
 #: A frame that really is there, and is not a return address, has a mark on the architectures that show such.
 _START = re.compile(r"(?P<f>[A-Za-z_][\w.$]*)\+0x0/0x[0-9a-f]++(?! \([A-Z]*P[A-Z]*\))")
+_FOREIGN_PC = ("(?:EIP|PC) is at ", "epc : ", "NIP ", r"Krnl PSW : [0-9a-f]+ [0-9a-f]+ [(]")
 _PC = re.compile(
-    r"\b(?:R?E?IP: (?:00[16]0:)?|(?:EIP|PC) is at |e?pc : |NIP |Krnl PSW : [0-9a-f]+ [0-9a-f]+ \()"
+    rf"\b(?:{formats.pattern('pc', *_FOREIGN_PC)})"
     r"(?:\s*\[<?[0-9a-f]+>?\])*\s*"
-    r"(?P<f>[A-Za-z_][\w.$]*)(?:\+0x| (?!:))"
+    # registers that are only shown as numbers
+    r"(?![0-9a-f]{8,16} )(?P<f>[A-Za-z_][\w.$]*)(?:\+0x| (?!:))"
 )
 _WARN_AT = re.compile(r"WARNING: .* (?P<f>[A-Za-z_][\w.$]*)\+0x")
 #: The CPU jumped to an address without code, through a wrong function pointer.
 JUMP = re.compile(
-    r"#PF: supervisor instruction fetch|EC = 0x21: IABT"
-    r"|\b(?:R?E?IP: (?:00[16]0:)?|e?pc : )\s*(?:0x[0-9a-f]+|\(null\))(?:\s|$)"
+    formats.pattern("jump", rf"\b(?:{formats.pattern('pc')})\s*(?:0x[0-9a-f]+|\(null\))(?:\s|$)")
 )
-#: arm64's link register: where a call returns to.
-_LINK = re.compile(r"^lr : (?P<f>[A-Za-z_][\w.$]*)\+0x")
+#: The register that holds the address to which a call returns.
+_LINK = re.compile(rf"^\s?(?:{formats.pattern('link')})(?P<f>[A-Za-z_][\w.$]*)\+0x")
 #: The last owner of an object, as SLUB records it; a trace follows.
 _TRACK = re.compile(r"^(?:INFO: )?(?P<how>Allocated|Freed) in (?P<f>[A-Za-z_][\w.$]*)\+0x\S+ age=")
 #: A stack trace begins near this line.
@@ -180,7 +179,7 @@ def _jumped(lines: list[str]) -> str:
 def _called_from(lines: list[str]) -> str:
     """Who called the plumbing in which the CPU took the exception; empty where the stack shows it.
 
-    A leaf function leaves no frame on arm64, and its caller's frame names the caller's caller.
+    With a link register a leaf function leaves no frame, and its caller's frame names the caller's caller.
     """
     there = exception_at(lines)
     link = next(_links(lines), "")

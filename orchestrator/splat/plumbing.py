@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 
+from orchestrator.splat import formats
+
 #: Matched against the whole name, without compiler suffix and leading underscores.
 _FAMILIES = (
     # what prints reports, and what leads there
@@ -17,7 +19,7 @@ _FAMILIES = (
     r" \w*kernel_text_address is_(?:bpf|module)_text_address orc_(?:\w+_)?find"
     r" arch_stack_walk walk_stackframe stack_depot_.* print_.* check_panic_on_warn"
     r" (?:nmi_|v)?panic panic_(?:bad|blink|force|if|on|other|print|reset|saved|smp)\w*"
-    r" panic_(?:trigger|try)\w* arm64_serror_panic do_serror"
+    r" panic_(?:trigger|try)\w*"
     r" warn(?:_.*)? report_.* die(?:_.*)? oops_.* nmi_.* v?printk.* vprintk.* rcu_dump_.* stackleak_.*"
     r" k[acm]san_.* (?:hw)?asan_.* m?tsan_.* msan_.* kfence_.* ubsan_.* check_memory_region.*"
     r" sanitizer_cov_.* (?:read|write)_(?:once|word_at)_\w+ kmemleak_.* create_object \w*assertfail assfail"
@@ -30,18 +32,13 @@ _FAMILIES = (
     r" (?:perf_)?trace_(?:lock|(?:hard|soft)irqs|event_raw|preempt)\w* perf_trace_.* traceiter_\w+"
     r" perf_tp_event"
     # exceptions
-    r" (?:asm_)?(?:exc|sysvec)_.* error_entry (?:handle|fixup)_bug (?:\w+_)?(?:bug|brk)_handler"
-    r" do_error_trap (?:do_)?(?:invalid_op|general_protection|page_fault|int3|divide_error|trap.*)"
-    r" (?:__)?bad_area.* no_context (?:do_|spurious_)?(?:kern|user|kernel)_addr_fault page_fault_oops"
-    r" do_kernel_fault"
-    r" do_(?:mem_abort|translation_fault|DataAbort|PrefetchAbort|undefinstr|debug_exception|tag_check_fault)"
-    r" do_(?:sea|bad|alignment_fault|sp_pc_abort|el[01]_\w+) call_(?:break|undef|el1_break|step)_hook"
-    r" fixup_exception ex_handler_.* search_(?:exception|extable).* program_check_\w+ dabt_svc irq_svc"
-    r" und_svc el[01]h?t?_.* x86_(?:indirect|return)_.* (?:retbleed|srso)_\w+"
+    r" (?:handle|fixup)_bug (?:\w+_)?(?:bug|brk)_handler do_page_fault (?:__)?bad_area.* no_context"
+    r" (?:do_|spurious_)?(?:kern|user|kernel)_addr_fault page_fault_oops do_kernel_fault"
+    r" do_(?:translation_fault|DataAbort|PrefetchAbort|undefinstr|bad) fixup_exception"
+    r" ex_handler_.* search_(?:exception|extable).* program_check_\w+ dabt_svc irq_svc und_svc"
     # entry and interrupts
     r" entry_.* ret_from_.* ret_fast_syscall do_syscall_.* syscall_.* irq(?:entry)?_(?:enter|exit).*"
-    r" (?:smp_)?apic_timer_interrupt call_on_.*stack.* asm_call_.* do_IRQ common_interrupt"
-    r" (?:do|invoke)_softirq.* handle_softirqs"
+    r" call_on_.*stack.* (?:do|invoke)_softirq.* handle_softirqs"
     # locking
     r" lock_(?:acquire|release|is_held|downgrade|set_class|pin|unpin).* lockdep_.* debug_show_\w*locks.*"
     r" debug_(?:check_no_locks|lockdep|locks_off|spin|rt_mutex|mutex).* validate_chain"
@@ -59,7 +56,7 @@ _FAMILIES = (
     # scheduling and waiting
     r" (?:io_|freezable_)?schedule(?:_timeout.*|_bug|_preempt_.*|_debug|_hrtimeout.*)? cond_resched.*"
     r" wait_(?:for_|on_|woken|rcu_gp|event).* do_wait_(?:for_common|intr)\w* bit_wait.* out_of_line_wait.*"
-    r" folio_wait_.* do_read_cache_.* (?:filemap_)?fdatawait_.* switch_to\w* context_switch retint_.*"
+    r" folio_wait_.* do_read_cache_.* (?:filemap_)?fdatawait_.* switch_to\w* context_switch"
     r" finish_wait wake_up(?!_new).* try_to_wake_up (?:default|autoremove)_wake_.* prepare_to_wait.*"
     r" swait.* complete(?:_all)? complete_with_flags rcu_note_context_switch [mu]sleep.*"
     r" kthread_(?:stop|park)"
@@ -104,4 +101,4 @@ _FAMILIES = (
     r" rust_helper_BUG .*rust_begin_unwind core::panicking::.* core::result::unwrap_failed"
     r" core::option::(?:unwrap|expect)_failed"
 )
-PLUMBING = re.compile("|".join(_FAMILIES.split()))
+PLUMBING = re.compile("|".join([*_FAMILIES.split(), *formats.plumbing()]))

@@ -206,7 +206,8 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.BUG, r"^BUG at (?P<f>[A-Za-z_]\w*):\d+ \(\d+\)", "BUG: maple tree"),
     _rule(_K.WARNING, r"^WARN at (?P<f>[A-Za-z_]\w*):\d+ \(\d+\)", "WARNING: maple tree"),
     _rule(_K.OOPS, r"Internal error: .*\[#\d+\]", "Internal error", flags="fatal joins"),
-    _rule(_K.OOPS, r"\bOops: .*\[#\d+\]", "Oops", flags="fatal joins"),
+    _rule(_K.OOPS, r"\bOops - (?P<what>[\w -]+) \[#\d+\]", "Oops: {what}", flags="fatal joins"),
+    _rule(_K.OOPS, r"\bOops(?::.*)? ?\[#\d+\]", "Oops", flags="fatal joins"),
     _rule(_K.PANIC,
           rf"{_PANIC}(?P<what>(?:\w+: )?(?:panic_on_\w+ set|kmsan\.panic set|Fatal exception"
           r"|Fatal machine check|Aiee, killing interrupt|Oops|softlockup|hung_task"

@@ -17,6 +17,7 @@ import msgspec
 from orchestrator.core.arch import Arch
 from orchestrator.core.process import require, tool
 from orchestrator.kernel import debug_build
+from orchestrator.splat import formats
 
 #: Frames of one console that are looked up; further ones stay as printed.
 MAX_FRAMES = 4000
@@ -40,7 +41,8 @@ _FRAME = re.compile(
 _BEFORE = re.compile(r"(?:\s*+\[[^\]]*+\])*+\s*+(?:\? )?+\(?+")
 #: These name the instruction itself; all other frames name the one after a call.
 _EXACT_BEFORE = re.compile(
-    r"(?:\bR?E?IP:?(?: [0-9a-f]{2,4}:)?|\bpc : ?|\bPC is at |BUG: KASAN: [\w-]+ in )(?:\s?\[<[^>]*>\])*\s*$"
+    rf"(?:\b(?:{formats.pattern('pc', 'R?E?IP:?(?: [0-9a-f]{2,4}:)?', 'PC is at ')})|BUG: KASAN: [\w-]+ in )"
+    r"(?:\s?\[<[^>]*>\])*\s*$"
 )
 _EXACT_AFTER = re.compile(r" \([A-Z]*P[A-Z]*\)")
 
@@ -119,9 +121,8 @@ def look_up(stack_frames: Sequence[Frame], vmlinux: Path, arch: Arch) -> dict[Fr
 
 def _addr2line(addresses: Sequence[int], vmlinux: Path, arch: Arch) -> dict[int, tuple[Place, ...]]:
     places: dict[int, list[Place]] = {}
-    prefix = arch.compiler_prefix
-    package = f"binutils-{prefix.removesuffix('-').replace('_', '-')}" if prefix else "binutils"
-    program = require(f"{prefix}addr2line", remedy=f"Install it: apt-get install {package}")
+    remedy = f"Install it: apt-get install {arch.binutils_package}"
+    program = require(f"{arch.compiler_prefix}addr2line", remedy=remedy)
     for start in range(0, len(addresses), _AT_ONCE):
         some = [f"{address:#x}" for address in addresses[start : start + _AT_ONCE]]
         output = tool([program, "-a", "-f", "-i", "-e", str(vmlinux), *some], timeout_s=_LIMIT_S)

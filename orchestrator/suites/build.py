@@ -149,7 +149,7 @@ def _build_program(suite: Suite, program: Program, arch: Arch, store: Store) -> 
 
 def _check_machine(path: Path, arch: Arch, what: str) -> None:
     content = path.read_bytes()
-    if content.startswith(b"\x7fELF") and (machine := elf.machine(content, str(path))) not in arch.machines:
+    if content.startswith(b"\x7fELF") and (machine := elf.machine(content, str(path))) != arch.elf:
         raise UserError(
             f"{what}: {path.name} is a program for {machine}, not for {arch.name}",
             remedy="Let orchestrate compile it from its sources, or choose the architecture with --arch.",

@@ -92,7 +92,8 @@ def _a_kernel(arch: Arch, cache: Path) -> Path | None:
     """A boot image of the cache; a half-made entry has no manifest."""
     try:
         images = sorted((cache / "kernels").glob(f"[!.]*/{Path(arch.image).name}"))
-        return next((image for image in images if image.with_name("manifest.json").is_file()), None)
+        made = (image for image in images if image.with_name("manifest.json").is_file())
+        return next((image for image in made if arch.header.is_of(image)), None)
     except OSError:
         return None
 

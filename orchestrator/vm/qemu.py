@@ -11,8 +11,7 @@ import msgspec
 from orchestrator.core.arch import Arch
 from orchestrator.core.process import require, tool
 
-#: Its network, randomness and the device that tells of a panic.
-DEVICES = (
+_DEVICES = (
     *("-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"),
     *("-device", "virtio-net-pci,netdev=net,romfile="),
     *("-device", "virtio-rng-pci"),
@@ -49,12 +48,7 @@ def program(arch: Arch) -> str:
 
     :raises InfraError: it is not installed.
     """
-    return require(arch.qemu, remedy=f"Install it: apt-get install {package(arch)}")
-
-
-def package(arch: Arch) -> str:
-    """Debian's package of that QEMU."""
-    return {"x86_64": "qemu-system-x86", "arm64": "qemu-system-arm"}.get(arch.name, arch.qemu)
+    return require(arch.qemu, remedy=f"Install it: apt-get install {arch.packages.qemu}")
 
 
 def version(arch: Arch) -> str:
@@ -95,8 +89,13 @@ def argv(
         *("-chardev", f"socket,id=console,path={folder / 'console'}"),
         *("-serial", "chardev:console"),
         *("-qmp", f"unix:{folder / 'qmp'}"),
-        *DEVICES,
+        *devices(spec.arch),
     ]
+
+
+def devices(arch: Arch) -> tuple[str, ...]:
+    """The words for network, randomness, the device that tells of a panic, and what the arch adds."""
+    return (*_DEVICES, *arch.devices)
 
 
 def machine(spec: GuestSpec, accel: str) -> list[str]:
@@ -112,7 +111,7 @@ def machine(spec: GuestSpec, accel: str) -> list[str]:
         *("-display", "none"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         *("-name", "orchestrate"),
-        *("-machine", arch.machine if not kvm else arch.machine.split(",")[0]),
+        *("-machine", arch.machine_kvm if kvm else arch.machine_tcg),
         *("-accel", "kvm" if kvm else "tcg,thread=multi"),
         *("-cpu", arch.cpu_kvm if kvm else arch.cpu_tcg),
         *("-smp", str(spec.smp)),

@@ -252,7 +252,7 @@ def test_debug_fragment_asks_for_what_moves_no_code() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", arch.names())
+@pytest.mark.parametrize("name", arch.usual())
 def test_real_crash_gets_lines_of_a_debug_build(tmp_path: Path, name: str) -> None:
     """A second build, eight minutes; that both are the same code is checked by the tool itself."""
     words = ["--source", SOURCE, "--arch", name, "--variant", "per-vma-lock", "--decode"]

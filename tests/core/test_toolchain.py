@@ -13,7 +13,10 @@ from orchestrator.core.arch import Arch
 from orchestrator.core.errors import InfraError, UserError
 
 #: As it is on every host but a native one.
-FOREIGN = msgspec.structs.replace(arch.load("arm64"), machines=("none",), cross_prefix="weird-linux-gnu-")
+PACKAGES = msgspec.structs.replace(arch.load("arm64").packages, gcc="gcc-weird-linux-gnu")
+FOREIGN = msgspec.structs.replace(
+    arch.load("arm64"), machines=("none",), cross_prefix="weird-linux-gnu-", packages=PACKAGES
+)
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def test_missing_gdb_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     with pytest.raises(InfraError, match="gdb-multiarch is not installed") as error:
         gdb.program(arch.host())
     assert error.value.remedy == "Install it: apt-get install gdb"
-    (foreign,) = (arch.load(name) for name in arch.names() if not arch.load(name).native)
+    (foreign,) = (arch.load(name) for name in arch.usual() if not arch.load(name).native)
     with pytest.raises(InfraError) as error:
         gdb.program(foreign)
     assert error.value.remedy == "Install it: apt-get install gdb-multiarch"
@@ -79,7 +79,7 @@ def test_symbols_are_the_best_there_are(tmp_path: Path) -> None:
 # --- with real guests -------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=arch.names())
+@pytest.fixture(scope="module", params=arch.usual())
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of one cell."""
     top = tmp_path_factory.mktemp("gdb")

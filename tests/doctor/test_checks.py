@@ -21,6 +21,7 @@ import pytest
 from fakes.mounts import mounted
 from paths import ROOT
 from rich.console import Console
+from under_test import image_head
 
 from orchestrator import doctor
 from orchestrator.core import arch
@@ -33,7 +34,7 @@ from orchestrator.vm import accel, probe, qemu
 from orchestrator.vm.probe import Started, Trial
 
 HOST = arch.host()
-ALL = tuple(map(arch.load, arch.names()))
+ALL = tuple(map(arch.load, arch.usual()))
 FOREIGN = next(each for each in ALL if not each.native)
 MAKEFILE = ROOT / "Makefile"
 INSTALL = "apt-get install --no-install-recommends"
@@ -206,8 +207,19 @@ def test_one_command_for_all_that_is_missing(hide: Hide, root: None) -> None:
     assert shown(checks).count("apt-get") == 1
 
 
+def test_tools_of_an_optional_architecture_are_not_missed(hide: Hide, tmp_path: Path) -> None:
+    hide(FOREIGN.qemu)
+    (check,) = doctor_checks.optional(FOREIGN)
+    assert (check.name, check.status, check.packages) == (FOREIGN.name, "note", ())
+    assert check.found.startswith(f"optional, only for --arch {FOREIGN.name}: ")
+    assert check.remedy.endswith(f"{INSTALL} {FOREIGN.packages.qemu}")
+    assert doctor.exit_code([check]) == 0
+
+
 def test_every_package_is_one_of_make_deps(hide: Hide) -> None:
-    deps = MAKEFILE.read_text()
+    listing = ["make", "-pn", "-C", str(MAKEFILE.parent), "-f", MAKEFILE.name, "help"]
+    database = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
+    (deps,) = re.findall(r"^PACKAGES := (.*)$", database, re.M)
     gone = {
         *doctor_checks.BUILD_TOOLS,
         "gcc",
@@ -493,13 +505,25 @@ def test_without_a_kernel_the_trial_settles_nothing(tmp_path: Path, monkeypatch:
     assert probe.try_kvm(HOST, tmp_path) == Trial(False, "it aborts")
 
 
+def test_an_image_of_another_architecture_is_not_booted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several call theirs `Image`."""
+    image = tmp_path / "kernels" / "0123" / Path(HOST.image).name
+    image.parent.mkdir(parents=True)
+    image.write_bytes(image_head(next(a for a in ALL if not a.native)))
+    image.with_name("manifest.json").touch()
+    monkeypatch.setattr(probe, "paused", lambda *_, **__: Started("7.2"))
+    assert probe.try_kvm(HOST, tmp_path).works is None
+
+
 @pytest.mark.parametrize("sealed", [True, False])
 def test_a_kernel_of_the_cache_is_booted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sealed: bool
 ) -> None:
     image = tmp_path / "kernels" / "0123" / Path(HOST.image).name
     image.parent.mkdir(parents=True)
-    image.touch()
+    image.write_bytes(image_head(HOST))
     if sealed:
         image.with_name("manifest.json").touch()
     booted = []
@@ -797,7 +821,7 @@ def test_no_check_imports_what_another_may_import(tmp_path: Path) -> None:
             before.update(() if before else sys.modules)
             start(thread)
         threading.Thread.start = first
-        arches = [arch.load(name) for name in arch.names()]
+        arches = [arch.load(name) for name in arch.usual()]
         doctor.check(arches, Path(sys.argv[1]), try_kvm=lambda *_: Trial(False, "no"))
         print(sorted(name for name in set(sys.modules) - before if name.startswith("orchestrator")))
     """
@@ -823,7 +847,7 @@ def test_no_traceback_anywhere(environment: dict[str, str], tmp_path: Path) -> N
         from orchestrator import doctor
         from orchestrator.core import arch
         from orchestrator.core.store import default_cache
-        checks = doctor.check([arch.load(n) for n in arch.names()], default_cache())
+        checks = doctor.check([arch.load(n) for n in arch.usual()], default_cache())
         doctor.render(checks, Console(highlight=False, markup=False, emoji=False))
         sys.exit(doctor.exit_code(checks))
     """

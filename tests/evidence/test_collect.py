@@ -36,7 +36,7 @@ def test_the_box_grows_with_the_guest_up_to_a_bound() -> None:
     assert collect.limit_s(100.0) == collect.BOX_MOST_S
 
 
-@pytest.fixture(scope="module", params=arches.names())
+@pytest.fixture(scope="module", params=arches.usual())
 def booted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
     known, store = arches.load(request.param), Store(default_cache())
     made = Origin(

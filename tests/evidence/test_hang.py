@@ -8,9 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paths import DATA
 
+from orchestrator.core import arch
 from orchestrator.evidence import hang
 from orchestrator.evidence.hang import explain, parse_console, parse_holders, waits_for
 from orchestrator.evidence.health import Task, parse_tasks
+
+X86 = arch.load("x86_64")
 
 HANGS = DATA / "hang"
 WRITER = """\
@@ -76,7 +79,7 @@ def tasks(*texts: str) -> tuple[Task, ...]:
 
 
 def test_a_writer_that_waits_for_a_lock_that_nobody_holds() -> None:
-    said = explain(tasks(IDLE, WRITER), arch="x86_64")
+    said = explain(tasks(IDLE, WRITER), arch=X86)
     assert said == (
         "holders/212 waits for readers of a VMA lock in __vma_start_exclude_readers (called by "
         "vms_gather_munmap_vmas, munmap(0x7f0000001000, 0x1000)); the VMA lock is held by nobody that is "
@@ -86,7 +89,7 @@ def test_a_writer_that_waits_for_a_lock_that_nobody_holds() -> None:
 
 
 def test_a_reader_that_is_still_inside() -> None:
-    said = explain(tasks(WRITER, READER), arch="x86_64")
+    said = explain(tasks(WRITER, READER), arch=X86)
     assert "the VMA lock is held, it seems, by reader/213 in m_next" in said
 
 
@@ -141,7 +144,7 @@ def test_another_semaphore_is_not_mmap_lock() -> None:
 @given(st.text())
 def test_no_text_is_too_odd(text: str) -> None:
     for found in (parse_tasks(text), parse_console(text), parse_console(CONSOLE + text)):
-        explain(found, parse_holders(text), arch="x86_64")
+        explain(found, parse_holders(text), arch=X86)
 
 
 def test_a_flood_of_tasks_is_bounded() -> None:
@@ -156,7 +159,7 @@ def test_a_real_hang(name: str) -> None:
     text = (HANGS / f"x86-leaked-{name}.txt").read_text()
     found = parse_tasks(text) if name == "tasks" else parse_console(text)
     assert {task.comm for task in found if task.state == "D"} == {"progress"}
-    said = explain(found, arch="x86_64")
+    said = explain(found, arch=X86)
     assert said.startswith(
         "progress/95 waits for readers of a VMA lock in __vma_start_exclude_readers (called by vma_"
     )

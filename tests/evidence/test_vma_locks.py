@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.core import arch
 from orchestrator.core.errors import InfraError
 from orchestrator.evidence import vma_locks
 from orchestrator.evidence.vma_locks import Space, Vma
@@ -54,4 +55,4 @@ def test_without_drgn_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(InfraError, match="drgn is not installed"):
-        vma_locks.spaces(lambda at, size: b"", 1, Path("/x"), [1], arch="x86_64")
+        vma_locks.spaces(lambda at, size: b"", 1, Path("/x"), [1], arch=arch.load("x86_64"))

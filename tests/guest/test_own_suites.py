@@ -16,7 +16,7 @@ BENCHMARKS = ("fault-scaling", "query-throughput", "reader-latency", "app-start"
 
 
 @pytest.mark.guest
-@pytest.mark.parametrize("name", arch.names())
+@pytest.mark.parametrize("name", arch.usual())
 def test_no_alarm_on_a_right_kernel(name: str, tmp_path: Path) -> None:
     words = [word for suite in FUNCTIONAL for word in ("--suite", suite)]
     code, result = run(tmp_path, "--arch", name, *words)
@@ -40,7 +40,7 @@ def test_no_alarm_on_a_right_kernel(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", arch.names())
+@pytest.mark.parametrize("name", arch.usual())
 def test_benchmarks_prove_their_work(name: str, tmp_path: Path) -> None:
     words = [word for suite in BENCHMARKS for word in ("--suite", suite)]
     _, result = run(tmp_path, "--arch", name, "--boots", "1", *words)

@@ -100,7 +100,7 @@ def test_a_compiler_may_be_too_old() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("arch", arches.names())
+@pytest.mark.parametrize("arch", arches.usual())
 @pytest.mark.parametrize("name", flavor.names())
 def test_what_a_flavor_asks_for_survives(name: str, arch: str) -> None:
     """On the newest kernel that the tests know, every request, for both variants."""

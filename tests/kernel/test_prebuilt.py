@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fakes.images import arm64_image, bzimage
 
+from orchestrator.core import arch
 from orchestrator.core.errors import UserError
 from orchestrator.kernel.prebuilt import inspect
 
@@ -57,7 +58,7 @@ def test_a_changed_image_is_another_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "no image of x86_64 or arm64"),
+        (b"", f"no image of {', '.join(arch.names()[:-1])} or {arch.names()[-1]}"),
         (b"\x7fELF" + bytes(100), "an ELF file"),
         (b"\x1f\x8b not gzip", "a damaged gzip file"),
         (gzip.compress(b"something else"), "no image of"),

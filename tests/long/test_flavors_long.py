@@ -28,7 +28,7 @@ KERNELS = (
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("at", arch.names())
+@pytest.mark.parametrize("at", arch.usual())
 @pytest.mark.parametrize(("flavors", "suite"), KERNELS, ids=["+".join(names) for names, _ in KERNELS])
 def test_kernels_made_for_diagnosis_stay_silent(
     at: str, flavors: tuple[str, ...], suite: str, tmp_path: Path

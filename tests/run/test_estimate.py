@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from fakes.linux import make_linux
+from under_test import image_head
 
+from orchestrator.core import arch
 from orchestrator.core.store import Store
 from orchestrator.kernel import build
 from orchestrator.kernel.kconfig import WITH, WITHOUT
@@ -51,7 +53,7 @@ class Scene:
     def built(self, name: str, cpu_s: float) -> None:
         folder = self.store.root / "kernels" / name
         folder.mkdir(parents=True)
-        (folder / "bzImage").write_bytes(b"")
+        (folder / "bzImage").write_bytes(image_head(arch.load("x86_64")))
         facts = {"release": "7.2", "build_id": "", "toolchain": "gcc", "cpu_s": cpu_s}
         (folder / "kernel.json").write_bytes(msgspec.json.encode(facts))
 

@@ -477,6 +477,8 @@ SAMPLES = [
     (Kind.BUG, "kernel BUG at mm/vma.c:1!"),
     (Kind.OOPS, "Internal error: synchronous external abort: 0000000096000010 [#1]  SMP"),
     (Kind.OOPS, "Oops: 0002 [#1] SMP"),
+    (Kind.OOPS, "Oops [#1]"),
+    (Kind.OOPS, "Oops - illegal instruction [#1]"),
     (Kind.PANIC, "Kernel panic - not syncing: Fatal exception in interrupt"),
     (Kind.PANIC, "Kernel panic - not syncing: stack-protector: Kernel stack is corrupted in: f+0x1/0x2"),
     (Kind.PANIC, "Kernel panic - not syncing: corrupted stack end detected inside scheduler"),

@@ -65,7 +65,7 @@ class Program:
         return f"{name}+{offset:#x}/{self.symbols[name].size:#x}"
 
 
-@pytest.fixture(scope="module", params=arches.names())
+@pytest.fixture(scope="module", params=arches.usual())
 def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Program:
     arch = arches.load(request.param)
     if not shutil.which(f"{arch.compiler_prefix}gcc"):

@@ -327,7 +327,7 @@ def test_a_prebuilt_program_of_another_architecture(tmp_path: Path, store: Store
     shutil.copy(compiled, place / "ready")
     suite = catalog.load(str(place))
     assert built(suite, store) == {"p": place / "ready"}
-    other = next(arch.load(name) for name in arch.names() if name != HOST.name)
+    other = next(arch.load(name) for name in arch.usual() if name != HOST.name)
     with pytest.raises(UserError, match=f"ready is a program for .*, not for {other.name}"):
         built(suite, store, arch=other)
 
@@ -670,7 +670,7 @@ def _kernel(known: arch.Arch, store: Store) -> Path:
     return kernels.build(spec, store, say=print).image
 
 
-@pytest.fixture(scope="module", params=arch.names())
+@pytest.fixture(scope="module", params=arch.usual())
 def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Guests:
     return Guests(request.param, tmp_path_factory.mktemp(request.param))
 

@@ -14,7 +14,7 @@ from orchestrator.vm.accel import Accelerator
 from orchestrator.vm.machine import BootFailure, Deadlines, Guest
 
 HOST = arch.host()
-FOREIGN = next(arch.load(name) for name in arch.names() if name != HOST.name)
+FOREIGN = next(arch.load(name) for name in arch.usual() if name != HOST.name)
 KVM = Accelerator("kvm", "to be tried")
 
 

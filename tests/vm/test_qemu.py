@@ -50,7 +50,7 @@ def test_what_every_machine_has(name: str) -> None:
     assert words[0] == f"/bin/{known.qemu}"
     assert {"-nodefaults", "-no-user-config", "-no-reboot"} <= set(words)
     assert value(words, "-action") == "panic=none", "the guest prints all that it has to say"
-    assert value(words, "-machine") == known.machine
+    assert value(words, "-machine") == known.machine_tcg
     assert value(words, "-cpu") == known.cpu_tcg
     assert value(words, "-accel").startswith("tcg")
     assert value(words, "-smp").split(",")[0] == "3"
@@ -60,9 +60,38 @@ def test_what_every_machine_has(name: str) -> None:
 
 
 @pytest.mark.usefixtures("anywhere")
-def test_under_kvm() -> None:
-    words = argv(spec("arm64"), "kvm")
-    assert (value(words, "-accel"), value(words, "-cpu"), value(words, "-machine")) == ("kvm", "host", "virt")
+@pytest.mark.parametrize("name", arch.names())
+def test_under_kvm(name: str) -> None:
+    words, known = argv(spec(name), "kvm"), arch.load(name)
+    assert value(words, "-accel") == "kvm"
+    assert value(words, "-cpu") == known.cpu_kvm
+    assert value(words, "-machine") == known.machine_kvm
+
+
+#: All of it, since what a guest is made of changes what is measured in it.
+ARM64 = """
+/bin/qemu-system-aarch64 -nodefaults -no-user-config -no-reboot -action panic=none -display none
+-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny -name orchestrate
+-machine virt,gic-version=3 -accel tcg,thread=multi -cpu max,pauth-impdef=on -smp 2 -m 512M
+-kernel /k/bzImage -initrd /f/initrd -append {append} -chardev socket,id=console,path=/f/console
+-serial chardev:console -qmp unix:/f/qmp -netdev user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22
+-device virtio-net-pci,netdev=net,romfile= -device virtio-rng-pci -device pvpanic-pci
+"""
+X86_64 = (
+    ARM64.replace("qemu-system-aarch64", "qemu-system-x86_64")
+    .replace("virt,gic-version=3", "q35")
+    .replace("max,pauth-impdef=on", "max,la57=off")
+)
+
+
+@pytest.mark.usefixtures("anywhere")
+@pytest.mark.parametrize(("name", "expected"), [("arm64", ARM64), ("x86_64", X86_64)])
+def test_word_for_word(name: str, expected: str) -> None:
+    assert argv(spec(name)) == [word.format(append="a b") for word in expected.split()]
+    kvm = expected.replace(f"-machine {arch.load(name).machine_tcg} -accel tcg,thread=multi", "{kvm}")
+    kvm = kvm.replace("{kvm}", f"-machine {arch.load(name).machine_kvm} -accel kvm")
+    kvm = kvm.replace(arch.load(name).cpu_tcg, "host")
+    assert argv(spec(name), "kvm") == [word.format(append="a b") for word in kvm.split()]
 
 
 @pytest.mark.usefixtures("anywhere")
@@ -105,12 +134,12 @@ def test_the_kernels_command_line() -> None:
     assert qemu.kernel_cmdline(spec("arm64"), nonce="", epoch=0).startswith("console=ttyAMA0 ")
 
 
-@pytest.mark.parametrize(("name", "package"), [("x86_64", "qemu-system-x86"), ("arm64", "qemu-system-arm")])
-def test_without_qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str) -> None:
+@pytest.mark.parametrize("name", arch.names())
+def test_without_qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InfraError, match="is not installed") as caught:
         qemu.program(arch.load(name))
-    assert caught.value.remedy == f"Install it: apt-get install {package}"
+    assert caught.value.remedy == f"Install it: apt-get install {arch.load(name).packages.qemu}"
 
 
 def a_boot_sector() -> bytes:

@@ -255,7 +255,7 @@ def test_keys_do_not_show() -> None:
 # --- real guests ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=arches.names())
+@pytest.fixture(scope="module", params=arches.usual())
 def booted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
     made = Origin(request.param, tmp_path_factory.mktemp(request.param))
     yield made

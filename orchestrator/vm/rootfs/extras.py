@@ -95,6 +95,6 @@ def _needed(arch: Arch, content: bytes, path: str) -> list[str]:
         file = elf.read(content, path)
     except InfraError:
         return []  # an object file or a firmware image: nobody here runs it
-    if file.machine.removeprefix("EM_").lower() not in arch.machines:
+    if file.machine.removeprefix("EM_").lower() != arch.elf:
         return []
     return [word for word in (file.interpreter, *file.needed) if word]

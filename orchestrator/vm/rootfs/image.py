@@ -98,14 +98,14 @@ def build_image(
 
     :param cache: ``images/``, ``debs/`` and ``apt/`` are kept in it (see ``store``).
     :param say: gets a line of progress before each step that takes time.
-    :param suite: a Debian suite; the host's own by default.
+    :param suite: a Debian suite; the arch's or the host's own by default.
     :param refresh: ask the suite again.
     :param extra: further packages whose programs the guest is to have (see ``extras``).
     :raises UserError: no such architecture, no such package among ``extra``, or they are too large.
     :raises InfraError: a package cannot be had, or does not hold what it should.
     """
     known, store, recipe = load_arch(arch), Store(cache), load_recipe()
-    suite = suite or mirror.host_codename() or FALLBACK_SUITE
+    suite = suite or known.guest_suite or mirror.host_codename() or FALLBACK_SUITE
     names = [package.name for package in recipe.package]
     further = tuple(sorted(set(extra)))
     memory = cache / "images" / f"{suite}-{arch}-{digest_of([*names, *further])}.json"
@@ -173,7 +173,7 @@ def assemble(
     for wanted in recipe.package:
         for path, content in _taken(wanted, packages.get(wanted.name, {})).items():
             program(path, content)
-            if elf.machine(content, path) not in arch.machines:
+            if elf.machine(content, path) != arch.elf:
                 raise InfraError(f"{path} of {wanted.name} is not for {arch.name}")
             for word in elf.closure(content, path, lambda word: library(everything, word)[1]):
                 place, found = library(everything, word)

@@ -142,7 +142,7 @@ def test_the_runner_is_built_for_each_architecture(tmp_path: Path, name: str) ->
         pytest.skip(f"{known.compiler_prefix}gcc is not installed")
     path = overlay.build_runner(known, Store(tmp_path))
     content = path.read_bytes()
-    assert elf.machine(content, str(path)) in known.machines
+    assert elf.machine(content, str(path)) == known.elf
     assert elf.read(content, str(path)).interpreter == ""
     assert overlay.build_runner(known, Store(tmp_path)).stat().st_mtime_ns == path.stat().st_mtime_ns
 
