@@ -56,14 +56,18 @@ class Reports(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How its kernel prints reports: regular expressions, empty where it has no such thing.
 
     ``pc``, ``link``: what stands before the function that the CPU was in, and before the one it returns to.
-    ``jump``: a line that is there when the CPU was sent to where there is no code. ``system_call``: the infix
-    of wrappers of system calls. All others match names of functions: ``entry`` calls that of a system call;
-    ``irq_entry`` and ``trap_entry`` are where an interrupt and a trap instruction come in; ``bug_handler``
-    only reports such a trap; ``plumbing`` are patterns of what is not blamed while there is another function.
+    ``registers``: names of those that a line begins with. ``trace``: a line that a stack trace follows, where
+    that has no head of its own. ``jump``: a line that is there when the CPU was sent to where there is no
+    code. ``system_call``: the infix of wrappers of system calls. All others match names of functions:
+    ``entry`` calls that of a system call; ``irq_entry`` and ``trap_entry`` are where an interrupt and a trap
+    instruction come in; ``bug_handler`` only reports such a trap; ``plumbing`` are patterns of what is not
+    blamed while there is another function.
     """
 
     pc: str
     link: str = ""
+    registers: str = ""
+    trace: str = ""
     jump: str = ""
     system_call: str = ""
     entry: str = ""

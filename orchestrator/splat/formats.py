@@ -10,7 +10,18 @@ from typing import Literal
 
 from orchestrator.core import arch
 
-Field = Literal["pc", "link", "jump", "system_call", "entry", "irq_entry", "trap_entry", "bug_handler"]
+Field = Literal[
+    "pc",
+    "link",
+    "registers",
+    "trace",
+    "jump",
+    "system_call",
+    "entry",
+    "irq_entry",
+    "trap_entry",
+    "bug_handler",
+]
 _BOOTED = tuple(arch.load(name).reports for name in arch.names())
 
 

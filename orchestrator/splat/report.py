@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from orchestrator.splat import formats
 from orchestrator.splat.frames import (
     JUMP,
     TRACE,
@@ -38,11 +39,12 @@ _ACCESS = re.compile(
     r"|^#PF: \w+ (?P<fault>read|write) access|^\s*(?:CM = \d, )?WnR = (?P<wnr>[01])"
     r"|Memory access of size (?P<msan>\d+) starts at"
 )
+_REGISTERS = formats.pattern("registers", r"r\d\d?", "psr")
 #: Lines that reports are made of, whatever is reported: frames and what frames stand between, registers,
 #: dumps of memory, held locks, rules.
 _BODY = re.compile(
     r"\s*</?[A-Z]+>|\s*(?:={8}|-{8}|\*{3} )|---\[|8<---"
-    r"|(?:R[A-Z]{2}|E[A-Z]{2}|[C-GS]S|R\d\d?|x\d\d?|r\d\d?|[CD]R\d|sp|pc|lr|pstate|psr) ?: "
+    rf"|\s?(?:{_REGISTERS}) ?: "
     r"|RSP|Code: |E?IP: |RIP"
     r"|Call [Tt]race:|CPU: \d|Hardware name: |Modules linked in:|Workqueue: |task:|Tainted: |Stack: ?"
     r"|[>\s]*[0-9a-f]{8,16}: [0-9a-f]|raw: [0-9a-f]{8}|\s*#\d+:? |\S+ locks? held by |no locks held by "
@@ -61,7 +63,7 @@ _REQUESTED = re.compile(r"sysrq: (?!Trigger)")
 #: What may follow a trace, but not its first line.
 _NO_TRACE = re.compile(r"Code: |Kernel panic|Kernel Offset|Rebooting|---\[ end |Modules linked in")
 _DROPPED = re.compile(r"\*\* \d+ printk messages dropped \*\*")
-_TRACE = re.compile(r"stack backtrace:|Call [Tt]race:|^[Bb]acktrace|^\s+backtrace")
+_TRACE = re.compile(formats.pattern("trace", r"stack backtrace:|Call [Tt]race:|^[Bb]acktrace|^\s+backtrace"))
 
 
 class Splat(msgspec.Struct, frozen=True, kw_only=True):
