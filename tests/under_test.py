@@ -12,10 +12,9 @@ from pathlib import Path
 import msgspec
 from paths import DATA
 
+from orchestrator.core.arch import HEADER_SIZE, Arch
 from orchestrator.results.model import Case, CellResult, Verdict
 from orchestrator.run.summary import RunResult
-
-from orchestrator.core.arch import HEADER_SIZE, Arch
 
 ORCHESTRATE = [sys.executable, "-m", "orchestrator.cli.main"]
 #: What tests/broken, provoke.patch and the other changes of ours apply to.
