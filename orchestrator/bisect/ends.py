@@ -5,12 +5,23 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
+from collections.abc import Sequence
 
 import msgspec
 from scipy.stats import fisher_exact
 
 from orchestrator.bisect.journal import Built, Subject
-from orchestrator.bisect.predicate import AnyFails, BuildFails, CaseFails, Judgement, Kind, failing, of_boot
+from orchestrator.bisect.predicate import (
+    AnyFails,
+    BuildFails,
+    CaseFails,
+    Judgement,
+    Kind,
+    Predicate,
+    SplatSeen,
+    failing,
+    of_boot,
+)
 from orchestrator.bisect.recorder import Bench
 from orchestrator.bisect.search import Rates
 from orchestrator.bisect.setup import Setup
@@ -20,6 +31,8 @@ from orchestrator.core.errors import Inconclusive, UserError
 _PATIENCE = 8
 #: Of a good end that shows it too: chance that both ends are alike, below which they are not.
 _ALIKE = 0.01
+#: Fingerprints that a message names.
+_NAMED = 10
 #: A fault of a build is the same each time: what one build shows counts as so many boots.
 _CERTAIN = 50
 
@@ -36,6 +49,15 @@ class End:
     def boot(self) -> None:
         """Boot it once more."""
         self.judgements.append(self.bench.boot(self.subject, "end").judgement)
+
+    def judge_again(self) -> None:
+        """Judge its boots so far by what is bad now."""
+        results = self.bench.results(self.subject)
+        self.judgements = [of_boot(self.bench.predicate, result) for result in results]
+
+    def fingerprints(self) -> tuple[str, ...]:
+        """Those of the kernel reports that its boots showed, each once."""
+        return tuple(dict.fromkeys(mark for judgement in self.judgements for mark in judgement.marks))
 
     def count(self, kind: Kind) -> int:
         """How many boots came to that."""
@@ -111,8 +133,11 @@ def rates(bench: Bench, setup: Setup) -> Rates:
     if isinstance(bench.predicate, AnyFails):
         _choose(bench, bad, goods)
     most = setup.ends * _PATIENCE
+    asked = bench.predicate
+    _name_splat(asked, bench, bad, goods)
     while bad.shown < 2 and bad.booted < most and bad.boots:
         bad.boot()
+        _name_splat(asked, bench, bad, goods)
     _check_bad(bad, goods)
     if isinstance(bench.predicate, CaseFails):
         marks = {mark for j in bad.judgements if j.kind is Kind.BAD for mark in j.marks}
@@ -160,8 +185,32 @@ def _choose(bench: Bench, bad: End, goods: list[End]) -> None:
     pattern = bench.choose(decide)
     bench.say(f"bad is: {pattern} fails")
     bench.predicate = CaseFails(pattern=pattern)
-    for end, seen in zip(ends, results, strict=True):
-        end.judgements = [of_boot(bench.predicate, result) for result in seen]
+    for end in ends:
+        end.judge_again()
+
+
+def _name_splat(asked: Predicate, bench: Bench, bad: End, goods: list[End]) -> None:
+    """Once the bad end shows the report that was asked for: from now on it is that one and no other.
+
+    :raises UserError: it shows several that may be meant.
+    """
+    if not isinstance(asked, SplatSeen):
+        return
+    meant = asked.among(bad.fingerprints())
+    if len(meant) > 1:
+        raise UserError(
+            f"--splat {asked.fingerprint}: the bad end shows {len(meant)} reports that begin like that:"
+            f" {', '.join(meant)}",
+            remedy="Name one of them in full.",
+        )
+    exact = SplatSeen(fingerprint=meant[0], exact=True) if meant else asked
+    if bench.predicate == exact:
+        return
+    bench.predicate = exact
+    bench.say(f"bad is: {exact}")
+    for end in (bad, *goods):
+        if any(asked.matches(fingerprint) for fingerprint in {*end.fingerprints()} - {exact.fingerprint}):
+            end.judge_again()
 
 
 def _check_bad(bad: End, goods: list[End]) -> None:
@@ -180,10 +229,19 @@ def _check_bad(bad: End, goods: list[End]) -> None:
             else "Case ids are in the JUnit file and the results of a run; suites in `orchestrate list`.",
         )
     if not bad.shown:
+        remedy = "Check the claim (--case, --variant, --arch), boot more with --ends, or swap the ends."
+        if isinstance(bad.bench.predicate, SplatSeen):
+            remedy = _shown_instead(bad.fingerprints()) + remedy.replace("--case", "--splat, --suite")
         raise Inconclusive(
-            f"the bad end does not show it: {bad.figures()}; {goods[0].figures()}",
-            remedy="Check the claim (--case, --variant, --arch), boot more with --ends, or swap the ends.",
+            f"the bad end does not show it: {bad.figures()}; {goods[0].figures()}", remedy=remedy
         )
+
+
+def _shown_instead(fingerprints: Sequence[str]) -> str:
+    if not fingerprints:
+        return "It showed no report at all. "
+    more = f" and {len(fingerprints) - _NAMED} more" if len(fingerprints) > _NAMED else ""
+    return f"It showed {', '.join(fingerprints[:_NAMED])}{more}. "
 
 
 def _near(end: End) -> list[str]:

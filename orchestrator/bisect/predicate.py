@@ -14,10 +14,13 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from orchestrator.core.errors import UserError
-from orchestrator.results.model import AT_FAULT, Case, CellResult, Verdict
+from orchestrator.results.model import AT_FAULT, GUEST_DIED, TAINTED, Case, CellResult, Verdict
+from orchestrator.splat import kinds
 
-#: The fewest digits of a fingerprint that name it.
-_DIGITS = 6
+#: What people copy along with a fingerprint, out of JSON or a page.
+_AROUND = " \t\r\n\"'`,"
+#: How every fingerprint begins.
+_HEADS = (*(kind.value for kind in kinds.Kind), GUEST_DIED, TAINTED)
 
 
 class Kind(StrEnum):
@@ -58,12 +61,29 @@ class CaseFails(msgspec.Struct, frozen=True, kw_only=True, tag="case"):
 
 
 class SplatSeen(msgspec.Struct, frozen=True, kw_only=True, tag="splat"):
-    """A report of that fingerprint (or its first digits) is on the console."""
+    """A report with that fingerprint is on the console.
+
+    ``fingerprint`` may be the beginning of one, in any case. With ``exact`` it is a whole one: that of the
+    report of the bad end that is meant.
+    """
 
     fingerprint: str
+    exact: bool = False
 
     def __str__(self) -> str:
         return f"the splat {self.fingerprint} is seen"
+
+    def matches(self, fingerprint: str) -> bool:
+        """Whether a report with this fingerprint may be the one that is meant."""
+        if self.exact:
+            return fingerprint == self.fingerprint
+        return fingerprint.casefold().startswith(self.fingerprint.casefold())
+
+    def among(self, fingerprints: Iterable[str]) -> tuple[str, ...]:
+        """Those that may be meant: the one that is written just so if it is there, else all that begin so."""
+        found = tuple(dict.fromkeys(filter(self.matches, fingerprints)))
+        whole = tuple(f for f in found if f.casefold() == self.fingerprint.casefold())
+        return tuple(f for f in whole if f == self.fingerprint) or whole or found
 
 
 class MetricWorse(msgspec.Struct, frozen=True, kw_only=True, tag="metric"):
@@ -121,18 +141,25 @@ def parse(
             )
         return CaseFails(pattern=case)
     if splat:
-        if len(splat) < _DIGITS or not all(c in "0123456789abcdef" for c in splat.lower()):
-            raise UserError(
-                f"--splat {splat}: a fingerprint is of hexadecimal digits, {_DIGITS} at least",
-                remedy="`orchestrate console LOG` prints those of a console.",
-            )
-        return SplatSeen(fingerprint=splat.lower())
+        return SplatSeen(fingerprint=_fingerprint(splat))
     if metric:
         suite, slash, name = metric.partition("/")
         if not (suite and slash and name):
             raise UserError(f"--metric {metric}: a metric is SUITE/METRIC, such as map-latency/p99_us")
         return MetricWorse(suite=suite, metric=name)
     return BootFails() if boot else BuildFails() if build else AnyFails()
+
+
+def _fingerprint(word: str) -> str:
+    """A fingerprint, or how it begins, without what was copied along with it."""
+    beginning = word.strip(_AROUND)
+    written = beginning.casefold()
+    if written and any(written.startswith(head) or head.startswith(written) for head in _HEADS):
+        return beginning
+    raise UserError(
+        f"--splat {word}: no fingerprint begins like that",
+        remedy="`orchestrate console LOG` prints those of a console, such as bug-BUG-Bad-rss-counter.",
+    )
 
 
 def suites_of(predicate: Predicate) -> tuple[str, ...]:
@@ -159,7 +186,7 @@ def of_build(predicate: Predicate, error: str = "", *, kernels_fault: bool = Tru
 
 def of_boot(predicate: Predicate, result: CellResult) -> Judgement:
     """What one boot says."""
-    marks = tuple(dict.fromkeys(c.fingerprint for c in result.all_cases() if c.fingerprint))
+    marks = tuple(dict.fromkeys(f for c in result.all_cases() for f in c.fingerprints()))
     found = _of_boot(predicate, result)
     return msgspec.structs.replace(found, marks=found.marks or marks)
 
@@ -205,8 +232,8 @@ def _is_sought(wanted: CaseFails, case: Case) -> bool:
 
 def _splat(wanted: SplatSeen, result: CellResult) -> Judgement:
     cases = result.all_cases()
-    if found := [c for c in cases if c.fingerprint.startswith(wanted.fingerprint)]:
-        return Judgement(kind=Kind.BAD, reason=_said(found[0]), marks=(found[0].fingerprint,))
+    if found := [c for c in cases if any(map(wanted.matches, c.fingerprints()))]:
+        return Judgement(kind=Kind.BAD, reason=_said(found[0]))
     own = [c for s in result.suites for c in s.cases]
     if ended := [c for c in own if c.verdict in (Verdict.CRASH, Verdict.TIMEOUT)]:
         # what came after it was not seen

@@ -134,9 +134,11 @@ def _with(cases: list[Case], case_id: str, trouble: Trouble) -> list[Case]:
         # the time-out and the stuck process are the same hang
         same = trouble.stuck and own.verdict is Verdict.TIMEOUT
         graver, other = (own, case) if same or _grave(own) <= _grave(case) else (case, own)
+        fingerprints = dict.fromkeys((*graver.fingerprints(), *other.fingerprints()))
         case = msgspec.structs.replace(
             graver,
             log=own.log,
+            further_fingerprints=tuple(f for f in fingerprints if f != graver.fingerprint),
             detail="\n\n".join(t for t in (graver.detail, f"Also: {other.reason}", other.detail) if t),
         )
     if own is not None:

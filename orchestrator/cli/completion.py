@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
@@ -185,6 +186,24 @@ def cells(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
         return [f"{run}/{cell['id']}" for cell in json.loads(plan.read_bytes())["cells"]]
 
     return _one_of(names)(ctx, param, incomplete) or [CompletionItem(incomplete, type="dir")]
+
+
+def fingerprints(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Fingerprints of the kernel reports in the newest run's results."""
+
+    def names() -> Iterable[str]:
+        folder = Path(ctx.params.get("out") or "runs").expanduser()
+        results = json.loads(max(folder.glob("*/results.json")).read_bytes())
+        cases = [c for cell in results["cells"] for c in _cases(cell)]
+        found = [f for c in cases for f in (c.get("fingerprint"), *c.get("further_fingerprints", ())) if f]
+        # a shell would read more into others
+        return dict.fromkeys(name for name in found if re.fullmatch(r"[\w.+-]+", name, re.ASCII))
+
+    return _one_of(names)(ctx, param, incomplete)
+
+
+def _cases(cell: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*cell.get("cases", ()), *(c for suite in cell.get("suites", ()) for c in suite.get("cases", ()))]
 
 
 def sources(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:

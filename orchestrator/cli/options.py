@@ -280,7 +280,14 @@ BISECT = (
     ),
     click.option("--bad", default="", metavar="REV", help="A commit with it. Default: HEAD."),
     click.option("--case", default="", metavar="SUITE/PATH", help="Bad is: this case fails; * and ? match."),
-    click.option("--splat", default="", metavar="HEX", help="Bad is: a report of this fingerprint is seen."),
+    click.option(
+        "--splat",
+        default="",
+        shell_complete=completion.fingerprints,
+        metavar="FINGERPRINT",
+        help="Bad is: the kernel report with this fingerprint (see `orchestrate console`) is on the console. "
+        "Its beginning is enough.",
+    ),
     click.option(
         "--metric",
         default="",

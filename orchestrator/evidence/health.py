@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from orchestrator.core.text import clean
-from orchestrator.results.model import Blame, Verdict
+from orchestrator.results.model import TAINTED, Blame, Verdict
 from orchestrator.splat.scanner import Scanner
 
 #: What each bit of `/proc/sys/kernel/tainted` says; the letter is the one in a splat's ``Tainted:`` line.
@@ -194,7 +194,7 @@ def _taint(before: State, after: State, ours: int) -> Iterator[Trouble]:
             verdict=Verdict.CRASH,
             blame=Blame.KERNEL,
             reason=f"the kernel became tainted: {', '.join(new)}",
-            fingerprint="tainted",
+            fingerprint=TAINTED,
         )
 
 

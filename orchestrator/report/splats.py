@@ -45,7 +45,8 @@ def as_text(console: Console) -> str:
     lines = _wrapped(f"{one_line(console.name)}: {many}", "")
     for splat in console.splats:
         lines += ["", *_wrapped(splat.title, ""), *_wrapped(_about(splat), "    ")]
-        lines += _wrapped(splat.fingerprint, "    ")
+        # whole, on one line: it is copied
+        lines += [f"    {splat.fingerprint}"]
     if console.dropped:
         lines += ["", f"and {console.dropped} more, beyond the limit of different ones"]
     if console.hidden:

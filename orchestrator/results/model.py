@@ -64,6 +64,9 @@ CANNOT_JUDGE = 125
 #: `git bisect run` stops at this exit code and above.
 STOP_BISECT = 128
 
+#: Fingerprints of what is seen of a kernel without a report on its console.
+GUEST_DIED, TAINTED = "guest-died", "tainted"
+
 #: The case ids that every cell has besides those of its suites.
 CELL_CASES = ("config", "build", "boot", "proof", "shutdown")
 
@@ -73,7 +76,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``id`` is the full path (``maps/proc-maps-race/maps.test_maps_tearing_from_split``), the same in
     every run: no number, time or pid in it. ``reason`` is one line of clean text; ``detail`` may be
-    long. ``log`` names a file relative to the run directory.
+    long. ``log`` names a file relative to the run directory. ``fingerprint`` is that of the kernel report
+    that decides the verdict, ``further_fingerprints`` are those of the other reports on the console.
     """
 
     id: str
@@ -82,8 +86,13 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""
     detail: str = ""
     fingerprint: str = ""
+    further_fingerprints: tuple[str, ...] = ()
     duration_s: float = 0.0
     log: str = ""
+
+    def fingerprints(self) -> tuple[str, ...]:
+        """Those of all its kernel reports, each once."""
+        return tuple(dict.fromkeys(f for f in (self.fingerprint, *self.further_fingerprints) if f))
 
 
 class SuiteResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -27,6 +27,7 @@ def console_case(case_id: str, reports: Sequence[Sighting]) -> Case | None:
     first = next((report for report in reports if report.blame is Blame.KERNEL), reports[0])
     splat = first.finding
     more = f" (and {len(reports) - 1} more)" if len(reports) > 1 else ""
+    fingerprints = dict.fromkeys(report.finding.fingerprint for report in reports)
     return Case(
         id=case_id,
         verdict=Verdict.CRASH if first.blame is Blame.KERNEL else Verdict.INCONCLUSIVE,
@@ -34,6 +35,7 @@ def console_case(case_id: str, reports: Sequence[Sighting]) -> Case | None:
         reason=f"{splat.title}{more}",
         detail="\n".join(line for line in splat.excerpt if not _MARK.search(line))[:_DETAIL_LIMIT],
         fingerprint=splat.fingerprint,
+        further_fingerprints=tuple(f for f in fingerprints if f != splat.fingerprint),
     )
 
 

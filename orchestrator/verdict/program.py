@@ -14,7 +14,7 @@ from orchestrator.core.errors import Inconclusive
 from orchestrator.core.text import clean
 from orchestrator.evidence.collect import HangReport
 from orchestrator.evidence.watch import Sighting
-from orchestrator.results.model import Blame, Case, Verdict
+from orchestrator.results.model import GUEST_DIED, Blame, Case, Verdict
 from orchestrator.suites.catalog import Program, Suite
 from orchestrator.verdict import benchmark, ktap, metrics
 from orchestrator.verdict.crash import console_case
@@ -126,7 +126,7 @@ def _lost(case_id: str, error: Lost, guest: GuestEnd, reports: Sequence[Sighting
             blame=Blame.KERNEL,
             reason=guest.death,
             detail=guest.console,
-            fingerprint="guest-died",
+            fingerprint=GUEST_DIED,
         )
     if guest.death:
         return _error(case_id, guest.death, guest.console)

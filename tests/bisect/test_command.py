@@ -184,7 +184,7 @@ def test_a_case_that_fails(
         (["--good", "HEAD~1", "--case", "word"], "a case is SUITE/PATH"),
         (["--good", "HEAD~1", "--case", "nosuch/x"], "there is no suite 'nosuch'"),
         (["--good", "HEAD~1", "--case", "cmd/cmd"], "which command?"),
-        (["--good", "HEAD~1", "--splat", "xyz"], "a fingerprint is of hexadecimal digits"),
+        (["--good", "HEAD~1", "--splat", "3f9c2a1b"], "--splat 3f9c2a1b: no fingerprint begins like that"),
         (["--good", "HEAD~1", "--metric", "map-latency"], "a metric is SUITE/METRIC"),
         (["--good", "HEAD~1", "--variant", "mmap-lock", "--variant", "per-vma-lock"], "one kernel a commit"),
         (["--good", "HEAD~1", "--build", "--suite", "maps"], "--build boots nothing"),

@@ -3,8 +3,25 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import subprocess
+from pathlib import Path
+
 import pytest
-from fakes.bisected import CASE, metric, result
+from fakes.bisected import (
+    BAD_LIST,
+    BAD_RSS,
+    CASE,
+    LOGS,
+    MARK_DETACHED,
+    REFCOUNT,
+    START_READ,
+    metric,
+    reports,
+    result,
+)
+from under_test import ORCHESTRATE
 
 from orchestrator.bisect.predicate import (
     AnyFails,
@@ -22,13 +39,17 @@ from orchestrator.bisect.predicate import (
     suites_of,
 )
 from orchestrator.core.errors import UserError
-from orchestrator.results.model import Case, CellResult, SuiteResult, Verdict
+from orchestrator.evidence.watch import ConsoleWatch
+from orchestrator.results.model import GUEST_DIED, Case, CellResult, SuiteResult, Verdict
+from orchestrator.splat import kinds
+from orchestrator.verdict import crash
 
-CRASHED = result(Verdict.CRASH, fingerprint="abcdef012345", reason="WARNING in f()")
+CRASHED = result(Verdict.CRASH, fingerprint=START_READ, reason="WARNING in vma_start_read")
 READS = CaseFails(pattern=CASE)
-LEARNED = CaseFails(pattern=CASE, learned=True, marks=("abcdef012345",))
-OTHER = CaseFails(pattern=CASE, learned=True, marks=("0123456789ab",))
-SPLAT = SplatSeen(fingerprint="abcdef")
+LEARNED = CaseFails(pattern=CASE, learned=True, marks=(START_READ,))
+OTHER = CaseFails(pattern=CASE, learned=True, marks=(MARK_DETACHED,))
+SPLAT = SplatSeen(fingerprint=START_READ[:-5])
+EXACT = SplatSeen(fingerprint=START_READ, exact=True)
 MEAN = MetricWorse(suite="map-latency", metric="p99_us")
 
 
@@ -43,7 +64,7 @@ def own(**verdicts: Verdict) -> CellResult:
         (READS, result(Verdict.FAIL, reason="no"), Kind.BAD, f"{CASE}: FAIL: no"),
         (READS, result(Verdict.TIMEOUT), Kind.BAD, f"{CASE}: TIMEOUT"),
         (READS, result(Verdict.KNOWN), Kind.BAD, f"{CASE}: KNOWN"),
-        (READS, CRASHED, Kind.BAD, "WARNING in f()"),
+        (READS, CRASHED, Kind.BAD, "WARNING in vma_start_read"),
         (READS, result(Verdict.PASS), Kind.GOOD, ""),
         (READS, result(Verdict.SKIP), Kind.SKIP, f"{CASE}: SKIP"),
         (READS, result(Verdict.NA), Kind.SKIP, f"{CASE}: NA"),
@@ -58,8 +79,11 @@ def own(**verdicts: Verdict) -> CellResult:
         (LEARNED, result(Verdict.FAIL), Kind.BAD, ""),
         (OTHER, CRASHED, Kind.SKIP, "another report than at the bad end"),
         (OTHER, result(Verdict.FAIL), Kind.BAD, ""),
-        (SPLAT, CRASHED, Kind.BAD, "WARNING in f()"),
-        (SPLAT, result(Verdict.CRASH, fingerprint="123456"), Kind.SKIP, "another fault came first"),
+        (SPLAT, CRASHED, Kind.BAD, "WARNING in vma_start_read"),
+        (EXACT, CRASHED, Kind.BAD, "WARNING in vma_start_read"),
+        (EXACT, result(Verdict.CRASH, fingerprint=f"{START_READ}_locked"), Kind.SKIP, "another fault"),
+        (SPLAT, result(Verdict.CRASH, fingerprint=BAD_LIST, further=(START_READ,)), Kind.BAD, "CRASH"),
+        (SPLAT, result(Verdict.CRASH, fingerprint=MARK_DETACHED), Kind.SKIP, "another fault came first"),
         (SPLAT, result(Verdict.TIMEOUT), Kind.SKIP, "another fault came first"),
         (SPLAT, result(Verdict.PASS), Kind.GOOD, ""),
         (SPLAT, result(Verdict.FAIL), Kind.GOOD, ""),
@@ -86,12 +110,12 @@ def test_what_a_boot_says(predicate: Predicate, found: CellResult, kind: Kind, r
 
 
 def test_a_splat_at_boot_does_not_hide_what_the_programs_say() -> None:
-    boot = Case(id="boot", verdict=Verdict.CRASH, fingerprint="123456")
+    boot = Case(id="boot", verdict=Verdict.CRASH, fingerprint=BAD_RSS)
     suite = SuiteResult(suite="maps", cases=(Case(id=CASE, verdict=Verdict.PASS),))
     found = CellResult(cell="x", cases=(boot,), suites=(suite,))
     assert of_boot(READS, found).kind is Kind.GOOD
     assert of_boot(SPLAT, found).kind is Kind.GOOD
-    assert of_boot(SplatSeen(fingerprint="123456"), found).kind is Kind.BAD
+    assert of_boot(SplatSeen(fingerprint=BAD_RSS), found).kind is Kind.BAD
 
 
 @pytest.mark.parametrize(
@@ -113,7 +137,7 @@ def test_what_a_build_says(predicate: Predicate, error: str, kernels_fault: bool
 def test_what_the_options_name() -> None:
     assert parse() == AnyFails()
     assert parse(case=CASE) == READS
-    assert parse(splat="ABCDEF01") == SplatSeen(fingerprint="abcdef01")
+    assert parse(splat=START_READ) == SplatSeen(fingerprint=START_READ)
     assert parse(metric="map-latency/p99_us") == MEAN
     assert (parse(boot=True), parse(build=True)) == (BootFails(), BuildFails())
     assert [suites_of(p) for p in (READS, MEAN, SPLAT, CaseFails(pattern="m*/x"))] == [
@@ -124,6 +148,79 @@ def test_what_the_options_name() -> None:
     ]
     with pytest.raises(UserError, match="--case and --boot: what is bad is one thing"):
         parse(case=CASE, boot=True)
+
+
+# --- a fingerprint, from the console on which it stands to the judgement
+
+
+def printed(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*ORCHESTRATE, "console", *words], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("path", sorted(LOGS.glob("*.log")), ids=lambda path: path.stem)
+def test_what_console_prints_is_what_splat_takes(path: Path) -> None:
+    """From a console through ``orchestrate console --json`` into the predicate, and back to that console."""
+    splats = json.loads(printed("--json", path).stdout)
+    watch = ConsoleWatch()
+    watch.feed(path.read_bytes())
+    case = crash.new_console_case(CASE, watch)
+    assert bool(splats) is (case is not None)
+    boot = CellResult(cell="x", suites=(SuiteResult(suite="maps", cases=(case,) if case else ()),))
+    text = printed(path).stdout
+    for fingerprint in (splat["fingerprint"] for splat in splats):
+        assert of_boot(parse(splat=fingerprint), boot).kind is Kind.BAD
+        assert of_boot(SplatSeen(fingerprint=fingerprint, exact=True), boot).kind is Kind.BAD
+        # whole in the text form too, however long it is
+        assert f"    {fingerprint}" in text.splitlines()
+        assert shlex.split(f"--splat {fingerprint}") == ["--splat", fingerprint]
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        BAD_RSS,
+        "bug-BUG-Bad-rss",
+        "bug",
+        "BUG-bug-BAD-RSS-counter",
+        f"  {BAD_RSS}\n",
+        f'"{BAD_RSS}",',
+        f"'{BAD_RSS}'",
+        f"`{BAD_RSS}`",
+    ],
+)
+def test_a_fingerprint_is_taken_as_people_write_it(word: str) -> None:
+    wanted = parse(splat=word)
+    assert isinstance(wanted, SplatSeen)
+    assert wanted.among((REFCOUNT, BAD_RSS, BAD_LIST, BAD_RSS)) == (BAD_RSS,)
+
+
+@pytest.mark.parametrize("word", ["3f9c2a1b", "Bad rss-counter", "xyz", " ", '""'])
+def test_what_begins_like_no_fingerprint_is_refused_before_anything_is_built(word: str) -> None:
+    with pytest.raises(UserError, match="no fingerprint begins like that") as error:
+        parse(splat=word)
+    assert "orchestrate console LOG" in error.value.remedy
+
+
+def test_the_remedy_names_a_fingerprint_that_there_is() -> None:
+    with pytest.raises(UserError) as error:
+        parse(splat="xyz")
+    assert f"such as {BAD_RSS}." in error.value.remedy
+
+
+def test_a_whole_fingerprint_is_not_the_beginning_of_another() -> None:
+    short, long = (f for f in reports("lockdep-kinds.log") if f.startswith("lockdep-WARNING-held-lock-freed"))
+    shown = (long, short, BAD_RSS)
+    assert SplatSeen(fingerprint=short).among(shown) == (short,)
+    assert SplatSeen(fingerprint=short.upper()).among(shown) == (short,)
+    assert SplatSeen(fingerprint=short[:-1]).among(shown) == (long, short)
+    assert SplatSeen(fingerprint=short, exact=True).among(shown) == (short,)
+    assert SplatSeen(fingerprint=REFCOUNT).among(shown) == ()
+
+
+def test_each_kind_of_report_can_be_named() -> None:
+    for kind in kinds.Kind:
+        assert parse(splat=kind.value) == SplatSeen(fingerprint=kind.value)
+    assert parse(splat=GUEST_DIED) == SplatSeen(fingerprint=GUEST_DIED)
 
 
 def test_what_the_ends_differ_in() -> None:

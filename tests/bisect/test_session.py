@@ -13,7 +13,21 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from fakes.bisected import CASE, FakeOracle, history, metric, result, shows, teller
+from fakes.bisected import (
+    BAD_LIST,
+    BAD_RSS,
+    CASE,
+    MARK_DETACHED,
+    REFCOUNT,
+    START_READ,
+    FakeOracle,
+    history,
+    metric,
+    reports,
+    result,
+    shows,
+    teller,
+)
 
 from orchestrator.bisect import summary
 from orchestrator.bisect.graph import History
@@ -134,7 +148,7 @@ def test_another_splat_is_never_bad(tmp_path: Path, culprit: int, most: int) -> 
 
     def tell(subject: Subject, number: int) -> CellResult:
         if subject.commit in names[20:40]:
-            return result(Verdict.CRASH, fingerprint="abcdef0123", reason="WARNING in other()")
+            return result(Verdict.CRASH, fingerprint=BAD_LIST, reason="corrupted list")
         return plain(subject, number)
 
     case = Case(tmp_path, parents, FakeOracle(tmp_path, tell))
@@ -153,11 +167,95 @@ def test_a_splat_by_its_fingerprint(tmp_path: Path) -> None:
 
     def tell(subject: Subject, number: int) -> CellResult:
         if subject.commit in bad and not subject.without:
-            return result(Verdict.CRASH, fingerprint="c0ffee1234567890")
+            return result(Verdict.CRASH, fingerprint=BAD_RSS)
         return result(Verdict.PASS)
 
-    found = Case(tmp_path, parents, FakeOracle(tmp_path, tell), SplatSeen(fingerprint="c0ffee12")).run()
+    found = Case(tmp_path, parents, FakeOracle(tmp_path, tell), SplatSeen(fingerprint=BAD_RSS[:9])).run()
     assert found.culprit == names[11]
+    assert found.predicate == f"the splat {BAD_RSS} is seen"
+
+
+def splats(tmp_path: Path, word: str, *shown: str, then: tuple[str, ...] = (), **more: object) -> Case:
+    """A history with these reports from the eleventh commit on; ``then``: in the second boot of each."""
+    parents = history(40)
+    bad = shows(parents, list(parents)[11])
+
+    def tell(subject: Subject, number: int) -> CellResult:
+        reports = then if number == 2 and then else shown
+        if subject.commit in bad and not subject.without and reports:
+            return result(Verdict.CRASH, fingerprint=reports[0], further=reports[1:])
+        return result(Verdict.PASS)
+
+    return Case(tmp_path, parents, FakeOracle(tmp_path, tell), SplatSeen(fingerprint=word), **more)  # type: ignore[arg-type]
+
+
+def test_a_splat_behind_another_one_in_the_same_case(tmp_path: Path) -> None:
+    case = splats(tmp_path, BAD_RSS.upper(), REFCOUNT, BAD_RSS)
+    assert case.run().culprit == list(case.parents)[11]
+
+
+@pytest.mark.parametrize("then", [(), (MARK_DETACHED,)], ids=["in one boot", "in two"])
+def test_a_beginning_of_two_splats_of_the_bad_end(tmp_path: Path, then: tuple[str, ...]) -> None:
+    first = (START_READ,) if then else (START_READ, MARK_DETACHED)
+    with pytest.raises(UserError) as error:
+        splats(tmp_path, "warning-W", *first, then=then).run()
+    assert f"reports that begin like that: {START_READ}, {MARK_DETACHED}" in error.value.message
+    assert error.value.exit_code == 2
+
+
+def test_a_beginning_of_two_splats_that_the_bad_end_shows_one_after_the_other(tmp_path: Path) -> None:
+    """The second one comes while the bad end is booted until it has shown the first one twice."""
+    with pytest.raises(UserError, match="reports that begin like that"):
+        splats(tmp_path, "warning-W", START_READ, then=(MARK_DETACHED,), ends=1).run()
+
+
+def test_a_whole_fingerprint_that_is_the_beginning_of_another(tmp_path: Path) -> None:
+    """Both are at the bad end; what shows the longer one alone is not bad."""
+    short, long = (f for f in reports("lockdep-kinds.log") if f.startswith("lockdep-WARNING-held-lock-freed"))
+    parents = history(40, merges=False)
+    names = list(parents)
+    both, longer = shows(parents, names[25]), shows(parents, names[8])
+
+    def tell(subject: Subject, number: int) -> CellResult:
+        shown = [long] * (subject.commit in longer)
+        shown += [short] * (subject.commit in both and not subject.without)
+        # a report without an end to its program, such as a warning
+        cases = [result(Verdict.CRASH, case=f"maps/{f}", fingerprint=f) for f in shown]
+        suites = tuple(suite for each in cases for suite in each.suites)
+        return (
+            msgspec.structs.replace(result(Verdict.PASS), suites=suites) if suites else result(Verdict.PASS)
+        )
+
+    case = Case(tmp_path, parents, FakeOracle(tmp_path, tell), SplatSeen(fingerprint=short))
+    found = case.run()
+    # in between, the other report ends a program before its time
+    assert names[25] in {suspect.commit for suspect in found.suspects}
+    assert not {suspect.commit for suspect in found.suspects} & set(names[26:])
+
+
+@pytest.mark.parametrize(
+    ("shown", "message"),
+    [
+        ((), "It showed no report at all."),
+        ((REFCOUNT, BAD_LIST), f"It showed {REFCOUNT}, {BAD_LIST}."),
+    ],
+    ids=["none", "others"],
+)
+def test_a_splat_that_the_bad_end_does_not_show(tmp_path: Path, shown: tuple[str, ...], message: str) -> None:
+    with pytest.raises(Inconclusive, match="the bad end does not show it: bad ") as error:
+        splats(tmp_path, BAD_RSS, *shown).run()
+    assert error.value.remedy.startswith(message)
+
+
+def test_a_bisect_by_a_splat_that_is_resumed(tmp_path: Path) -> None:
+    """All that it knows it has from its journal: the report that was meant too."""
+    first = splats(tmp_path, "bug", BAD_RSS)
+    found = first.run()
+    steps, work = len(first.journal.steps), first.oracle.work()
+    again = splats(tmp_path, "bug", BAD_RSS)
+    assert again.run() == found
+    assert len(again.journal.steps) == steps
+    assert again.oracle.work() == work
 
 
 def test_equal_kernels_are_booted_once(tmp_path: Path) -> None:

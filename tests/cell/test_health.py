@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from paths import DATA
 
@@ -109,6 +110,12 @@ def test_trouble_stands_beside_the_cases_that_reported(look: Look) -> None:
     found = look(FakeGuest(LEAKY), [case(PASS, "s/p/a"), case(FAIL, "s/p/b", "why")])
     assert {name: c.verdict for name, c in found.items()} == {"s/p/a": PASS, "s/p/b": FAIL, "s/p": FAIL}
     assert "nr_mlock 0 -> 5" in found["s/p"].reason
+
+
+def test_no_report_is_lost_behind_a_graver_trouble(look: Look) -> None:
+    leaked = msgspec.structs.replace(case(FAIL, reason="a leak"), fingerprint="kmemleak-memory-leak-in-f")
+    found = look(FakeGuest(TAINTED), [leaked])["s/p"]
+    assert found.fingerprints() == ("tainted", "kmemleak-memory-leak-in-f")
 
 
 def test_what_passes_does_not_count(look: Look) -> None:

@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner
+from fakes.bisected import BAD_RSS, REFCOUNT, START_READ, result
 
 from orchestrator.cli import completion
 from orchestrator.cli import main as tool
 from orchestrator.core import arch, data, toolchain
 from orchestrator.core.errors import InfraError, UserError
+from orchestrator.results.model import SCHEMA_VERSION, Case, CellResult, Verdict
 from orchestrator.run.directory import LAST, RunDirectory
+from orchestrator.run.summary import RunResult
 
 #: A tool with one option of each sort, called as ours is.
 PROGRAM = """\
@@ -242,6 +246,19 @@ def test_runs_are_proposed_as_resume_takes_them(tmp_path: Path) -> None:
     taken = [RunDirectory.existing(tmp_path, name).id for name in found[1:]]
     assert taken == found[1:]
     assert found[0] == LAST
+
+
+def test_fingerprints_are_those_of_the_newest_run(tmp_path: Path) -> None:
+    assert proposed(completion.fingerprints, "", out=str(tmp_path)) == []
+    boot = Case(id="boot", verdict=Verdict.CRASH, fingerprint=START_READ)
+    found = CellResult(cell="x", cases=(boot,), suites=result(Verdict.CRASH, fingerprint=BAD_RSS).suites)
+    odd = result(Verdict.CRASH, fingerprint=BAD_RSS, further=(REFCOUNT, "bug-x$(y)"))
+    for name, cells in (("20260101-000000-ab12", (odd,)), ("20260102-000000-cd34", (found, odd))):
+        (tmp_path / name).mkdir()
+        document = RunResult(schema_version=SCHEMA_VERSION, id=name, sources=(), cells=cells, started_at="")
+        (tmp_path / name / "results.json").write_bytes(msgspec.json.encode(document))
+    assert proposed(completion.fingerprints, "", out=str(tmp_path)) == [START_READ, BAD_RSS, REFCOUNT]
+    assert proposed(completion.fingerprints, "bug", out=str(tmp_path)) == [BAD_RSS]
 
 
 @pytest.mark.parametrize("path", ["/usr/bin/fish", "/bin/zsh", "bash"])

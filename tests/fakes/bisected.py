@@ -10,12 +10,26 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+from paths import DATA
 
 from orchestrator.bisect.journal import Built, Subject
 from orchestrator.bisect.oracle import Boot
 from orchestrator.results.model import Blame, Case, CellResult, SuiteResult, Verdict
+from orchestrator.splat import file
 
 CASE = "maps/reads"
+LOGS = DATA / "splat"
+
+
+def reports(name: str) -> tuple[str, ...]:
+    """Fingerprints of the kernel reports in a log of ours, each once, as the scanner makes them."""
+    return tuple(dict.fromkeys(splat.fingerprint for splat in file.read(str(LOGS / name)).splats))
+
+
+BAD_RSS = next(f for f in reports("mm-bugs.log") if "rss" in f)
+REFCOUNT, BAD_LIST = reports("refcount-and-list.log")
+(START_READ,) = reports("x86-warning-7.2.log")
+(MARK_DETACHED,) = reports("x86-warning-6.12-panic-on-warn.log")
 
 
 def history(count: int, *, merges: bool = True, seed: int = 1) -> dict[str, tuple[str, ...]]:
@@ -40,11 +54,24 @@ def history(count: int, *, merges: bool = True, seed: int = 1) -> dict[str, tupl
 
 
 def result(
-    verdict: Verdict, *, case: str = CASE, fingerprint: str = "", reason: str = "", **more: object
+    verdict: Verdict,
+    *,
+    case: str = CASE,
+    fingerprint: str = "",
+    further: tuple[str, ...] = (),
+    reason: str = "",
+    **more: object,
 ) -> CellResult:
     """A cell with one case."""
     suite = case.partition("/")[0]
-    found = Case(id=case, verdict=verdict, reason=reason, fingerprint=fingerprint, blame=Blame.NONE)
+    found = Case(
+        id=case,
+        verdict=verdict,
+        reason=reason,
+        fingerprint=fingerprint,
+        further_fingerprints=further,
+        blame=Blame.NONE,
+    )
     given: dict[str, object] = {
         "cell": "x",
         "cases": (Case(id="boot", verdict=Verdict.PASS),),
