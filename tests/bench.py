@@ -35,6 +35,7 @@ from orchestrator.kernel import build as kernels
 from orchestrator.kernel import kconfig
 from orchestrator.kernel.spec import KernelSpec
 from orchestrator.results.model import CellResult
+from orchestrator.run import latest
 from orchestrator.source.classify import classify
 from orchestrator.source.model import Tree
 from orchestrator.splat.scanner import Scanner
@@ -180,7 +181,7 @@ def _warm_run(spec: str, boot_s: Mapping[str, float]) -> None:
             wall = _process(words)
             cells = [
                 msgspec.json.decode(path.read_bytes(), type=CellResult)
-                for path in sorted(Path(out).glob("*/cells/*/result.json"))
+                for path in sorted(latest.begun(Path(out))[-1].glob("cells/*/result.json"))
             ]
     beside = [cell.duration_s - sum(suite.duration_s for suite in cell.suites) for cell in cells]
     each = ", ".join(f"{cell.arch} {cell.variant} {s:.1f}" for cell, s in zip(cells, beside, strict=True))

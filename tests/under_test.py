@@ -14,6 +14,7 @@ from paths import DATA
 
 from orchestrator.core.arch import HEADER_SIZE, Arch
 from orchestrator.results.model import Case, CellResult, Verdict
+from orchestrator.run import latest
 from orchestrator.run.summary import RunResult
 
 ORCHESTRATE = [sys.executable, "-m", "orchestrator.cli.main"]
@@ -38,7 +39,7 @@ def orchestrate(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 def results(out: Path) -> RunResult:
     """What the only run in a folder came to."""
-    (folder,) = (path for path in out.iterdir() if path.is_dir())
+    (folder,) = latest.begun(out)
     return msgspec.json.decode((folder / "results.json").read_bytes(), type=RunResult)
 
 

@@ -15,6 +15,7 @@ import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
 
 from orchestrator.core.errors import UserError
+from orchestrator.run import latest
 
 SHELLS = ("bash", "zsh", "fish")
 _PROGRAM = "orchestrate"
@@ -154,7 +155,7 @@ def _begun(mark: str) -> Complete:
         def names() -> Iterable[str]:
             # the shell has not expanded a ~ yet
             folder = Path(ctx.params.get("out") or "runs").expanduser()
-            begun = sorted((path.parent.name for path in folder.glob(f"*/{mark}")), reverse=True)
+            begun = [path.name for path in reversed(latest.begun(folder, mark))]
             # others were renamed, and a shell would read more into them
             found = [name for name in begun if re.fullmatch(r"[\w.+-]+", name, re.ASCII)]
             return ["last", *found] if found else []
@@ -164,7 +165,7 @@ def _begun(mark: str) -> Complete:
     return complete
 
 
-runs = _begun("plan.json")
+runs = _begun(latest.PLAN)
 bisects = _begun("bisect.json")
 series = _begun("series.json")
 
@@ -177,8 +178,8 @@ def cells(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
 
     def names() -> Iterable[str]:
         folder = Path(ctx.params.get("out") or "runs").expanduser()
-        if run == "last":
-            plan = max(folder.glob("*/plan.json"))
+        if run in ("last", latest.NAME):
+            plan = latest.begun(folder)[-1] / latest.PLAN
         else:
             plan = next(
                 p for p in (folder / run / "plan.json", Path(run).expanduser() / "plan.json") if p.is_file()
@@ -193,7 +194,7 @@ def fingerprints(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 
     def names() -> Iterable[str]:
         folder = Path(ctx.params.get("out") or "runs").expanduser()
-        results = json.loads(max(folder.glob("*/results.json")).read_bytes())
+        results = json.loads((latest.begun(folder, "results.json")[-1] / "results.json").read_bytes())
         cases = [c for cell in results["cells"] for c in _cases(cell)]
         found = [f for c in cases for f in (c.get("fingerprint"), *c.get("further_fingerprints", ())) if f]
         # a shell would read more into others

@@ -22,6 +22,7 @@ from orchestrator.plan import prepare
 from orchestrator.plan.inputs import kernel_spec
 from orchestrator.plan.plan import Plan
 from orchestrator.results.model import AT_FAULT, Case, CellResult, Verdict
+from orchestrator.run import latest
 from orchestrator.run.directory import RunDirectory, check_unchanged
 from orchestrator.run.execute import replace_cell
 from orchestrator.vm import accel
@@ -66,14 +67,14 @@ def find(runs: Path, word: str) -> Found:
     """The cell that the user means.
 
     :param runs: the folder of runs.
-    :param word: ``RUN/CELL``, where ``RUN`` is an id, a path or ``last``; of a run with one cell ``RUN``
-        alone; or the path of a cell's folder.
+    :param word: ``RUN/CELL``, where ``RUN`` is an id, a path, ``last`` or ``latest``; of a run with one cell
+        ``RUN`` alone; or the path of a cell's folder.
     :raises UserError: there is no such run or cell, or several.
     """
     word = word.rstrip("/")
     place = absolute(Path(word))
-    if place.parent.name == "cells" and (place.parent.parent / "plan.json").is_file():
-        return _cell(RunDirectory(place.parent.parent), place.name)
+    if place.parent.name == "cells" and (place.parent.parent / latest.PLAN).is_file():
+        return _cell(RunDirectory(latest.folder(place.parent.parent)), place.name)
     head, slash, tail = word.rpartition("/")
     try:
         return _cell(RunDirectory.existing(runs, word), "")

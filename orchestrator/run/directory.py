@@ -25,6 +25,7 @@ from orchestrator.core.store import absolute
 from orchestrator.plan.plan import PLAN_VERSION, Plan
 from orchestrator.plan.target import Target
 from orchestrator.results.model import CellResult
+from orchestrator.run import latest
 
 _T = TypeVar("_T")
 
@@ -53,17 +54,17 @@ class RunDirectory:
     def existing(cls, runs: Path, name: str, kind: str = _RUN) -> RunDirectory:
         """The folder of a run that was begun, or of another ``kind`` of work.
 
-        :param name: its id (with or without the kind before it), its path, or ``last`` for the newest one
-            below ``runs``.
+        :param name: its id (with or without the kind before it), its path, or ``last`` or ``latest`` for the
+            newest one below ``runs``.
         :raises UserError: there is none.
         """
-        mark = "plan.json" if kind == _RUN else f"{kind}.json"
-        begun = sorted(path.parent for path in runs.glob(f"*/{mark}"))
-        if name == LAST and begun:
+        mark = latest.PLAN if kind == _RUN else f"{kind}.json"
+        begun = latest.begun(runs, mark)
+        if begun and (name == LAST or (name == latest.NAME and runs / name not in begun)):
             return cls(begun[-1])
         for path in (runs / name, runs / f"{_prefix(kind)}{name}", absolute(Path(name))):
             if name and (path / mark).is_file():
-                return cls(path)
+                return cls(latest.folder(path))
         known = ", ".join(path.name for path in reversed(begun[-5:]))
         raise UserError(
             f"there is no {kind} {name!r} in {runs}",
@@ -130,7 +131,7 @@ class RunDirectory:
 
         :raises UserError: it cannot be read, or a newer orchestrate wrote it.
         """
-        return read_kept(self.path / "plan.json", Plan, PLAN_VERSION, _RUN)
+        return read_kept(self.path / latest.PLAN, Plan, PLAN_VERSION, _RUN)
 
     def done(self, plan: Plan) -> dict[str, CellResult]:
         """The cells that have a result, by their id."""

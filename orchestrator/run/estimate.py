@@ -19,6 +19,7 @@ from orchestrator.kernel import build
 from orchestrator.plan.inputs import Inputs, kernel_spec, not_applicable
 from orchestrator.plan.plan import CellPlan, Plan
 from orchestrator.results.model import CellResult
+from orchestrator.run import latest
 
 _RUNS = 20
 
@@ -94,8 +95,8 @@ def _like(cell: CellPlan) -> tuple[str, str, tuple[str, ...]]:
 def _earlier(runs: Path) -> dict[tuple[str, str, tuple[str, ...]], float]:
     """The median seconds of like cells in the newest runs, without their configurations and builds."""
     took = defaultdict(list)
-    for folder in sorted(runs.glob("*/cells"), reverse=True)[:_RUNS]:
-        for path in folder.glob("*/result.json"):
+    for folder in latest.begun(runs, "cells")[: -_RUNS - 1 : -1]:
+        for path in folder.glob("cells/*/result.json"):
             with contextlib.suppress(OSError, msgspec.MsgspecError):
                 cell = msgspec.json.decode(path.read_bytes(), type=CellResult)
                 rest = sum(c.duration_s for c in cell.cases if c.id in ("config", "build"))

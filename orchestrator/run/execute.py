@@ -21,7 +21,7 @@ from orchestrator.plan.plan import CellPlan, Plan
 from orchestrator.plan.target import Target
 from orchestrator.results import junit
 from orchestrator.results.model import AT_FAULT, SCHEMA_VERSION, CellResult
-from orchestrator.run import summary
+from orchestrator.run import latest, summary
 from orchestrator.run.directory import RunDirectory
 from orchestrator.run.summary import RunResult, SourceResult
 
@@ -36,6 +36,7 @@ def execute(
     junit_path: Path | None = None,
     done: Mapping[str, CellResult] | None = None,
     objects: ObjectFolder = lambda _arch, _variant: None,
+    linked: bool = False,
 ) -> RunResult:
     """Execute a plan; results are on disk after every cell.
 
@@ -43,6 +44,7 @@ def execute(
 
     :param done: cells of an earlier attempt that are not repeated.
     :param objects: gives the folder of an arch's and a variant's incremental builds.
+    :param linked: whether ``latest`` beside the run is to lead to the newest one.
     :raises UserError: a cell cannot be what was asked for.
     """
     result = RunResult(
@@ -51,7 +53,9 @@ def execute(
         sources=tuple(_source_result(target) for target in inputs.targets.values()),
         started_at=now(),
     )
-    directory.write("plan.json", msgspec.json.format(msgspec.json.encode(plan), indent=1))
+    directory.write(latest.PLAN, msgspec.json.format(msgspec.json.encode(plan), indent=1))
+    if linked:
+        latest.link(directory.path.parent)
     cells = dict(done or {})
     current: dict[str, str] = {}
 

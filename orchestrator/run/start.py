@@ -70,6 +70,7 @@ class PreparedRun:
                         events,
                         junit_path=self.request.junit,
                         done=done,
+                        linked=True,
                     )
 
     def _first_line(self, done: int) -> str:

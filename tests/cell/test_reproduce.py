@@ -27,6 +27,7 @@ from orchestrator.core.errors import OrchestrateError
 from orchestrator.plan.choices import Choices, Source
 from orchestrator.plan.inputs import Inputs
 from orchestrator.plan.plan import CellPlan
+from orchestrator.run import latest
 from orchestrator.suites import catalog
 from orchestrator.vm import qemu
 from orchestrator.vm.rootfs import overlay
@@ -261,7 +262,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words += ["--cmd", "echo c >/proc/sysrq-trigger"]
     done = subprocess.run([*ORCHESTRATE, "run", *words], capture_output=True, text=True)
     assert done.returncode == 1, done.stdout + done.stderr
-    (run,) = (top / "runs").iterdir()
+    (run,) = latest.begun(top / "runs")
     shutil.copytree(run, top / "a copy")
     shutil.rmtree(top / "runs")
     (script,) = (top / "a copy/cells").glob(f"*/{reproduce.NAME}")

@@ -25,6 +25,7 @@ from orchestrator.kernel.spec import Kernel, KernelSpec
 from orchestrator.plan.choices import Choices
 from orchestrator.plan.plan import CellPlan, Plan
 from orchestrator.results.model import Blame, Case, CellResult, SuiteResult, Verdict
+from orchestrator.run import latest
 from orchestrator.run.summary import RunResult
 
 pytestmark = pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
@@ -264,7 +265,7 @@ def test_real_crash_gets_lines_of_a_debug_build(tmp_path: Path, name: str) -> No
         text=True,
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    (results,) = tmp_path.glob("runs/*/results.json")
+    (results,) = (run / "results.json" for run in latest.begun(tmp_path / "runs"))
     (cell,) = msgspec.json.decode(results.read_bytes(), type=RunResult).cells
     assert cell.properties["stack traces"].startswith("with lines: ")
     (case,) = cell.suites[0].cases

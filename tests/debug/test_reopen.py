@@ -17,6 +17,7 @@ from orchestrator.debug import reopen
 from orchestrator.plan.choices import Choices
 from orchestrator.plan.plan import CellPlan, Plan
 from orchestrator.results.model import Blame, Case, CellResult, Verdict
+from orchestrator.run import latest
 
 
 def _run(runs: Path, name: str, *cells: str, failed: str = "") -> Path:
@@ -42,6 +43,7 @@ def _run(runs: Path, name: str, *cells: str, failed: str = "") -> Path:
 def runs(tmp_path: Path) -> Path:
     _run(tmp_path, "20260101-000000-aaaa", "a-x86_64", "b-arm64", failed="b-arm64")
     _run(tmp_path, "20260102-000000-bbbb", "only")
+    latest.link(tmp_path)
     return tmp_path
 
 
@@ -50,6 +52,11 @@ def runs(tmp_path: Path) -> Path:
     [
         ("last", "20260102-000000-bbbb", "only"),
         ("last/only", "20260102-000000-bbbb", "only"),
+        ("latest", "20260102-000000-bbbb", "only"),
+        ("latest/only", "20260102-000000-bbbb", "only"),
+        ("{runs}/latest", "20260102-000000-bbbb", "only"),
+        ("{runs}/latest/only", "20260102-000000-bbbb", "only"),
+        ("{runs}/latest/cells/only", "20260102-000000-bbbb", "only"),
         ("20260102-000000-bbbb/", "20260102-000000-bbbb", "only"),
         ("20260101-000000-aaaa/b-arm64", "20260101-000000-aaaa", "b-arm64"),
         ("{runs}/20260101-000000-aaaa/a-x86_64", "20260101-000000-aaaa", "a-x86_64"),
@@ -123,9 +130,9 @@ def test_shell_in_the_guest_of_a_cell(tmp_path: Path) -> None:
     done = subprocess.run([*ORCHESTRATE, "run", *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
-    def shell(script: str) -> subprocess.CompletedProcess[str]:
+    def shell(script: str, word: str = "last") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*ORCHESTRATE, "shell", "last"], input=script, cwd=tmp_path, capture_output=True, text=True
+            [*ORCHESTRATE, "shell", word], input=script, cwd=tmp_path, capture_output=True, text=True
         )
 
     done = shell("brought; nproc; cat /proc/cmdline; exit 7\n")
@@ -134,8 +141,9 @@ def test_shell_in_the_guest_of_a_cell(tmp_path: Path) -> None:
     assert (first, cpus) == ("I am here", "3")
     assert cmdline.endswith(" hallo=1")
     assert "programs: cmd/cmd" in done.stderr
+    assert shell("nproc\n", "latest").stdout == shell("nproc\n", "runs/latest").stdout == "3\n"
     # another kernel in its place is found out
-    (record,) = tmp_path.glob("runs/*/cells/*/guest.json")
+    (record,) = tmp_path.glob("runs/latest/cells/*/guest.json")
     other = record.read_text().replace('"build_id": "', '"build_id": "00')
     record.write_text(other)
     done = shell("true\n")

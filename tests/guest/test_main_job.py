@@ -38,6 +38,7 @@ from orchestrator.plan.inputs import Inputs, kernel_spec
 from orchestrator.plan.plan import CellPlan
 from orchestrator.plan.target import Target
 from orchestrator.results.model import Blame, Case, CellResult, Verdict
+from orchestrator.run import latest
 from orchestrator.run.summary import RunResult
 from orchestrator.source.classify import classify
 from orchestrator.source.model import Tree
@@ -115,7 +116,7 @@ def main_run(tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> Finished:
         text=True,
         stdin=subprocess.DEVNULL,
     )
-    (folder,) = (path for path in out.iterdir() if path.is_dir())
+    (folder,) = latest.begun(out)
     result = msgspec.json.decode((folder / "results.json").read_bytes(), type=RunResult)
     print(done.stdout, done.stderr)
     return Finished(done.returncode, done.stdout + done.stderr, folder, result)
@@ -432,7 +433,7 @@ def test_tree_that_does_not_compile_is_the_kernels_fault(tree: Tree, tmp_path: P
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"kernel/bounds.c:{line}:" in done.stdout
     assert "broken on purpose" in done.stdout
-    (results,) = (tmp_path / "runs").glob("*/results.json")
+    (results,) = (run / "results.json" for run in latest.begun(tmp_path / "runs"))
     cases = _by_id(msgspec.json.decode(results.read_bytes(), type=RunResult).cells[0])
     assert (cases["build"].verdict, cases["build"].blame) == (Verdict.FAIL, Blame.KERNEL)
     assert "boot" not in cases
@@ -556,7 +557,7 @@ def test_interrupted_run_leaves_nothing_behind(
     assert not alive
     if signal_ is not signal.SIGKILL:
         assert code == 130, said
-        (folder,) = tmp_path.iterdir()
+        (folder,) = latest.begun(tmp_path)
         assert json.loads((folder / "results.json").read_bytes())["interrupted"] is True
 
 

@@ -19,6 +19,7 @@ from under_test import ORCHESTRATE, SOURCE
 
 from orchestrator.core.store import default_cache
 from orchestrator.results.model import Verdict
+from orchestrator.run import latest
 from orchestrator.run.summary import RunResult
 
 pytestmark = pytest.mark.guest
@@ -70,14 +71,14 @@ def _resume(out: Path, **more: Any) -> subprocess.CompletedProcess[str]:
 
 
 def _result(out: Path) -> RunResult:
-    (folder,) = (path for path in out.iterdir() if path.is_dir())
+    (folder,) = latest.begun(out)
     return msgspec.json.decode((folder / "results.json").read_bytes(), type=RunResult)
 
 
 @pytest.mark.parametrize("mark", PHASES)
 def test_killed_in_any_phase_and_resumed(tmp_path: Path, mark: str) -> None:
     kill_run(_begin(RUN, tmp_path, f"mmap-lock: .*{mark}"), tmp_path)
-    (folder,) = tmp_path.iterdir()
+    (folder,) = latest.begun(tmp_path)
     (first,) = folder.glob("cells/*per-vma-lock/result.json")
     before = first.stat()
     assert not list(folder.glob("cells/*mmap-lock/result.json"))

@@ -14,6 +14,7 @@ from under_test import ORCHESTRATE, SOURCE
 
 from orchestrator.core import arch
 from orchestrator.results.model import Blame, Case, Verdict
+from orchestrator.run import latest
 from orchestrator.run.summary import RunResult
 
 pytestmark = pytest.mark.guest
@@ -28,7 +29,7 @@ def _orchestrate(*words: str | Path, given: str = "") -> subprocess.CompletedPro
 
 
 def _result(out: Path) -> RunResult:
-    (folder,) = (path for path in out.iterdir() if path.is_dir())
+    (folder,) = latest.begun(out)
     return msgspec.json.decode((folder / "results.json").read_bytes(), type=RunResult)
 
 

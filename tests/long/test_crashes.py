@@ -24,6 +24,7 @@ from under_test import LINUX_7_2, ORCHESTRATE
 
 from orchestrator.kernel.debug_build import Ends
 from orchestrator.results.model import Blame, Case, CellResult, Verdict
+from orchestrator.run import latest
 from orchestrator.run.summary import RunResult
 from orchestrator.splat import symbolize
 from orchestrator.splat.scanner import Scanner, Splat
@@ -117,7 +118,7 @@ class Provoked:
         return self._found[key]
 
     def _read(self, out: Path) -> Found:
-        (root,) = (path for path in out.iterdir() if path.is_dir())
+        (root,) = latest.begun(out)
         (cell,) = msgspec.json.decode((root / "results.json").read_bytes(), type=RunResult).cells
         return Found(root, cell)
 
@@ -228,7 +229,7 @@ def test_decode_makes_the_debug_build(tmp_path: Path) -> None:
         "--cmd", f"echo c >{SYSRQ}", "--decode", "--out", tmp_path,
     )  # fmt: skip
     assert done.returncode == 1
-    (root,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    (root,) = latest.begun(tmp_path)
     (cell,) = msgspec.json.decode((root / "results.json").read_bytes(), type=RunResult).cells
     found = Found(root, cell)
     assert cell.properties["stack traces"].startswith("with lines")
