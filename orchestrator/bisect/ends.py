@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Sequence
 
@@ -25,7 +24,7 @@ from orchestrator.bisect.predicate import (
 from orchestrator.bisect.recorder import Bench
 from orchestrator.bisect.search import Rates
 from orchestrator.bisect.setup import Setup
-from orchestrator.core.errors import Inconclusive, UserError
+from orchestrator.core.errors import Inconclusive, UserError, near
 
 #: An end that did not show it is booted so many times more often than was asked for, before it is given up.
 _PATIENCE = 8
@@ -221,11 +220,11 @@ def _check_bad(bad: End, goods: list[End]) -> None:
         if j.kind is Kind.SKIP and j.reason.startswith(("there is no case", "no prog"))
     ]
     if len(missing) == len(every):
-        near = _near(bad)
+        cases = _near(bad)
         raise UserError(
             f"{missing[0]} at either end",
-            remedy=f"There are: {', '.join(near)}."
-            if near
+            remedy=f"There are: {', '.join(cases)}."
+            if cases
             else "Case ids are in the JUnit file and the results of a run; suites in `orchestrate list`.",
         )
     if not bad.shown:
@@ -249,7 +248,7 @@ def _near(end: End) -> list[str]:
     if not isinstance(end.bench.predicate, CaseFails):
         return []
     there = {case.id for result in end.bench.results(end.subject) for case in result.all_cases()}
-    return difflib.get_close_matches(end.bench.predicate.pattern.replace("*", ""), sorted(there), cutoff=0.5)
+    return near(end.bench.predicate.pattern.replace("*", ""), sorted(there), most=3)
 
 
 def _check_good(good: End, bad: End) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import click
 
 from orchestrator.cli.exit import ExitRules
 from orchestrator.cli.options import Memory
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import UserError, unknown
 
 NAME = "orchestrate.toml"
 VARIABLE = "ORCHESTRATE_CONFIG"
@@ -91,8 +90,7 @@ def load(
     for verb, table in _read(path).items():
         command = group.commands.get(verb)
         if command is None:
-            hint = _near(verb, group.commands)
-            raise UserError(f"{path}: there is no verb {verb!r}", remedy=hint)
+            raise unknown("verb", verb, sorted(group.commands), where=str(path))
         if not isinstance(table, dict):
             raise UserError(
                 f"{path}: {verb} must be a table", remedy=f"Write [{verb}], and options below it."
@@ -104,8 +102,7 @@ def load(
             shown = key if key.isprintable() else repr(key)
             where = f"{path}: [{verb}] {shown}"
             if option is None or option.name is None:
-                hint = _near(key, options)
-                raise UserError(f"{where}: orchestrate {verb} has no option --{shown}", remedy=hint)
+                raise unknown("option", key, sorted(options), where=f"{path}: [{verb}]")
             if key in path_options:
                 value = _anchored(value, path.parent, key)
             values[verb][option.name] = _checked(value, option, where)
@@ -166,14 +163,6 @@ def _options(command: click.Command) -> dict[str, click.Option]:
         for name in param.opts
         if name.startswith("--")
     }
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    import difflib
-
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names) or difflib.get_close_matches(name.replace("_", "-"), names)
-    return f"Do you mean {' or '.join(near)}?" if near else f"There are: {', '.join(names)}."
 
 
 def _anchored(value: Any, folder: Path, key: str) -> Any:

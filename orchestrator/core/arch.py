@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import UserError, unknown
 
 _FOLDER = Path(__file__).parent / "arch"
 HEADER_SIZE = 4096
@@ -163,8 +163,17 @@ def load(name: str) -> Arch:
     """
     path = _FOLDER / f"{name}.toml"
     if name not in names():
-        raise UserError(f"unknown architecture {name!r}", remedy=f"Known are: {', '.join(names())}.")
+        raise unknown("architecture", name, names(), aliases=_aliases())
     return msgspec.toml.decode(path.read_bytes(), type=Arch)
+
+
+def _aliases() -> dict[str, str]:
+    """What others call them."""
+    return {
+        alias: each.name
+        for each in map(load, names())
+        for alias in (*each.machines, each.debian, each.make_arch)
+    }
 
 
 def host() -> Arch:

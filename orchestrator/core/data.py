@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator.core.errors import InfraError, UserError
+from orchestrator.core.errors import InfraError, unknown
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -66,10 +66,7 @@ def choose(kind: str, name: str, choices: Mapping[str, Path]) -> Path:
     :raises UserError: there is no such choice; the remedy lists the existing ones.
     """
     if name not in choices:
-        raise UserError(
-            f"there is no {kind} '{name}'",
-            remedy=f"use one of: {', '.join(sorted(choices)) or 'none exist'}",
-        )
+        raise unknown(kind, name, sorted(choices))
     return choices[name]
 
 

@@ -8,7 +8,7 @@ import re
 import msgspec
 
 from orchestrator.core.arch import Arch
-from orchestrator.core.errors import InfraError, UserError
+from orchestrator.core.errors import InfraError, unknown
 from orchestrator.core.process import require, tool
 
 
@@ -41,7 +41,9 @@ def find(name: str, arch: Arch) -> Toolchain:
     """
     match = re.fullmatch(r"(gcc|llvm|clang)(-\d+)?", name)
     if match is None:
-        raise UserError(f"unknown toolchain {name!r}", remedy="Known are: gcc, gcc-N, llvm, llvm-N.")
+        number = (re.findall(r"[0-9]+", name) or ["N"])[0]
+        versions = {f"{each}-{number}": f"{each}-{number}" for each in ("gcc", "llvm", "clang")}
+        raise unknown("toolchain", name, ("gcc", "gcc-N", "llvm", "llvm-N"), aliases=versions)
     family, version = match[1], match[2] or ""
     if family == "gcc":
         compiler = f"{arch.compiler_prefix}gcc{version}"

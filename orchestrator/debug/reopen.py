@@ -14,7 +14,7 @@ from orchestrator.cell import record as guest_record
 from orchestrator.cell import stack_traces
 from orchestrator.cell.record import GuestRecord
 from orchestrator.core import elf
-from orchestrator.core.errors import InfraError, OrchestrateError, UserError
+from orchestrator.core.errors import InfraError, OrchestrateError, UserError, did_you_mean
 from orchestrator.core.store import Store, absolute
 from orchestrator.kernel import debug_build
 from orchestrator.kernel.spec import KernelSpec, Say
@@ -99,7 +99,9 @@ def _cell(run: RunDirectory, name: str) -> Found:
     failed = [cell for cell in cells if _failed(run.path / "cells" / cell / "result.json")]
     shown = [f"{cell} (failed)" for cell in failed] + [cell for cell in cells if cell not in failed]
     more = f" and {len(shown) - _NAMED_AT_MOST} more" if len(shown) > _NAMED_AT_MOST else ""
-    what = f"run {run.id} has no cell {name!r}" if name else f"run {run.id} has {len(cells)} cells"
+    what = f"run {run.id} has {len(cells)} cells"
+    if name:
+        what = f"run {run.id} has no cell {name!r}{did_you_mean(name, cells)}"
     raise _NoCell(
         what, remedy=f"Name one as {run.id}/CELL: {', '.join(shown[:_NAMED_AT_MOST])}{more}." if shown else ""
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from orchestrator.core import data
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import UserError, unknown
 
 #: The variant with per-VMA locks, and the one without.
 WITH, WITHOUT = "per-vma-lock", "mmap-lock"
@@ -92,7 +92,7 @@ def own_fragments(arch: str, variant: str) -> list[Fragment]:
     :raises UserError: for an unknown variant.
     """
     if variant not in variants():
-        raise UserError(f"unknown variant {variant!r}", remedy=f"Known are: {', '.join(variants())}.")
+        raise unknown("variant", variant, variants())
     names = ("base.config", f"{arch}.config", f"variants/{variant}.config")
     return [Fragment(f"kconfigs/{name}", (data.kconfigs() / name).read_text()) for name in names]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from orchestrator.core import arch as arches
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import UserError, did_you_mean
 from orchestrator.core.store import absolute
 from orchestrator.kernel import flavor, kconfig, prebuilt
 from orchestrator.plan import UNTIL_FAIL_TIMES, prepare
@@ -167,10 +167,11 @@ def _labelled_tree(option: str, word: str, trees: list[Source]) -> tuple[int, st
     label, value = prepare.split_label(word)
     number = next((n for n, tree in enumerate(trees) if tree.label == label), None) if label else 0
     if number is None or not trees:
-        known = ", ".join(tree.label for tree in trees if tree.label) or "none has a name"
+        labels = [tree.label for tree in trees if tree.label]
         raise UserError(
-            f"{option} {word}: there is no --source called {label!r}",
-            remedy=f"Name the source: --source {label or 'NAME'}=SPEC ({known}).",
+            f"{option} {word}: there is no --source called {label!r}{did_you_mean(label, labels)}",
+            remedy=f"Name the source: --source {label or 'NAME'}=SPEC"
+            f" ({', '.join(labels) or 'none has a name'}).",
         )
     return number, value
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import UserError, unknown
 from orchestrator.plan.choices import Choices
 from orchestrator.suites.catalog import Suite
 
@@ -121,10 +121,8 @@ def _functional(
     if not choices.vsyscall or not modes:
         return [base]
     selected = modes if choices.vsyscall == "all" else (choices.vsyscall,)
-    if unknown := set(selected) - set(modes):
-        raise UserError(
-            f"unknown vsyscall mode {unknown.pop()!r}", remedy=f"Known are: all, {', '.join(modes)}."
-        )
+    if strange := set(selected) - set(modes):
+        raise unknown("vsyscall mode", strange.pop(), ("all", *modes))
     affected = tuple(s.name for s in suites if any(p.vsyscall for p in s.program))
     cells = []
     for number, mode in enumerate(selected):

@@ -19,7 +19,7 @@ from typing import TypeVar
 import msgspec
 from filelock import FileLock, Timeout
 
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import UserError, did_you_mean
 from orchestrator.core.files import write_atomically
 from orchestrator.core.store import absolute
 from orchestrator.plan.plan import PLAN_VERSION, Plan
@@ -67,7 +67,7 @@ class RunDirectory:
                 return cls(latest.folder(path))
         known = ", ".join(path.name for path in reversed(begun[-5:]))
         raise UserError(
-            f"there is no {kind} {name!r} in {runs}",
+            f"there is no {kind} {name!r} in {runs}{did_you_mean(name, [path.name for path in begun])}",
             remedy=f"The newest are: {known}." if known else "Name the folder of the runs with --out.",
         )
 

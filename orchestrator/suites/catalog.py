@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 
 from orchestrator.core import data
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import UserError, unknown
 from orchestrator.core.store import absolute
 from orchestrator.source.model import version_numbers
 from orchestrator.suites.check import SEE, check
@@ -73,10 +73,7 @@ def load(word: str) -> Suite:
     if "/" in word or word.startswith((".", "~")) or (word not in built_in and (path / FILE).is_file()):
         return _user_suite(path)
     if word not in built_in:
-        raise UserError(
-            f"there is no suite '{word}'",
-            remedy=f"Use one of: {', '.join(built_in)}; or name a folder with a {FILE}.",
-        )
+        raise unknown("suite", word, built_in, otherwise=f"or name a folder with a {FILE}")
     return _built_in(word)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from orchestrator.core import arch as arches
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import UserError, unknown
 from orchestrator.suites import files as folders
 from orchestrator.suites.descriptor import FILE, Program, Suite
 
@@ -47,11 +47,9 @@ def check(suite: Suite, reserved: Collection[str]) -> None:
     for e in suite.expect:
         if e.program not in programs and not suite.all_programs:
             raise UserError(f"{place}: [[expect]] names {e.program!r}, which is not a program of the suite")
-        if unknown := set(e.arch) - set(arches.names()):
-            raise UserError(
-                f"{place}: [[expect]] of {e.program!r}: there is no architecture {unknown.pop()!r}",
-                remedy=f"Use some of: {', '.join(arches.names())}.",
-            )
+        if strange := set(e.arch) - set(arches.names()):
+            where = f"{place}: [[expect]] of {e.program!r}"
+            raise unknown("architecture", strange.pop(), arches.names(), where=where)
     for name in suite.files_beside():
         if name.partition("/")[0] in programs:
             raise UserError(

@@ -182,7 +182,7 @@ def test_a_case_that_fails(
         ([], "--good: which commit is good?"),
         (["--good", "HEAD~1", "--boot", "--build"], "--boot and --build: what is bad is one thing"),
         (["--good", "HEAD~1", "--case", "word"], "a case is SUITE/PATH"),
-        (["--good", "HEAD~1", "--case", "nosuch/x"], "there is no suite 'nosuch'"),
+        (["--good", "HEAD~1", "--case", "nosuch/x"], "unknown suite 'nosuch'"),
         (["--good", "HEAD~1", "--case", "cmd/cmd"], "which command?"),
         (["--good", "HEAD~1", "--splat", "3f9c2a1b"], "--splat 3f9c2a1b: no fingerprint begins like that"),
         (["--good", "HEAD~1", "--metric", "map-latency"], "a metric is SUITE/METRIC"),

@@ -164,14 +164,22 @@ def test_a_file_that_says_nothing(write: Write, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "says", "remedy"),
     [
-        ("[rum]\nsmp = 4", "there is no verb 'rum'", "Do you mean run?"),
-        ("[zzzz]", "there is no verb 'zzzz'", "There are: build, doctor, run."),
-        ("smp = 4", "there is no verb 'smp'", "There are"),
+        ("[rum]\nsmp = 4", "unknown verb 'rum', did you mean 'run'?", "Known are: build, doctor, run."),
+        ("[zzzz]", "unknown verb 'zzzz'", "Known are: build, doctor, run."),
+        ("smp = 4", "unknown verb 'smp'", "Known are"),
         ("run = 4", "run must be a table", "[run]"),
-        ("[run]\nuntil_fail = true", "[run] until_fail: orchestrate run has no option", "mean until-fail?"),
-        ("[run]\narches = []", "no option --arches", "mean arch?"),
-        ("[run]\nj = 3", "no option --j", "jobs"),
-        ("[run]\nhelp = true", "no option --help", ""),
+        (
+            "[run]\nuntil_fail = true",
+            "[run]: unknown option 'until_fail', did you mean 'until-fail'?",
+            "",
+        ),
+        (
+            "[run]\narches = []",
+            "[run]: unknown option 'arches', did you mean 'arch'?",
+            "",
+        ),
+        ("[run]\nj = 3", "unknown option 'j'", "jobs"),
+        ("[run]\nhelp = true", "unknown option 'help'", ""),
         ('[run]\nsmp = "4"', "[run] smp: expected an integer, not '4'", ""),
         ("[run]\nsmp = true", "expected an integer, not true", ""),
         ("[run]\nsmp = 2.5", "expected an integer, not 2.5", ""),
@@ -190,7 +198,7 @@ def test_a_file_that_says_nothing(write: Write, text: str) -> None:
         ("[run]\ncmdline = 2026-11-20", "expected a string", ""),
         ('[run]\nverbose = "v"', "expected an integer, not 'v'", ""),
         ("[run]\nsmp = = 2\n", "is not TOML: Invalid value (at line 2, column 7)", "Correct"),
-        ('[run]\n"s\\nmp" = 2\n', "has no option --'s\\nmp'", "smp"),
+        ('[run]\n"s\\nmp" = 2\n', "[run]: unknown option 's\\nmp', did you mean 'smp'?", ""),
         ("[run", "is not TOML", "Correct"),
         ("[run]\narch = " + "[" * 5000, "is not TOML", "Correct"),
     ],
@@ -364,9 +372,8 @@ def test_every_path_option_exists() -> None:
 
 def test_a_mistake_in_the_tools_own_file(write: Write, place: Path) -> None:
     write('[run]\nsiute = ["maps"]')
-    with pytest.raises(UserError, match=r"\[run\] siute: orchestrate run has no option --siute") as error:
+    with pytest.raises(UserError, match=r"\[run\]: unknown option 'siute', did you mean 'suite'"):
         config.load(place, tool.cli)
-    assert "suite" in error.value.remedy
 
 
 def test_the_import_is_light() -> None:

@@ -60,6 +60,6 @@ def test_a_new_file_is_a_new_choice(package: Path) -> None:
 
 def test_choosing() -> None:
     assert data.choose("variant", "mmap-lock", data.variants()).name == "mmap-lock.config"
-    with pytest.raises(UserError, match="no variant 'nonesuch'") as caught:
+    with pytest.raises(UserError, match="unknown variant 'nonesuch'") as caught:
         data.choose("variant", "nonesuch", data.variants())
     assert "mmap-lock" in caught.value.remedy

@@ -61,7 +61,7 @@ def test_together_they_are_one_kernel_with_all_limits() -> None:
 def test_what_cannot_be_one_kernel_is_refused() -> None:
     with pytest.raises(UserError, match="flavors 'kasan' and 'kcsan' at once: a kernel is compiled for one"):
         flavor.combine(("kcsan", "kasan"))
-    with pytest.raises(UserError, match="no flavor 'nosuch'"):
+    with pytest.raises(UserError, match="unknown flavor 'nosuch'"):
         flavor.combine(("nosuch",))
 
 

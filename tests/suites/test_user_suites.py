@@ -117,7 +117,7 @@ def test_where_our_own_suites_lie() -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("nosuch", "there is no suite 'nosuch'"),
+        ("nosuch", "unknown suite 'nosuch'"),
         ("./nosuch", "nosuch: there is no such folder"),
         ("~nobody-of-that-name/x", "home folder"),
         ("./empty", r"empty/suite.toml: No such file"),
@@ -178,7 +178,10 @@ PROGRAM = "\n[[program]]\nname = 'p'\n"
         ("name = 's'" + PROGRAM + 'argv = ["a\\u0000b"]', "argv"),
         ("name = 's'" + PROGRAM + "env = { 'A=B' = 'c' }", "env"),
         ("name = 's'" + PROGRAM + "[[expect]]\nprogram = 'q'", "'q', which is not a program"),
-        ("name = 's'" + PROGRAM + "[[expect]]\nprogram = 'p'\narch = ['s390']", "no architecture 's390'"),
+        (
+            "name = 's'" + PROGRAM + "[[expect]]\nprogram = 'p'\narch = ['s390']",
+            "unknown architecture 's390'",
+        ),
         ("name = 's'" + PROGRAM + "[[expect]]\nprogram = 'p'\nsince = 'soon'", "since"),
         ("name = 's'" + PROGRAM + "[[expect]]\nprogram = 'p'\ncases = 0", "cases"),
         ("name = 's'\nprogram = []", "it has no program"),
