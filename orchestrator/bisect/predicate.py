@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from fnmatch import fnmatchcase
 
 import msgspec
 
@@ -145,7 +144,9 @@ def parse(
     if metric:
         suite, slash, name = metric.partition("/")
         if not (suite and slash and name):
-            raise UserError(f"--metric {metric}: a metric is SUITE/METRIC, such as map-latency/p99_us")
+            raise UserError(
+                f"--metric {metric}: a metric is SUITE/METRIC, such as map-latency/p99_us_scanned"
+            )
         return MetricWorse(suite=suite, metric=name)
     return BootFails() if boot else BuildFails() if build else AnyFails()
 
@@ -208,7 +209,7 @@ def _of_boot(predicate: Predicate, result: CellResult) -> Judgement:
 
 
 def _case(wanted: CaseFails, result: CellResult) -> Judgement:
-    cases = [c for s in result.suites for c in s.cases if fnmatchcase(c.id, wanted.pattern)]
+    cases = [c for s in result.suites for c in s.cases if c.fits(wanted.pattern)]
     failed = [c for c in cases if c.verdict in AT_FAULT or c.verdict is Verdict.KNOWN]
     sought = [c for c in failed if not wanted.learned or _is_sought(wanted, c)]
     if sought:

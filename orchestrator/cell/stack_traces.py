@@ -7,6 +7,7 @@ A run does this where it costs nothing: the kernel has line numbers, or its debu
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -68,6 +69,15 @@ def add_to_result(cell: CellState, result: CellResult) -> CellResult:
         return msgspec.structs.replace(result, properties=result.properties | {PROPERTY: why})
 
 
+def command(root: Path, cell: str) -> str:
+    """What decodes the stack traces of a cell, as it can be typed here.
+
+    :param root: the run directory.
+    """
+    place = root.name if root.parent == Path("runs").absolute() else root
+    return f"orchestrate decode {shlex.quote(f'{place}/{cell}')}"
+
+
 def explaining(
     root: Path,
     record: GuestRecord,
@@ -90,7 +100,7 @@ def explaining(
     if not record.vmlinux or not own.is_file():
         raise UserError(
             "this cell's kernel is only an image: it has no vmlinux",
-            remedy="Give its vmlinux: orchestrate decode --vmlinux FILE.",
+            remedy=f"Give its vmlinux: {command(root, record.cell)} --vmlinux FILE.",
         )
 
     def debug_kernel() -> Kernel | None:
@@ -103,7 +113,7 @@ def explaining(
     vmlinux = debug_build.explaining(own, debug_kernel)
     if vmlinux is None:
         raise UserError(
-            f"`orchestrate decode {root.name}/{record.cell}` makes a debug build of this kernel",
+            f"`{command(root, record.cell)}` makes a debug build of this kernel",
             remedy="Run that, or let runs do it with --decode.",
         )
     if vmlinux.parent == own.parent:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchestrator.cell import stack_traces
 from orchestrator.core.arch import Arch
 from orchestrator.core.errors import InfraError
 from orchestrator.core.process import require
@@ -101,7 +102,8 @@ def attach(
             if file is None:
                 say("no symbols: this kernel came as an image alone; --vmlinux FILE brings them")
             elif not debug_build.has_lines(file):
-                say(f"no line numbers in {file.name}: `orchestrate decode` makes a debug build and keeps it")
+                decode = stack_traces.command(found.root, found.cell)
+                say(f"no line numbers in {file.name}: `{decode}` makes a debug build and keeps it")
             return _keep(guest, argv) if only_print else _run(argv)
         finally:
             guest.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from fnmatch import fnmatchcase
 
 import msgspec
 
@@ -89,6 +90,10 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     further_fingerprints: tuple[str, ...] = ()
     duration_s: float = 0.0
     log: str = ""
+
+    def fits(self, pattern: str) -> bool:
+        """Whether its id is just this, or fits it as a pattern of ``fnmatch``. An id may hold ``[``."""
+        return self.id == pattern or fnmatchcase(self.id, pattern)
 
     def fingerprints(self) -> tuple[str, ...]:
         """Those of all its kernel reports, each once."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -61,7 +60,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def matches(self, case: Case) -> bool:
         """Whether a case is the failure that the entry describes."""
         return (
-            fnmatchcase(case.id, self.case)
+            case.fits(self.case)
             and case.verdict is _VERDICTS[self.verdict]
             and self.fingerprint in ("", case.fingerprint)
         )
@@ -113,7 +112,7 @@ def _judged(case: Case, entries: Sequence[Entry], today: datetime.date) -> Case:
             if entry.expires < today:
                 return replace(case, reason=f"{case.reason} [was known until {entry.expires}: {word}]")
             return replace(case, verdict=Verdict.KNOWN, reason=f"{word}: {case.reason}")
-        if entry.always and case.verdict is Verdict.PASS and fnmatchcase(case.id, entry.case):
+        if entry.always and case.verdict is Verdict.PASS and case.fits(entry.case):
             return replace(case, reason=f"{UNEXPECTED_PASS}: {entry.reason} ({entry.link})")
     return case
 

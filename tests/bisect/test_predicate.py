@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,11 @@ from orchestrator.bisect.predicate import (
 )
 from orchestrator.core.errors import UserError
 from orchestrator.evidence.watch import ConsoleWatch
+from orchestrator.results import junit
 from orchestrator.results.model import GUEST_DIED, Case, CellResult, SuiteResult, Verdict
 from orchestrator.splat import kinds
 from orchestrator.verdict import crash
+from orchestrator.verdict.metrics import BETTER
 
 CRASHED = result(Verdict.CRASH, fingerprint=START_READ, reason="WARNING in vma_start_read")
 READS = CaseFails(pattern=CASE)
@@ -50,7 +53,7 @@ LEARNED = CaseFails(pattern=CASE, learned=True, marks=(START_READ,))
 OTHER = CaseFails(pattern=CASE, learned=True, marks=(MARK_DETACHED,))
 SPLAT = SplatSeen(fingerprint=START_READ[:-5])
 EXACT = SplatSeen(fingerprint=START_READ, exact=True)
-MEAN = MetricWorse(suite="map-latency", metric="p99_us")
+MEAN = MetricWorse(suite="map-latency", metric="p99_us_scanned")
 
 
 def own(**verdicts: Verdict) -> CellResult:
@@ -75,6 +78,7 @@ def own(**verdicts: Verdict) -> CellResult:
         (READS, own(boot=Verdict.ERROR), Kind.INFRA, "boot: ERROR: why"),
         (READS, own(boot=Verdict.PASS, proof=Verdict.INCONCLUSIVE), Kind.WEAK, "proof: INCONCLUSIVE: why"),
         (CaseFails(pattern="maps/*"), result(Verdict.FAIL), Kind.BAD, ""),
+        (CaseFails(pattern="maps/p/a[1]"), result(Verdict.FAIL, case="maps/p/a[1]"), Kind.BAD, ""),
         (LEARNED, CRASHED, Kind.BAD, "WARNING"),
         (LEARNED, result(Verdict.FAIL), Kind.BAD, ""),
         (OTHER, CRASHED, Kind.SKIP, "another report than at the bad end"),
@@ -138,7 +142,7 @@ def test_what_the_options_name() -> None:
     assert parse() == AnyFails()
     assert parse(case=CASE) == READS
     assert parse(splat=START_READ) == SplatSeen(fingerprint=START_READ)
-    assert parse(metric="map-latency/p99_us") == MEAN
+    assert parse(metric="map-latency/p99_us_scanned") == MEAN
     assert (parse(boot=True), parse(build=True)) == (BootFails(), BuildFails())
     assert [suites_of(p) for p in (READS, MEAN, SPLAT, CaseFails(pattern="m*/x"))] == [
         ("maps",),
@@ -158,7 +162,7 @@ def printed(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("path", sorted(LOGS.glob("*.log")), ids=lambda path: path.stem)
-def test_what_console_prints_is_what_splat_takes(path: Path) -> None:
+def test_what_console_prints_is_what_splat_takes(path: Path, tmp_path: Path) -> None:
     """From a console through ``orchestrate console --json`` into the predicate, and back to that console."""
     splats = json.loads(printed("--json", path).stdout)
     watch = ConsoleWatch()
@@ -167,6 +171,9 @@ def test_what_console_prints_is_what_splat_takes(path: Path) -> None:
     assert bool(splats) is (case is not None)
     boot = CellResult(cell="x", suites=(SuiteResult(suite="maps", cases=(case,) if case else ()),))
     text = printed(path).stdout
+    junit.write(tmp_path / "junit.xml", [boot], run_id="x")
+    types = {failure.get("type") for failure in ET.parse(tmp_path / "junit.xml").iter("failure")}
+    assert types == ({case.fingerprint} if case and case.verdict is Verdict.CRASH else set())
     for fingerprint in (splat["fingerprint"] for splat in splats):
         assert of_boot(parse(splat=fingerprint), boot).kind is Kind.BAD
         assert of_boot(SplatSeen(fingerprint=fingerprint, exact=True), boot).kind is Kind.BAD
@@ -221,6 +228,12 @@ def test_each_kind_of_report_can_be_named() -> None:
     for kind in kinds.Kind:
         assert parse(splat=kind.value) == SplatSeen(fingerprint=kind.value)
     assert parse(splat=GUEST_DIED) == SplatSeen(fingerprint=GUEST_DIED)
+
+
+def test_the_metric_that_a_message_names_is_one() -> None:
+    with pytest.raises(UserError, match="such as") as error:
+        parse(metric="map-latency")
+    assert error.value.message.rpartition("such as map-latency/")[2] in BETTER
 
 
 def test_what_the_ends_differ_in() -> None:

@@ -295,7 +295,10 @@ def test_a_metric(tmp_path: Path) -> None:
         return metric((140 if subject.commit in bad and not subject.without else 100) * noise)
 
     case = Case(
-        tmp_path, parents, FakeOracle(tmp_path, tell), MetricWorse(suite="map-latency", metric="p99_us")
+        tmp_path,
+        parents,
+        FakeOracle(tmp_path, tell),
+        MetricWorse(suite="map-latency", metric="p99_us_scanned"),
     )
     found = case.run()
     assert found.culprit == culprit
@@ -395,8 +398,8 @@ def test_ends_with_one_kernel(tmp_path: Path) -> None:
 
 def test_a_metric_in_which_the_ends_are_alike(tmp_path: Path) -> None:
     oracle = FakeOracle(tmp_path, lambda s, n: metric(100 + n % 3))
-    with pytest.raises(Inconclusive, match="the ends do not differ in p99_us: good 10"):
-        Case(tmp_path, history(9), oracle, MetricWorse(suite="map-latency", metric="p99_us")).run()
+    with pytest.raises(Inconclusive, match="the ends do not differ in p99_us_scanned: good 10"):
+        Case(tmp_path, history(9), oracle, MetricWorse(suite="map-latency", metric="p99_us_scanned")).run()
 
 
 def test_a_metric_that_is_nowhere(tmp_path: Path) -> None:

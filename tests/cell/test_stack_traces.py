@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -127,7 +129,7 @@ def test_kept_debug_build_is_taken_unless_it_is_other_code(
     assert _explaining(crashed, store) == crashed.kept()
     crashed.compile(crashed.kept(), "-g", more="1000001")
     monkeypatch.setattr(debug_build, "find", lambda spec, store: None)
-    with pytest.raises(UserError, match=r"orchestrate decode 20260101-000000-aaaa/c"):
+    with pytest.raises(UserError, match=re.escape(f"`{stack_traces.command(crashed.root, 'c')}` makes")):
         _explaining(crashed, store, ask=True)
 
 
@@ -227,11 +229,35 @@ def test_run_decodes_what_costs_nothing_and_more_when_told(
     told = _in_run(crashed)
     assert told.suites == crashed.result.suites
     assert told.properties["stack traces"].startswith(
-        "without lines: `orchestrate decode 20260101-000000-aaaa/c`"
+        f"without lines: `{stack_traces.command(crashed.root, 'c')}`"
     )
     assert "main.c:2" in _in_run(crashed, decode=True).suites[0].cases[0].detail
     # now it is there
     assert "main.c:2" in _in_run(crashed).suites[0].cases[0].detail
+
+
+def test_the_command_that_is_named_finds_the_cell(
+    crashed: Crashed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As it stands there, typed where the run was begun: runs that are kept elsewhere by their path."""
+    plan = Plan(
+        choices=Choices(arches=("x86_64",), variants=("mmap-lock",)),
+        kernels=(),
+        cells=(
+            CellPlan(id="c", label="x", arch="x86_64", variant="mmap-lock", suites=(), smp=2, mem_mib=512),
+        ),
+    )
+    (crashed.root / "plan.json").write_bytes(msgspec.json.encode(plan))
+    odd = tmp_path / "my runs" / crashed.root.name
+    shutil.copytree(crashed.root, odd)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    shutil.copytree(crashed.root, Path("runs") / crashed.root.name)
+    for root in (crashed.root, odd, Path("runs").absolute() / crashed.root.name):
+        program, verb, word = shlex.split(stack_traces.command(root, "c"))
+        assert (program, verb) == ("orchestrate", "decode")
+        assert reopen.find(Path("runs"), word) == reopen.Found(root, "c")
+    assert word == f"{crashed.root.name}/c"
 
 
 def test_run_loses_no_result_for_want_of_lines(crashed: Crashed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def result(
 
 def metric(value: float) -> CellResult:
     """A cell with one number."""
-    suite = SuiteResult(suite="map-latency", kind="benchmark", metrics={"p99_us": value})
+    suite = SuiteResult(suite="map-latency", kind="benchmark", metrics={"p99_us_scanned": value})
     return CellResult(cell="x", cases=(Case(id="boot", verdict=Verdict.PASS),), suites=(suite,))
 
 

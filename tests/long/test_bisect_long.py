@@ -8,6 +8,7 @@ own. What it took is printed beside what plain `git bisect run` takes on the sam
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -23,7 +24,7 @@ import msgspec
 import pytest
 from fakes.processes import kill_run
 from fakes.trees import git
-from paths import RUNS
+from paths import RUNS, TESTS
 from under_test import FIX_GAP, LINUX_7_2, ORCHESTRATE, orchestrate, results
 
 from orchestrator import source
@@ -66,6 +67,16 @@ def append(name: str, text: str) -> Change:
     return change
 
 
+def apply(patch: Path) -> Change:
+    """Apply a patch, its lines where they have come to be."""
+
+    def change(tree: Path) -> None:
+        argv = ["patch", "-p1", "-s", "--no-backup-if-mismatch", "-i", str(patch)]
+        subprocess.run(argv, cwd=tree, check=True)
+
+    return change
+
+
 M_START = "static void *m_start(struct seq_file *m, loff_t *ppos)\n{\n"
 WARNING = edit(MAPS, M_START, f"{M_START}\tWARN_ON_ONCE(*ppos == 0);\n")
 NO_WARNING = edit(MAPS, "\tWARN_ON_ONCE(*ppos == 0);\n", "")
@@ -101,6 +112,10 @@ def slow(us: int) -> Change:
 
     return change
 
+
+#: A mistake that the console tells, of which suite, and a word of its fingerprint.
+SPLAT = TESTS / "broken/27-query-puts-mm-twice.patch"
+SPLAT_SUITE, SPLAT_WORD = "procmap-query", "rss"
 
 FREEABLE = "static noinline void __init kernel_init_freeable(void)\n{\n"
 NO_BOOT = edit("init/main.c", FREEABLE, f'{FREEABLE}\tpanic("planted");\n')
@@ -284,6 +299,26 @@ def test_one_that_shows_in_a_quarter_of_the_boots(base: Path) -> None:
     planted = plant(base, "flaky", flaky, 26, side=False)
     found = bisect(planted, "flaky", "--arch", "x86_64", "--case", "maps/proc-pid-vm", "--ends", "12")
     assert found.culprit == planted.culprit
+
+
+def test_one_that_is_named_by_its_splat(base: Path, tmp_path: Path) -> None:
+    """From a real console through `orchestrate console --json` to the culprit, by a beginning."""
+    planted = plant(base, "splat", apply(SPLAT), 20, side=False)
+    orchestrate(
+        *("run", "--source", f"{base}@{planted.bad}", "--arch", "x86_64", "--variant", "per-vma-lock"),
+        *("--suite", SPLAT_SUITE, "--out", tmp_path),
+    )
+    printed = set[str]()
+    for log in (tmp_path / "latest").glob("cells/*/console*.log"):
+        splats = json.loads(orchestrate("console", "--json", log).stdout)
+        printed |= {splat["fingerprint"] for splat in splats}
+    (fingerprint,) = (each for each in printed if SPLAT_WORD in each)
+    beginning = fingerprint.rpartition("-")[0]
+    assert [each for each in printed if each.startswith(beginning)] == [fingerprint]
+    found = bisect(planted, "splat", "--arch", "x86_64", "--suite", SPLAT_SUITE, "--splat", beginning)
+    assert found.culprit == planted.culprit
+    assert found.predicate == f"the splat {fingerprint} is seen"
+    assert within(found)
 
 
 def test_one_of_performance(base: Path, tmp_path: Path) -> None:

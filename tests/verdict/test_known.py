@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from fakes.bisected import MARK_DETACHED, START_READ
 from paths import ROOT
 
 from orchestrator.analysis.pairs import rates
@@ -69,10 +70,19 @@ def test_another_failure_is_not_known(case: Case) -> None:
 
 
 def test_a_crash_is_known_by_its_fingerprint() -> None:
-    entry = msgspec.structs.replace(ENTRY, verdict="CRASH", fingerprint="abc")
-    crash = msgspec.structs.replace(FAIL, verdict=Verdict.CRASH, fingerprint="abc")
+    entry = msgspec.structs.replace(ENTRY, verdict="CRASH", fingerprint=START_READ)
+    crash = msgspec.structs.replace(FAIL, verdict=Verdict.CRASH, fingerprint=START_READ)
     assert judge(crash, entry).verdict is Verdict.KNOWN
-    assert judge(msgspec.structs.replace(crash, fingerprint="abd"), entry).verdict is Verdict.CRASH
+    assert judge(msgspec.structs.replace(crash, fingerprint=MARK_DETACHED), entry).verdict is Verdict.CRASH
+
+
+def test_a_case_that_is_called_like_a_pattern() -> None:
+    """A case's name may have brackets, and is taken as it is printed."""
+    case = msgspec.structs.replace(FAIL, id="s/p/order[2]")
+    entry = msgspec.structs.replace(ENTRY, case="s/p/order[2]")
+    assert judge(case, entry).verdict is Verdict.KNOWN
+    assert judge(msgspec.structs.replace(case, id="s/p/order2"), entry).verdict is Verdict.KNOWN
+    assert judge(msgspec.structs.replace(case, id="s/p/order[3]"), entry).verdict is Verdict.FAIL
 
 
 def test_after_its_day_it_is_red_again_and_says_why() -> None:
