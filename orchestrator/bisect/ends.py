@@ -31,7 +31,7 @@ _PATIENCE = 8
 #: Of a good end that shows it too: chance that both ends are alike, below which they are not.
 _ALIKE = 0.01
 #: Fingerprints that a message names.
-_NAMED = 10
+_NAMED = 12
 #: A fault of a build is the same each time: what one build shows counts as so many boots.
 _CERTAIN = 50
 
@@ -199,7 +199,7 @@ def _name_splat(asked: Predicate, bench: Bench, bad: End, goods: list[End]) -> N
     if len(meant) > 1:
         raise UserError(
             f"--splat {asked.fingerprint}: the bad end shows {len(meant)} reports that begin like that:"
-            f" {', '.join(meant)}",
+            f" {_listed(meant)}",
             remedy="Name one of them in full.",
         )
     exact = SplatSeen(fingerprint=meant[0], exact=True) if meant else asked
@@ -237,10 +237,12 @@ def _check_bad(bad: End, goods: list[End]) -> None:
 
 
 def _shown_instead(fingerprints: Sequence[str]) -> str:
-    if not fingerprints:
-        return "It showed no report at all. "
+    return f"It showed {_listed(fingerprints)}. " if fingerprints else "It showed no report at all. "
+
+
+def _listed(fingerprints: Sequence[str]) -> str:
     more = f" and {len(fingerprints) - _NAMED} more" if len(fingerprints) > _NAMED else ""
-    return f"It showed {', '.join(fingerprints[:_NAMED])}{more}. "
+    return f"{', '.join(fingerprints[:_NAMED])}{more}"
 
 
 def _near(end: End) -> list[str]:

@@ -8,6 +8,7 @@ true of merges too: a merge has what any of its parents has.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -199,7 +200,7 @@ def _commit(repository: Path, name: str) -> str:
     except GitError as error:
         raise UserError(
             f"{repository} has no commit {clean_str(name)!r}: {error.first}",
-            remedy=f"`git -C {repository} tag` lists tags",
+            remedy=f"`git -C {shlex.quote(str(repository))} tag` lists tags",
         ) from error
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -158,19 +159,19 @@ def _of_mails(folder: Path, revision: str, files: Sequence[Path], texts: Sequenc
     if not said:
         raise UserError(
             f"{names} does not say what it was made on (no base-commit: line)",
-            remedy=f"Name the base: --source {folder}@BASE.",
+            remedy=f"Name the base: --source {shlex.quote(f'{folder}@BASE')}.",
         )
     if len(said) > 1:
         raise UserError(
             f"{names} names {len(said)} bases: {', '.join(each[:12] for each in said)}",
-            remedy=f"Name the right one: --source {folder}@BASE.",
+            remedy=f"Name the right one: --source {shlex.quote(f'{folder}@BASE')}.",
         )
     try:
         base = clone.commit_of(folder, said[0], f"{folder}@{said[0]}")
     except UserError as error:
         raise UserError(
             f"{names} was made on {said[0][:12]}, which {folder} does not have",
-            remedy=f"Fetch it there, or name another base: --source {folder}@BASE.",
+            remedy=f"Fetch it there, or name another base: --source {shlex.quote(f'{folder}@BASE')}.",
         ) from error
     return SeriesSource(folder=folder, base=base, mails=tuple(files), notes=tuple(notes))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import stat
 import subprocess
 import time
@@ -62,11 +63,12 @@ def check_clean(path: Path, what: str) -> None:
         return
     first = built[0] if built else str(arches[0].relative_to(path))
     # mrproper cleans one architecture
-    make = f"make -C {path} " + (f"ARCH={arches[0].parts[-3]} " if arches else "") + "mrproper"
+    place = shlex.quote(str(path))
+    make = f"make -C {place} " + (f"ARCH={arches[0].parts[-3]} " if arches else "") + "mrproper"
     raise UserError(
         f"{what}: the source tree is not clean, a kernel was configured or built in it ({first} is there)",
         remedy=f"run `{make}` (it deletes .config too), or name a clean clone"
-        f" (`git clone --shared {path} DIR`)",
+        f" (`git clone --shared {place} DIR`)",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,7 +96,7 @@ def _apply(tree: Tree, files: Sequence[Path], cache: Path, say: Say) -> Tree:
     if tree.dirty:
         raise UserError(
             f"{tree.describe}: patches need a commit as their base, but {tree.path} has uncommitted changes",
-            remedy=f"commit them, or leave them out with `--source {tree.path}@HEAD`",
+            remedy=f"commit them, or leave them out with `--source {shlex.quote(f'{tree.path}@HEAD')}`",
         )
     sources_by_file = [(file, read(file)) for file in files]
     parts = [part for _, sources in sources_by_file for s in sources for part in (s.sha256, *s.options)]

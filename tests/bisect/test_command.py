@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from fakes.bisected import CASE, result
+from fakes.bisected import CASE, LOGS, reports, result
 from fakes.linux import commit_file, make_linux_repository
 from fakes.processes import alive, until
 from fakes.trees import git
@@ -27,8 +27,11 @@ from orchestrator.bisect.setup import Conclusion
 from orchestrator.cell import lifecycle
 from orchestrator.cell.state import CellState
 from orchestrator.cli.main import main
-from orchestrator.results.model import CellResult, Verdict
+from orchestrator.debug import reopen
+from orchestrator.evidence.watch import ConsoleWatch
+from orchestrator.results.model import CellResult, SuiteResult, Verdict
 from orchestrator.run.directory import RunDirectory
+from orchestrator.verdict import crash
 from orchestrator.vm import accel, qemu
 
 pytestmark = pytest.mark.slow
@@ -83,8 +86,9 @@ def yard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linux_configs: Path) -
 
 @pytest.fixture
 def guests(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """Cells without guests: each says what ``tell`` makes of the kernel that was booted."""
+    """Cells without guests: each says what its kernel is. What a bad one prints is ``console``, if given."""
     booted: list[str] = []
+    console: list[str] = []
 
     def cell_result(cell: CellState) -> CellResult:
         target = cell.target
@@ -93,6 +97,16 @@ def guests(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
         booted.append(target.tree.commit)
         show = git(Path(target.tree.base_spec.rpartition("@")[0]), "show", f"{target.tree.commit}:fs/a.c")
         bad = "FAULT" in show and "-" not in target.label
+        if bad and console:
+            watch = ConsoleWatch()
+            watch.feed((LOGS / console[0]).read_bytes())
+            case = crash.new_console_case(CASE, watch)
+            assert case is not None
+            return msgspec.structs.replace(
+                result(Verdict.PASS),
+                cell=cell.plan.id,
+                suites=(SuiteResult(suite="maps", cases=(case,)),),
+            )
         return msgspec.structs.replace(
             result(Verdict.FAIL if bad else Verdict.PASS, reason="because" if bad else ""),
             cell=cell.plan.id,
@@ -101,7 +115,7 @@ def guests(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     monkeypatch.setattr(lifecycle, "_result", cell_result)
     monkeypatch.setattr(qemu, "program", lambda arch: "qemu")
     monkeypatch.setattr(accel, "choose", lambda *_: None)
-    return {"booted": booted}
+    return {"booted": booted, "console": console}
 
 
 @needs_make
@@ -167,6 +181,37 @@ def test_a_case_that_fails(
     for script in (yard.folder / "boots").glob(f"{culprit[:12]}-1/cells/*/reproduce.sh"):
         assert "--patch" not in script.read_text()
     assert "shown in 3 of 3 boots of the bad end" in capsys.readouterr().out
+
+
+@needs_make
+def test_a_splat_from_a_console_to_the_culprit(
+    yard: Yard, guests: dict[str, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `orchestrate console --json` prints, or its beginning, is what `--splat` is given."""
+    guests["console"].append("refcount-and-list.log")
+    log = str(LOGS / guests["console"][0])
+    done = subprocess.run([*ORCHESTRATE, "console", "--json", log], capture_output=True, text=True)
+    behind = json.loads(done.stdout)[1]["fingerprint"]
+    good = yard.add("fs/a.c", "int a = 1;\n")
+    culprit = yard.add("fs/a.c", "int a = 2; /* FAULT */\n")
+    yard.add("fs/b.c", "int b;\n")
+    words = ["--good", good, "--suite", "maps", "--selftests-from", yard.repository]
+    assert yard.bisect(*words, "--splat", behind[:6].upper()) == 0
+    assert f"bad is: the splat {behind} is seen" in capsys.readouterr().out
+    assert yard.conclusion().culprit == culprit
+    # a boot's folder is a run, whose cell can be looked at
+    boot = yard.folder / "boots" / f"{culprit[:12]}-1"
+    assert reopen.find(yard.out, str(boot)).root == boot
+    shutil.rmtree(yard.folder)
+    guests["console"][0] = "lockdep-kinds.log"
+    assert yard.bisect(*words, "--splat", "lockdep-WARNING") == 2
+    said = capsys.readouterr().err
+    several = [each for each in reports("lockdep-kinds.log") if each.startswith("lockdep-WARNING")]
+    assert f"the bad end shows {len(several)} reports that begin like that: {', '.join(several)}" in said
+    shutil.rmtree(yard.folder)
+    assert yard.bisect(*words, "--splat", behind) == 4
+    assert "the bad end does not show it: " in (said := capsys.readouterr().err)
+    assert "It showed lockdep-WARNING-held-lock-freed, " in said
 
 
 # --- what is asked wrongly

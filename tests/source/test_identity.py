@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -72,6 +74,17 @@ def test_a_tree_in_which_something_was_built_is_refused(tmp_path: Path, left: st
         check_clean(tmp_path, "it")
     assert f"make -C {tmp_path}" in caught.value.remedy
     assert remedy in caught.value.remedy
+
+
+def test_the_commands_that_help_can_be_typed(tmp_path: Path) -> None:
+    """A path with a space is one word of them."""
+    tree = make_tree(tmp_path / "my linux")
+    (tree / ".config").touch()
+    with pytest.raises(UserError) as caught:
+        check_clean(tree, "it")
+    make, clone = (shlex.split(words) for words in re.findall(r"`(.*?)`", caught.value.remedy))
+    assert make == ["make", "-C", str(tree), "mrproper"]
+    assert clone == ["git", "clone", "--shared", str(tree), "DIR"]
 
 
 # --- git
