@@ -195,7 +195,7 @@ def test_a_splat_from_a_console_to_the_culprit(
     good = yard.add("fs/a.c", "int a = 1;\n")
     culprit = yard.add("fs/a.c", "int a = 2; /* FAULT */\n")
     yard.add("fs/b.c", "int b;\n")
-    words = ["--good", good, "--suite", "maps", "--selftests-from", yard.repository]
+    words: list[str | Path] = ["--good", good, "--suite", "maps", "--selftests-from", yard.repository]
     assert yard.bisect(*words, "--splat", behind[:6].upper()) == 0
     assert f"bad is: the splat {behind} is seen" in capsys.readouterr().out
     assert yard.conclusion().culprit == culprit

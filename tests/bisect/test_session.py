@@ -186,7 +186,7 @@ def splats(tmp_path: Path, word: str, *shown: str, then: tuple[str, ...] = (), *
             return result(Verdict.CRASH, fingerprint=reports[0], further=reports[1:])
         return result(Verdict.PASS)
 
-    return Case(tmp_path, parents, FakeOracle(tmp_path, tell), SplatSeen(fingerprint=word), **more)  # type: ignore[arg-type]
+    return Case(tmp_path, parents, FakeOracle(tmp_path, tell), SplatSeen(fingerprint=word), **more)
 
 
 def test_a_splat_behind_another_one_in_the_same_case(tmp_path: Path) -> None:
