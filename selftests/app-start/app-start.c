@@ -249,8 +249,8 @@ int main(int argc, char **argv)
 
 	bench_start(argc, argv, "app-start", "Time starts of many threads that fault while libraries are mapped.",
 		    options, NR_OPTIONS);
-	if (bench_cpus() < 2)
-		bench_cannot("needs 2 CPUs, %d may be used", bench_cpus());
+	if (kt_cpus() < 2)
+		bench_cannot("needs 2 CPUs, %d may be used", kt_cpus());
 	make_library_files();
 	/* the first one is not like the others: nothing is in any cache yet */
 	start_once();

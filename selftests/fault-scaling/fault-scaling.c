@@ -150,8 +150,8 @@ int main(int argc, char **argv)
 	bench_start(argc, argv, "fault-scaling",
 		    "Count page faults of 1 ... n threads, with and without a thread that maps and unmaps.", options,
 		    NR_OPTIONS);
-	if (bench_cpus() < 2)
-		bench_cannot("needs 2 CPUs, %d may be used", bench_cpus());
+	if (kt_cpus() < 2)
+		bench_cannot("needs 2 CPUs, %d may be used", kt_cpus());
 	nr = bench_make_steps(steps, (unsigned int)options[THREADS].value, &faulter, sizeof(areas[0]), &writer);
 	make_areas(bench_most_threads(steps, nr));
 	/* in turn, so that a host that slows down meanwhile slows them all */

@@ -25,7 +25,6 @@ enum { EXIT_SYSCALL = 1, EXIT_USAGE = 2, EXIT_CANNOT_RUN = 4 };
 
 static struct {
 	const char *name;
-	cpu_set_t allowed;
 	uint64_t clock_step_ns;
 	unsigned int nr_parameters, nr_metrics, nr_histograms, nr_proofs;
 	struct {
@@ -146,11 +145,9 @@ void bench_start(int argc, char **argv, const char *name, const char *about, str
 {
 	doc.name = name;
 	parse_options(argc, argv, about, options, nr);
-	if (sched_getaffinity(0, sizeof(doc.allowed), &doc.allowed))
-		bench_die("its CPUs are not told: %s", strerror(errno));
 	for (size_t i = 0; i < nr; i++)
 		bench_parameter(options[i].name, options[i].value);
-	bench_parameter("cpus", bench_cpus());
+	bench_parameter("cpus", kt_cpus());
 	bench_parameter("page_size", (double)kt_page());
 	doc.clock_step_ns = measure_clock_step();
 }
@@ -158,43 +155,6 @@ void bench_start(int argc, char **argv, const char *name, const char *about, str
 uint64_t bench_clock_step_ns(void)
 {
 	return doc.clock_step_ns;
-}
-
-/* --- CPUs --- */
-
-int bench_cpus(void)
-{
-	return CPU_COUNT(&doc.allowed);
-}
-
-int bench_cpu(int slot)
-{
-	slot %= bench_cpus();
-	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-		if (CPU_ISSET(cpu, &doc.allowed) && !slot--)
-			return cpu;
-	return -1;
-}
-
-int bench_pin(int slot)
-{
-	cpu_set_t one;
-
-	CPU_ZERO(&one);
-	CPU_SET(bench_cpu(slot), &one);
-	return sched_setaffinity(0, sizeof(one), &one) ? errno : 0;
-}
-
-int bench_only_cpu(pid_t task)
-{
-	cpu_set_t set;
-
-	if (sched_getaffinity(task, sizeof(set), &set) || CPU_COUNT(&set) != 1)
-		return -1;
-	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-		if (CPU_ISSET(cpu, &set))
-			return cpu;
-	return -1;
 }
 
 /* --- workers --- */
@@ -219,10 +179,10 @@ static void *thread_main(void *arg)
 	struct bench_worker *self = arg;
 
 	/* a failure shows when it is read back */
-	(void)bench_pin(self->slot);
+	(void)kt_pin(self->slot);
 	pthread_barrier_wait(&ready);
 	self->run(self);
-	self->cpu_last = bench_only_cpu(0);
+	self->cpu_last = kt_only_cpu(0);
 	return NULL;
 }
 
@@ -277,11 +237,11 @@ void bench_run(struct bench_phase *phase, double seconds)
 
 		if (worker->pid) {
 			alive = !waitpid(worker->pid, NULL, WNOHANG);
-			worker->cpu_last = alive ? bench_only_cpu(worker->pid) : -1;
+			worker->cpu_last = alive ? kt_only_cpu(worker->pid) : -1;
 		} else {
 			pthread_join(threads[i], NULL);
 		}
-		placed = worker->cpu_last == bench_cpu(worker->slot);
+		placed = worker->cpu_last == kt_cpu(worker->slot);
 		worker->alive = alive && (worker->alive || !phase->rounds);
 		/* once it was elsewhere, that is what is told */
 		if (!phase->rounds || worker->placed)
@@ -318,7 +278,7 @@ void bench_prove_phase(const struct bench_phase *phase)
 		       worker->in_window, worker->least_half, worker->alive ? "" : " dead");
 		append(placed, sizeof(placed), "%s%s on %d", comma, worker->role, worker->cpu_found);
 		if (!worker->placed)
-			append(placed, sizeof(placed), ", %d was asked for", bench_cpu(worker->slot));
+			append(placed, sizeof(placed), ", %d was asked for", kt_cpu(worker->slot));
 	}
 	snprintf(name, sizeof(name), "%s: all worked until the end", phase->name);
 	bench_proof(name, all_worked, "done in %u rounds (the least in a late half): %s", phase->rounds, worked);
@@ -355,7 +315,7 @@ static void make_step(struct bench_step *step, unsigned int threads, const struc
 	}
 	if (writer) {
 		step->workers[threads] = *writer;
-		step->workers[threads].slot = bench_cpus() - 1;
+		step->workers[threads].slot = kt_cpus() - 1;
 	}
 	step->phase = (struct bench_phase){ .name = step->name, .workers = step->workers,
 					    .nr = threads + !!writer };
@@ -367,14 +327,14 @@ unsigned int bench_make_steps(struct bench_step *steps, unsigned int most, const
 	unsigned int nr = 0;
 
 	if (!most)
-		most = (unsigned int)bench_cpus();
+		most = (unsigned int)kt_cpus();
 	if (most >= BENCH_MAX_WORKERS)
 		most = BENCH_MAX_WORKERS - 1;
 	for (unsigned int threads = 1; nr + 1 < BENCH_MAX_STEPS; threads *= 2) {
 		if (threads > most)
 			threads = most;
 		make_step(&steps[nr++], threads, thread, arg_size, NULL);
-		if (threads < (unsigned int)bench_cpus())
+		if (threads < (unsigned int)kt_cpus())
 			make_step(&steps[nr++], threads, thread, arg_size, writer);
 		if (threads == most)
 			break;

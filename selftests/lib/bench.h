@@ -44,11 +44,6 @@ void bench_prove_clock(const char *what, double ns);
 int bench_finish(void);
 
 uint64_t bench_clock_step_ns(void);
-int bench_cpus(void);			/* that this program may run on */
-int bench_cpu(int slot);		/* the CPU number of the slot-th of them, counted round */
-int bench_pin(int slot);		/* this thread; 0, or an errno */
-/* The one CPU that a task (0: this thread) may run on, as the kernel tells; -1 if there are several. */
-int bench_only_cpu(pid_t task);
 
 /*
  * A worker is a thread that is made for each run, or a process that was there before (pid) and counts in
@@ -58,7 +53,7 @@ struct bench_worker {
 	const char *role;
 	void (*run)(struct bench_worker *self);	/* a thread's: works until bench_stopped() */
 	pid_t pid;
-	int slot;				/* of bench_cpu() */
+	int slot;				/* of kt_cpu() */
 	void *arg;
 	_Atomic uint64_t *done;
 	_Atomic uint64_t count BENCH_LINE;	/* where done points unless it is set */

@@ -11,11 +11,8 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/utsname.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #define MAX_COUNTERS 24
@@ -50,7 +47,6 @@ static struct {
 static struct report *report;
 static const struct kt_case *running;
 static uint64_t end_ns, case_seed;
-static cpu_set_t allowed;
 
 /* --- what is printed: whole lines, each by one write, so that those of several processes do not mix --- */
 
@@ -177,6 +173,11 @@ void kt_inconclusive(const char *format, ...)
 	va_list arguments;
 
 	va_start(arguments, format);
+	if (!report) { /* outside a case */
+		vfprintf(stderr, format, arguments);
+		fputc('\n', stderr);
+		exit(EXIT_FAILED);
+	}
 	hold();
 	if (!atomic_exchange(&report->inconclusive, 1))
 		vsnprintf(report->lack, sizeof(report->lack), format, arguments);
@@ -240,171 +241,6 @@ bool kt_verbose(void)
 double kt_factor(void)
 {
 	return opt.factor;
-}
-
-/* splitmix64, by Sebastiano Vigna */
-uint64_t kt_random(struct kt_rng *rng)
-{
-	uint64_t z = (rng->state += 0x9e3779b97f4a7c15);
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-	return z ^ (z >> 31);
-}
-
-uint64_t kt_below(struct kt_rng *rng, uint64_t bound)
-{
-	return bound ? kt_random(rng) % bound : 0;
-}
-
-uint64_t kt_now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * KT_NSEC + (uint64_t)now.tv_nsec;
-}
-
-void kt_sleep_ns(uint64_t ns)
-{
-	struct timespec rest = { .tv_sec = (time_t)(ns / KT_NSEC), .tv_nsec = (long)(ns % KT_NSEC) };
-
-	while (nanosleep(&rest, &rest) && errno == EINTR)
-		;
-}
-
-int kt_cpus(void)
-{
-	return CPU_COUNT(&allowed);
-}
-
-int kt_pin(int number)
-{
-	cpu_set_t one;
-
-	number %= kt_cpus();
-	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-		if (CPU_ISSET(cpu, &allowed) && !number--) {
-			CPU_ZERO(&one);
-			CPU_SET(cpu, &one);
-			return sched_setaffinity(0, sizeof(one), &one) ? errno : 0;
-		}
-	}
-	return EINVAL;
-}
-
-size_t kt_page(void)
-{
-	static size_t size;
-
-	if (!size)
-		size = (size_t)sysconf(_SC_PAGESIZE);
-	return size;
-}
-
-bool kt_kernel_since(int major, int minor)
-{
-	struct utsname name;
-	int has_major = 0, has_minor = 0;
-
-	if (uname(&name) || sscanf(name.release, "%d.%d", &has_major, &has_minor) != 2)
-		kt_inconclusive("the kernel does not tell its release");
-	return has_major > major || (has_major == major && has_minor >= minor);
-}
-
-/* Is there a line with this word of its own? The file is read in pieces: kallsyms has megabytes. */
-static int has_word(const char *path, const char *word, long long *value)
-{
-	FILE *file = fopen(path, "re");
-	char line[512];
-	int found = 0;
-
-	if (!file)
-		return -1;
-	while (!found && fgets(line, sizeof(line), file)) {
-		char *save = NULL, *part = strtok_r(line, " \t\n", &save);
-
-		for (; part && !found; part = strtok_r(NULL, " \t\n", &save)) {
-			if (!strcmp(part, word)) {
-				char *next = strtok_r(NULL, " \t\n", &save);
-
-				if (value && next)
-					*value = strtoll(next, NULL, 10);
-				found = 1;
-			}
-		}
-	}
-	fclose(file);
-	return found;
-}
-
-int kt_per_vma_lock(void)
-{
-	return has_word("/proc/kallsyms", "lock_vma_under_rcu", NULL);
-}
-
-long long kt_vmstat(const char *name)
-{
-	long long value = -1;
-
-	has_word("/proc/vmstat", name, &value);
-	return value;
-}
-
-ssize_t kt_read_file(const char *path, char *buffer, size_t size)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	size_t length = 0;
-	ssize_t got;
-
-	if (fd < 0)
-		return -1;
-	while (length < size - 1 && (got = read(fd, buffer + length, size - 1 - length)) != 0) {
-		if (got < 0 && errno != EINTR) {
-			int error = errno;
-
-			close(fd);
-			errno = error;
-			return -1;
-		}
-		length += got > 0 ? (size_t)got : 0;
-	}
-	buffer[length] = 0;
-	close(fd);
-	return (ssize_t)length;
-}
-
-int kt_write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC), error = 0;
-
-	if (fd < 0)
-		return errno;
-	if (write(fd, text, strlen(text)) != (ssize_t)strlen(text))
-		error = errno ? errno : EIO;
-	close(fd);
-	return error;
-}
-
-char kt_task_state(int pid, int tid)
-{
-	char path[64], stat[512], *paren;
-
-	snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", pid, tid);
-	if (kt_read_file(path, stat, sizeof(stat)) <= 0)
-		return 0;
-	/* its name may hold anything, parentheses too */
-	paren = strrchr(stat, ')');
-	return paren && paren[1] == ' ' ? paren[2] : 0;
-}
-
-void *kt_map(void *at, size_t length, int prot, int flags, int fd)
-{
-	void *got = mmap(at, length, prot, flags, fd, 0);
-
-	if (got == MAP_FAILED)
-		kt_inconclusive("mmap of %zu bytes: %s", length, strerror(errno));
-	return got;
 }
 
 /* --- cases --- */
@@ -712,15 +548,8 @@ int kt_main(int argc, char **argv, const char *program, const struct kt_case *ca
 				printf("%-32s %5.1f s  %s\n", cases[i].name, seconds_of(&cases[i]), cases[i].proves);
 		return 0;
 	}
-	if (sched_getaffinity(0, sizeof(allowed), &allowed)) {
-		fprintf(stderr, "%s: its CPUs are not told: %s\n", program, strerror(errno));
-		return EXIT_FAILED;
-	}
-	report = mmap(NULL, sizeof(*report), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (report == MAP_FAILED) {
-		fprintf(stderr, "%s: no memory: %s\n", program, strerror(errno));
-		return EXIT_FAILED;
-	}
+	kt_cpus();
+	report = kt_shared(sizeof(*report));
 	/* whoever started it may have ignored it, and then no child would tell how it ended */
 	signal(SIGCHLD, SIG_DFL);
 	/* what the cases' own children leave behind comes to this process, and is seen */

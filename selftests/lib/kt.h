@@ -19,6 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <sys/types.h>
 
 #define KT_NSEC 1000000000ULL
 #define KT_ARRAY(a) (sizeof(a) / sizeof((a)[0]))
@@ -41,7 +42,10 @@ void kt_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void kt_fail_text(const char *text, size_t length, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* The kernel lacks what the case is about. Ends the process that calls it. */
 _Noreturn void kt_skip(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* Nothing was shown either way: a call that prepares failed, or no work was done. Ends the process. */
+/*
+ * Nothing was shown either way: a call that prepares failed, or no work was done. Ends the process; outside a
+ * case, as in a benchmark, with the text on standard error and status 1.
+ */
 _Noreturn void kt_inconclusive(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* A line for the log; with kt_verbose() only, if it is a detail. */
 void kt_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -67,7 +71,10 @@ uint64_t kt_below(struct kt_rng *rng, uint64_t bound);		/* 0 .. bound - 1 */
 uint64_t kt_now_ns(void);	/* CLOCK_MONOTONIC */
 void kt_sleep_ns(uint64_t ns);
 int kt_cpus(void);		/* that this program may run on */
-int kt_pin(int number);		/* this thread, to the number-th of them, counted round; 0, or an errno */
+int kt_cpu(int number);		/* the CPU number of the number-th of them, counted round */
+int kt_pin(int number);		/* this thread, to the number-th of them; 0, or an errno */
+/* The one CPU that a task (0: this thread) may run on, as the kernel tells; -1 if there are several. */
+int kt_only_cpu(pid_t task);
 
 size_t kt_page(void);
 bool kt_kernel_since(int major, int minor);
@@ -82,5 +89,17 @@ int kt_write_file(const char *path, const char *text);	/* 0, or an errno */
 char kt_task_state(int pid, int tid);
 /* mmap() that does not fail: where it does, nothing was shown. */
 void *kt_map(void *at, size_t length, int prot, int flags, int fd);
+void *kt_shared(size_t size);	/* memory that is common to this process and all its children to come */
+/* Name anonymous memory, or take its name away; 0, or an errno: not every kernel has CONFIG_ANON_VMA_NAME. */
+int kt_name(void *at, size_t length, const char *name);
+/* Make each page a VMA of its own, for neighbours of different protection do not merge; 0, or an errno. */
+int kt_split(char *region, size_t pages, int even, int odd);
+
+/*
+ * fork() that does not fail: where it does, nothing was shown. The child is killed when the thread that made it
+ * ends. With pipes, each side gets the ends that lead to and from the other one.
+ */
+pid_t kt_fork(void);
+pid_t kt_fork_piped(int *to, int *from);
 
 #endif

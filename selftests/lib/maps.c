@@ -32,29 +32,33 @@ static int room(struct maps_text *text, size_t more)
 	return 0;
 }
 
+ssize_t maps_piece(int fd, size_t length, struct maps_text *text, bool positioned)
+{
+	char *at = text->data + text->length;
+	ssize_t got;
+
+	do
+		got = positioned ? pread(fd, at, length, (off_t)text->length) : read(fd, at, length);
+	while (got < 0 && errno == EINTR);
+	if (got < 0)
+		return -errno;
+	at[got] = 0;
+	text->length += (size_t)got;
+	if (got)
+		text->reads[text->nr_reads++] = text->length;
+	return got;
+}
+
 static int read_pieces(int fd, size_t chunk, struct maps_text *text, bool positioned)
 {
 	text->length = 0;
 	text->nr_reads = 0;
 	for (;;) {
 		int error = room(text, chunk);
-		ssize_t got;
+		ssize_t got = error ? -error : maps_piece(fd, chunk, text, positioned);
 
-		if (error)
-			return error;
-		if (positioned)
-			got = pread(fd, text->data + text->length, chunk, (off_t)text->length);
-		else
-			got = read(fd, text->data + text->length, chunk);
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got < 0)
-			return errno;
-		text->length += (size_t)got;
-		text->data[text->length] = 0;
-		if (!got)
-			return 0;
-		text->reads[text->nr_reads++] = text->length;
+		if (got <= 0)
+			return (int)-got;
 	}
 }
 

@@ -27,6 +27,8 @@ struct maps_text {
 int maps_read(int fd, size_t chunk, struct maps_text *text);
 /* As above, by pread() from position 0, whatever the file's own position is. */
 int maps_pread(int fd, size_t chunk, struct maps_text *text);
+/* One read() of at most length bytes into the memory that is there, which must hold one more. Bytes, or -errno. */
+ssize_t maps_piece(int fd, size_t length, struct maps_text *text, bool positioned);
 void maps_free(struct maps_text *text);
 
 /*

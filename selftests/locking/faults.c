@@ -80,7 +80,7 @@ static char *shmem(size_t *length, size_t *stride)
 {
 	*stride = kt_page();
 	*length = pages_of(BUDGET) * kt_page();
-	return kt_map(NULL, *length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
+	return kt_shared(*length);
 }
 
 /* What a case changes for the whole machine, and puts back. */

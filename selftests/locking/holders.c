@@ -13,7 +13,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -31,7 +30,7 @@ struct word {
 
 static struct word *new_word(void)
 {
-	return kt_map(NULL, sizeof(struct word), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
+	return kt_shared(sizeof(struct word));
 }
 
 static double ms(uint64_t ns)
@@ -52,14 +51,11 @@ static bool is_there(const struct subject *subject, int pid)
 
 static pid_t start_reader(const struct subject *subject, int pid, struct word *word)
 {
-	pid_t child = fork();
+	pid_t child = kt_fork();
 
-	if (child < 0)
-		kt_inconclusive("no process: %s", strerror(errno));
 	if (!child) {
 		struct reader reader;
 
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		/* all on one: readers on every CPU may stop the machine, see ../progress/README.md */
 		kt_pin(0);
 		if (!reader_try(&reader, subject, pid, reader_whole_chunk()))
@@ -291,7 +287,6 @@ static _Noreturn void hang(const struct subject *subject, int pid, struct word *
 	pthread_t thread;
 	char *page;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	page = kt_map(NULL, kt_page(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	range.range.start = (uintptr_t)page;
 	range.range.len = kt_page();
@@ -341,10 +336,10 @@ void holders_in_copy(const void *unused)
 		if (!is_there(subject, target.pid))
 			continue;
 		atomic_store(&word->hangs, 0);
-		child = fork();
+		child = kt_fork();
 		if (!child)
 			hang(subject, target.pid, word);
-		while (child > 0 && !atomic_load(&word->hangs) && kt_now_ns() < until &&
+		while (!atomic_load(&word->hangs) && kt_now_ns() < until &&
 		       waitpid(child, &status, WNOHANG) == 0)
 			kt_sleep_ns(200000);
 		if (atomic_load(&word->lacks))

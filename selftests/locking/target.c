@@ -14,11 +14,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#ifndef PR_SET_VMA
-#define PR_SET_VMA 0x53564d41
-#define PR_SET_VMA_ANON_NAME 0
-#endif
-
 #define PATIENCE_S 10
 #define STORM_THREADS 2
 #define OTHERS 24		/* mappings of other kinds beside the region */
@@ -45,15 +40,17 @@ static int permission(size_t index)
 
 static void build_region(size_t vmas)
 {
+	int error;
+
 	me->vmas = vmas;
 	me->region = (uintptr_t)kt_map(NULL, vmas * kt_page(), PROT_READ | PROT_WRITE,
 				       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
-	for (size_t i = 0; i < vmas; i++) {
+	for (size_t i = 0; i < vmas; i++)
 		if (i % 16 < 2)
 			*page_at(i) = 1;
-		if (mprotect(page_at(i), kt_page(), permission(i)))
-			kt_inconclusive("mprotect: %s", strerror(errno));
-	}
+	error = kt_split(page_at(0), vmas, permission(0), permission(1));
+	if (error)
+		kt_inconclusive("mprotect: %s", strerror(error));
 }
 
 /* What the kernel treats apart when it shows or locks a VMA: files, shared memory, names, locked pages. */
@@ -82,7 +79,7 @@ static void build_others(void)
 		case 3:
 			at = kt_map(NULL, page, prot, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 			/* a kernel without CONFIG_ANON_VMA_NAME refuses, and that is no matter */
-			prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, at, page, "locking");
+			kt_name((void *)at, page, "locking");
 			break;
 		case 4:
 			at = kt_map(NULL, page, prot, MAP_PRIVATE, shm);
@@ -220,7 +217,6 @@ static _Noreturn void be_the_target(int commands, int answers)
 {
 	char command;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
 	build_region(me->vmas);
 	build_others();
@@ -238,26 +234,12 @@ static _Noreturn void be_the_target(int commands, int answers)
 
 void target_start(struct target *target, size_t vmas)
 {
-	int commands[2], answers[2];
-
 	target->vmas = vmas;
-	target->shared = kt_map(NULL, sizeof(*target->shared), PROT_READ | PROT_WRITE,
-				MAP_SHARED | MAP_ANONYMOUS, -1);
-	if (pipe2(commands, O_CLOEXEC) || pipe2(answers, O_CLOEXEC))
-		kt_inconclusive("no pipe: %s", strerror(errno));
-	target->pid = fork();
-	if (target->pid < 0)
-		kt_inconclusive("no process: %s", strerror(errno));
-	if (!target->pid) {
-		close(commands[1]);
-		close(answers[0]);
-		me = target;
-		be_the_target(commands[0], answers[1]);
-	}
-	close(commands[0]);
-	close(answers[1]);
-	target->to = commands[1];
-	target->from = answers[0];
+	target->shared = kt_shared(sizeof(*target->shared));
+	me = target;
+	target->pid = kt_fork_piped(&target->to, &target->from);
+	if (!target->pid)
+		be_the_target(target->from, target->to);
 	if (read(target->from, &target->region, sizeof(target->region)) != sizeof(target->region))
 		kt_inconclusive("the target did not start");
 }

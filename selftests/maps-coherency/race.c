@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -164,7 +163,6 @@ static void build_target(void)
 
 static _Noreturn void be_the_target(void)
 {
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	kt_pin(0);
 	build_target();
 	rehearse();
@@ -362,7 +360,7 @@ static void prepare(void)
 
 	while (nr_kinds < RACE_KINDS && setup->kinds[nr_kinds])
 		nr_kinds++;
-	shared = kt_map(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
+	shared = kt_shared(sizeof(*shared));
 	/* apart from each other: plans point into their row, which each side goes through at its own pace */
 	row = kt_map(NULL, sizeof(*row), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	own_row = kt_map(NULL, sizeof(*row), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
@@ -394,9 +392,7 @@ void race(const void *argument)
 		for (unsigned int i = 0; i < nr_modifiers(); i++)
 			start_thread(&modifiers[i].thread, i ? modify : be_the_first_modifier, &modifiers[i]);
 	} else {
-		target = fork();
-		if (target < 0)
-			kt_inconclusive("fork: %s", strerror(errno));
+		target = kt_fork();
 		if (!target)
 			be_the_target();
 	}

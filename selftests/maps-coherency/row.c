@@ -7,16 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#ifndef PR_SET_VMA
-#define PR_SET_VMA 0x53564d41
-#define PR_SET_VMA_ANON_NAME 0
-#endif
 #ifndef MREMAP_DONTUNMAP
 #define MREMAP_DONTUNMAP 4
 #endif
@@ -263,7 +258,7 @@ void cell_step(struct row *row, struct cell *cell)
 			gave_up(cell, "madvise");
 		break;
 	case NAME:
-		if (prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, (unsigned long)from, length, name_of(step->arg)))
+		if (kt_name(from, length, name_of(step->arg)))
 			gave_up(cell, "PR_SET_VMA_ANON_NAME");
 		break;
 	case BIND:
@@ -310,8 +305,7 @@ void row_build(struct row *row)
 				gave_up(cell, "munmap");
 			if (p->prot != 'w' && mprotect(page_at(cell, p->from), length, prot_of(p->prot)))
 				gave_up(cell, "mprotect");
-			if (p->tag && prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME,
-					    (unsigned long)page_at(cell, p->from), length, name_of(p->tag)))
+			if (p->tag && kt_name(page_at(cell, p->from), length, name_of(p->tag)))
 				gave_up(cell, "PR_SET_VMA_ANON_NAME");
 		}
 	}

@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -43,13 +42,10 @@ static void prepare(enum view view, enum how how)
 /* A child that builds the row and does its work until the case ends. */
 static pid_t start_target(void (*work)(void))
 {
-	pid_t pid = fork();
+	pid_t pid = kt_fork();
 
-	if (pid < 0)
-		kt_inconclusive("fork: %s", strerror(errno));
 	if (pid)
 		return pid;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	kt_pin(0);
 	row_build(&row);
 	atomic_store(&told->who, getpid());
@@ -141,15 +137,10 @@ static void die_on(void)
 	struct kt_rng rng = { .state = kt_seed() };
 
 	for (;;) {
-		pid_t child = fork();
+		pid_t child = kt_fork();
 
-		if (child < 0)
-			kt_inconclusive("fork: %s", strerror(errno));
-		if (!child) {
-			prctl(PR_SET_PDEATHSIG, SIGKILL);
-			for (;;)
-				pause();
-		}
+		while (!child)
+			pause();
 		atomic_store(&told->who, child);
 		atomic_fetch_add(&told->generation, 1);
 		kt_sleep_ns(kt_below(&rng, 3000000));

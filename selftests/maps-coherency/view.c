@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "view.h"
 
+#include "query.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -13,21 +14,6 @@
 #define TEXT_MAX (2UL << 20)
 #define LONG_READ 65536
 #define HEAD_READ 512
-
-#define QUERY_READABLE 1
-#define QUERY_WRITABLE 2
-#define QUERY_EXECUTABLE 4
-#define QUERY_SHARED 8
-#define QUERY_COVERING_OR_NEXT 16
-
-/* struct procmap_query and PROCMAP_QUERY of kernels from 6.11 on; the installed headers may be older */
-struct query {
-	uint64_t size, query_flags, query_addr;
-	uint64_t vma_start, vma_end, vma_flags, vma_page_size, vma_offset, inode;
-	uint32_t dev_major, dev_minor, vma_name_size, build_id_size;
-	uint64_t vma_name_addr, build_id_addr;
-};
-#define QUERY_IOCTL _IOWR('f', 17, struct query)
 
 void eye_prepare(struct eye *eye, enum view view, enum how how, uint64_t seed)
 {
@@ -92,34 +78,22 @@ static int read_on(struct eye *eye, bool positioned)
 			kt_fail("the file does not end: %zu bytes", text->length);
 			return EFBIG;
 		}
-		if (positioned)
-			got = pread(eye->fd, text->data + text->length, length, (off_t)text->length);
-		else
-			got = read(eye->fd, text->data + text->length, length);
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got < 0)
-			return errno;
-		text->length += (size_t)got;
-		text->data[text->length] = 0;
-		if (!got)
-			return 0;
-		text->reads[text->nr_reads++] = text->length;
-		if (eye->how == HEAD)
-			return 0;
+		got = maps_piece(eye->fd, length, text, positioned);
+		if (got <= 0 || eye->how == HEAD)
+			return got < 0 ? (int)-got : 0;
 	}
 }
 
-static void write_line(struct maps_text *text, const struct query *query, const char *name)
+static void write_line(struct maps_text *text, const struct procmap_query *query, const char *name)
 {
 	uint64_t flags = query->vma_flags;
 
 	text->length += (size_t)sprintf(
 		text->data + text->length,
 		"%08" PRIx64 "-%08" PRIx64 " %c%c%c%c %08" PRIx64 " %02x:%02x %" PRIu64 " %s\n",
-		query->vma_start, query->vma_end, flags & QUERY_READABLE ? 'r' : '-',
-		flags & QUERY_WRITABLE ? 'w' : '-', flags & QUERY_EXECUTABLE ? 'x' : '-',
-		flags & QUERY_SHARED ? 's' : 'p', query->vma_offset, query->dev_major, query->dev_minor,
+		query->vma_start, query->vma_end, flags & PROCMAP_QUERY_VMA_READABLE ? 'r' : '-',
+		flags & PROCMAP_QUERY_VMA_WRITABLE ? 'w' : '-', flags & PROCMAP_QUERY_VMA_EXECUTABLE ? 'x' : '-',
+		flags & PROCMAP_QUERY_VMA_SHARED ? 's' : 'p', query->vma_offset, query->dev_major, query->dev_minor,
 		query->inode, name);
 }
 
@@ -131,15 +105,15 @@ static int query_on(struct eye *eye)
 
 	for (;;) {
 		char name[256];
-		struct query query = {
+		struct procmap_query query = {
 			.size = sizeof(query),
-			.query_flags = QUERY_COVERING_OR_NEXT,
+			.query_flags = PROCMAP_QUERY_COVERING_OR_NEXT_VMA,
 			.query_addr = address,
 			.vma_name_addr = (uintptr_t)name,
 			.vma_name_size = sizeof(name),
 		};
 
-		if (ioctl(eye->fd, QUERY_IOCTL, &query)) {
+		if (ioctl(eye->fd, PROCMAP_QUERY, &query)) {
 			if (errno == EINTR)
 				continue;
 			return errno == ENOENT ? 0 : errno;

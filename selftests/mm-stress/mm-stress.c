@@ -11,7 +11,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -78,17 +77,13 @@ static void *read_inside(void *unused)
 
 static pid_t start_reader_outside(void)
 {
-	pid_t parent = getpid(), child = fork();
+	pid_t child = kt_fork();
 	char proc[32];
 
-	if (child < 0)
-		kt_inconclusive("fork: %s", strerror(errno));
 	if (child)
 		return child;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	snprintf(proc, sizeof(proc), "/proc/%d", (int)parent);
-	if (getppid() == parent)
-		read_files(proc, OUTSIDE);
+	snprintf(proc, sizeof(proc), "/proc/%d", (int)getppid());
+	read_files(proc, OUTSIDE);
 	_exit(0);
 }
 
@@ -207,7 +202,7 @@ static void stress(struct kind *const *used, unsigned int nr)
 
 static void make_shared(void)
 {
-	shared = kt_map(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
+	shared = kt_shared(sizeof(*shared));
 }
 
 static void run_one(const void *name)

@@ -2,29 +2,18 @@
 #include "stress.h"
 
 #include "maps.h"
+#include "query.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <linux/ioctl.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #define BUFFER (4UL << 20)
 #define CHUNK 65536
 #define QUERIES 16
-
-/* PROCMAP_QUERY as Linux 6.11 defined it; older headers lack it. */
-struct query {
-	uint64_t size, flags, addr;
-	uint64_t vma_start, vma_end, vma_flags, vma_page_size, vma_offset, inode;
-	uint32_t dev_major, dev_minor, name_size, build_id_size;
-	uint64_t name_addr, build_id_addr;
-};
-#define QUERY _IOWR('f', 17, struct query)
-#define COVERING_OR_NEXT 0x10
 
 const char *const file_names[NR_FILES] = {
 	[FILE_MAPS] = "maps", [FILE_SMAPS] = "smaps", [FILE_NUMA_MAPS] = "numa_maps",
@@ -95,9 +84,9 @@ static bool read_text(int file, int fd, char *buffer)
 
 static uint64_t ask_beacon(int fd)
 {
-	struct query query = { .size = sizeof(query), .addr = (uintptr_t)beacon };
+	struct procmap_query query = { .size = sizeof(query), .query_addr = (uintptr_t)beacon };
 
-	if (ioctl(fd, QUERY, &query)) {
+	if (ioctl(fd, PROCMAP_QUERY, &query)) {
 		if (errno == ENOTTY) {
 			atomic_store(&shared->absent[FILE_QUERY], true);
 			return 0;
@@ -118,12 +107,12 @@ static uint64_t ask_beacon(int fd)
  */
 static uint64_t ask_whole(int fd, uintptr_t address, uint64_t flags, char *buffer)
 {
-	struct query query = { .size = sizeof(query), .flags = flags, .addr = address, .name_size = 256,
-			       .name_addr = (uintptr_t)buffer, .build_id_size = 64,
-			       .build_id_addr = (uintptr_t)(buffer + kt_page()) };
+	struct procmap_query query = { .size = sizeof(query), .query_flags = flags, .query_addr = address,
+				       .vma_name_size = 256, .vma_name_addr = (uintptr_t)buffer,
+				       .build_id_size = 64, .build_id_addr = (uintptr_t)(buffer + kt_page()) };
 
 	madvise(buffer, 2 * kt_page(), MADV_DONTNEED);
-	if (!ioctl(fd, QUERY, &query))
+	if (!ioctl(fd, PROCMAP_QUERY, &query))
 		return 1;
 	if (errno != ENOENT && errno != ENOMEM && errno != EINTR && errno != ENAMETOOLONG)
 		kt_fail("query with name and build ID: %s", strerror(errno));
@@ -139,8 +128,8 @@ static uint64_t ask(int fd, char *buffer, struct kt_rng *rng)
 		unsigned int page = (unsigned int)kt_below(rng, arena->nr);
 
 		answers += ask_beacon(fd);
-		answers += ask_whole(fd, (uintptr_t)arena_page(arena, 0, page), i & 1 ? COVERING_OR_NEXT : 0,
-				     buffer);
+		answers += ask_whole(fd, (uintptr_t)arena_page(arena, 0, page),
+				     i & 1 ? PROCMAP_QUERY_COVERING_OR_NEXT_VMA : 0, buffer);
 	}
 	/* of a file on a disk: the build ID is read from it */
 	return answers ? answers + ask_whole(fd, (uintptr_t)own_text, 0, buffer) : 0;

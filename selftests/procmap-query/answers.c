@@ -60,7 +60,7 @@ void answers_known(const void *arg)
 		};
 		struct pm_ask ask = { .addr = at + piece->length / 2, .name = checker.name,
 				      .name_size = sizeof(checker.name) };
-		struct pm_query query;
+		struct procmap_query query;
 		int error = pm_ask(checker.fd, &ask, &query);
 		const char *field;
 
@@ -70,12 +70,12 @@ void answers_known(const void *arg)
 		if (!error && piece->file && !piece->inode && query.inode) {
 			/* not told by stat(); only that there is one is known */
 			area.inode = query.inode;
-			area.major = query.major;
-			area.minor = query.minor;
+			area.major = query.dev_major;
+			area.minor = query.dev_minor;
 		}
 		known += !piece->file || piece->inode;
 		field = error ? "everything" : pm_differs(&area, &ask, &query);
-		if (!field && query.page_size != kt_page())
+		if (!field && query.vma_page_size != kt_page())
 			field = "vma_page_size";
 		if (field) {
 			char what[400];
@@ -108,7 +108,7 @@ void answers_lines(const void *arg)
 static uint64_t walk(uint64_t flags)
 {
 	struct pm_ask ask = { .flags = flags | PM_NEXT, .name = checker.name, .name_size = sizeof(checker.name) };
-	struct pm_query query;
+	struct procmap_query query;
 	uint64_t lines = 0;
 	int error;
 
@@ -124,7 +124,7 @@ static uint64_t walk(uint64_t flags)
 			pm_wrong(&areas, area, &ask, &query, error, "the walk went wrong here");
 			return lines;
 		}
-		ask.addr = query.end;
+		ask.addr = query.vma_end;
 		lines++;
 	}
 	error = pm_ask(checker.fd, &ask, &query);
@@ -225,7 +225,7 @@ static uint64_t compare_page_sizes(int smaps)
 	for (char *at = text.data, *next; at && *at; at = next) {
 		size_t length = strcspn(at, "\n");
 		struct pm_ask ask = { 0 };
-		struct pm_query query;
+		struct procmap_query query;
 		unsigned long long kib;
 
 		next = at[length] ? at + length + 1 : at + length;
@@ -237,9 +237,9 @@ static uint64_t compare_page_sizes(int smaps)
 			continue;
 		ask.addr = start;
 		checker.asked++;
-		if (pm_ask(checker.fd, &ask, &query) || query.page_size != kib * 1024)
+		if (pm_ask(checker.fd, &ask, &query) || query.vma_page_size != kib * 1024)
 			kt_fail_text(at, length, "vma_page_size at %" PRIx64 " is %" PRIu64 ", smaps has", start,
-				     query.page_size);
+				     query.vma_page_size);
 		compared++;
 	}
 	maps_free(&text);
@@ -281,7 +281,7 @@ void answers_vdso(const void *arg)
 	struct pm_ask ask = { .addr = at, .flags = PM_R | PM_X, .name = checker.name,
 			      .name_size = sizeof(checker.name), .id_size = PM_ID_MAX };
 	unsigned char id[PM_ID_MAX];
-	struct pm_query query;
+	struct procmap_query query;
 	int error;
 
 	(void)arg;
@@ -292,12 +292,12 @@ void answers_vdso(const void *arg)
 	pm_check(&checker, at, 0);
 	error = pm_ask(checker.fd, &ask, &query);
 	checker.asked++;
-	if (error || query.start > at || query.end <= at || strcmp(checker.name, "[vdso]") || query.inode ||
-	    query.major || query.minor || query.offset || (query.vma_flags & PM_PERMS) != (PM_R | PM_X))
+	if (error || query.vma_start > at || query.vma_end <= at || strcmp(checker.name, "[vdso]") || query.inode ||
+	    query.dev_major || query.dev_minor || query.vma_offset || (query.vma_flags & PM_PERMS) != (PM_R | PM_X))
 		pm_wrong(&areas, areas_find(&areas, at, 0), &ask, &query, error, "this is not the vdso");
-	else if (query.id_size)
+	else if (query.build_id_size)
 		/* it has one, but there is no file that it could be read from */
-		kt_fail("build_id_size of the vdso is %u; it has no backing file", query.id_size);
+		kt_fail("build_id_size of the vdso is %u; it has no backing file", query.build_id_size);
 	for (uint64_t flags = 0; flags <= PM_FLAGS; flags++) {
 		pm_check(&checker, at, flags);
 		pm_check(&checker, areas_find(&areas, at, 0)->end - 1, flags);
@@ -350,12 +350,11 @@ void answers_empty(const void *arg)
 	pid_t pid;
 
 	(void)arg;
-	fflush(stdout);
-	pid = fork();
+	pid = kt_fork();
 	if (!pid)
 		be_empty();
-	if (pid < 0 || waitpid(pid, &status, 0) != pid)
-		kt_inconclusive("fork: %s", strerror(errno));
+	if (waitpid(pid, &status, 0) != pid)
+		kt_inconclusive("waitpid: %s", strerror(errno));
 	if (!WIFSTOPPED(status))
 		kt_skip("a process cannot unmap all that it has");
 	checker.fd = pm_open(pid);

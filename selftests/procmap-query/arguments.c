@@ -11,14 +11,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define OFFSET_BEHIND(member) (offsetof(struct pm_query, member) + sizeof(((struct pm_query *)0)->member))
+#define OFFSET_BEHIND(member) (offsetof(struct procmap_query, member) + sizeof(((struct procmap_query *)0)->member))
 
 static struct areas areas;
 static int maps;
 static uint64_t calls;
 
 /* A mapping with a name and without neighbours, and the answer about it. */
-static struct pm_query good;
+static struct procmap_query good;
 static char *named;
 
 /* Two pages that may be written and one that may not be touched. */
@@ -27,7 +27,7 @@ static char *room;
 static int ask_at(void *query)
 {
 	calls++;
-	return ioctl(maps, PM_IOCTL, query) ? errno : 0;
+	return ioctl(maps, PROCMAP_QUERY, query) ? errno : 0;
 }
 
 static void begin(void)
@@ -41,18 +41,18 @@ static void begin(void)
 	maps = pm_open(0);
 	areas_settle(&areas, maps);
 	ask.addr = (uintptr_t)named + kt_page();
-	if (pm_ask(maps, &ask, &good) || good.start != ask.addr || good.end != ask.addr + kt_page())
+	if (pm_ask(maps, &ask, &good) || good.vma_start != ask.addr || good.vma_end != ask.addr + kt_page())
 		kt_inconclusive("the mapping that is asked for is not found");
 }
 
 /* A question about the mapping, without buffers. */
-static struct pm_query question(void)
+static struct procmap_query question(void)
 {
-	struct pm_query query;
+	struct procmap_query query;
 
 	memset(&query, 0, sizeof(query));
 	query.size = sizeof(query);
-	query.addr = good.addr;
+	query.query_addr = good.query_addr;
 	return query;
 }
 
@@ -66,7 +66,7 @@ static void expect(int got, int wanted, const char *what, unsigned long long val
 static void longer(size_t size)
 {
 	char *at = room + 2 * kt_page() - size;
-	struct pm_query query = question();
+	struct procmap_query query = question();
 
 	memset(at, 0, size);
 	query.size = size;
@@ -90,8 +90,8 @@ static void longer(size_t size)
 void arguments_size(const void *arg)
 {
 	static const uint64_t small[] = { 0, 1, 4, 8, 15, 16, 23 };
-	size_t least = OFFSET_BEHIND(addr);
-	struct pm_query query;
+	size_t least = OFFSET_BEHIND(query_addr);
+	struct procmap_query query;
 
 	(void)arg;
 	begin();
@@ -102,7 +102,7 @@ void arguments_size(const void *arg)
 	}
 	/* an older, shorter structure: as much of the answer as it has room for, and not a byte more */
 	for (size_t size = least; size <= sizeof(query); size++) {
-		struct pm_query whole = good;
+		struct procmap_query whole = good;
 		char *at = room + 2 * kt_page() - size;
 
 		query = question();
@@ -148,7 +148,7 @@ void arguments_size(const void *arg)
 
 void arguments_flags(const void *arg)
 {
-	struct pm_query query;
+	struct procmap_query query;
 
 	(void)arg;
 	begin();
@@ -157,22 +157,22 @@ void arguments_flags(const void *arg)
 		if (bit < 16 && kt_kernel_since(7, 4))
 			continue;
 		query = question();
-		query.flags = 1ULL << bit;
+		query.query_flags = 1ULL << bit;
 		expect(ask_at(&query), EINVAL, "unknown flag", (unsigned long long)bit);
 		query = question();
-		query.flags = 1ULL << bit | PM_FLAGS;
+		query.query_flags = 1ULL << bit | PM_FLAGS;
 		expect(ask_at(&query), EINVAL, "unknown flag beside all known ones", (unsigned long long)bit);
 	}
 	query = question();
-	query.flags = ~0ULL;
+	query.query_flags = ~0ULL;
 	expect(ask_at(&query), EINVAL, "all flags", 0);
 	for (unsigned int flags = 0; flags <= PM_FLAGS; flags++) {
 		int error, wanted;
 
 		query = question();
-		query.flags = flags;
+		query.query_flags = flags;
 		error = ask_at(&query);
-		wanted = areas_find(&areas, good.addr, flags) ? 0 : ENOENT;
+		wanted = areas_find(&areas, good.query_addr, flags) ? 0 : ENOENT;
 		expect(error, wanted, "flags", flags);
 	}
 	kt_work("calls", calls, 150);
@@ -180,52 +180,52 @@ void arguments_flags(const void *arg)
 
 void arguments_buffers(const void *arg)
 {
-	struct pm_query query;
+	struct procmap_query query;
 
 	(void)arg;
 	begin();
 	for (int where = 0; where < 2; where++) {
-		uint64_t addr = where ? 1 : good.addr;	/* whether there is something to be found, or not */
+		uint64_t addr = where ? 1 : good.query_addr;	/* whether there is something to be found, or not */
 
 		query = question();
-		query.addr = addr;
-		query.name_size = 10;
+		query.query_addr = addr;
+		query.vma_name_size = 10;
 		expect(ask_at(&query), EINVAL, "a name's size without its address", 0);
 		query = question();
-		query.addr = addr;
-		query.name_addr = (uintptr_t)room;
+		query.query_addr = addr;
+		query.vma_name_addr = (uintptr_t)room;
 		expect(ask_at(&query), EINVAL, "a name's address without its size", 0);
 		query = question();
-		query.addr = addr;
-		query.id_size = 10;
+		query.query_addr = addr;
+		query.build_id_size = 10;
 		expect(ask_at(&query), EINVAL, "a build-id's size without its address", 0);
 		query = question();
-		query.addr = addr;
-		query.id_addr = (uintptr_t)room;
+		query.query_addr = addr;
+		query.build_id_addr = (uintptr_t)room;
 		expect(ask_at(&query), EINVAL, "a build-id's address without its size", 0);
 		query = question();
-		query.addr = addr;
-		query.name_size = 10;
-		query.id_addr = (uintptr_t)room;
+		query.query_addr = addr;
+		query.vma_name_size = 10;
+		query.build_id_addr = (uintptr_t)room;
 		expect(ask_at(&query), EINVAL, "one's size with the other's address", 0);
 		/* only the upper half of an address or the lowest bit of a size is enough to be one */
 		query = question();
-		query.addr = addr;
-		query.name_addr = 1ULL << 32;
+		query.query_addr = addr;
+		query.vma_name_addr = 1ULL << 32;
 		expect(ask_at(&query), EINVAL, "a name's address of 1 << 32 without its size", 0);
 		query = question();
-		query.addr = addr;
-		query.id_addr = 1ULL << 32;
+		query.query_addr = addr;
+		query.build_id_addr = 1ULL << 32;
 		expect(ask_at(&query), EINVAL, "a build-id's address of 1 << 32 without its size", 0);
 	}
 	/* nothing to be found: that is said, whatever the buffers are, and none is written */
 	memset(room, 0x77, kt_page());
 	query = question();
-	query.addr = 1;
-	query.name_size = 1;
-	query.name_addr = (uintptr_t)room;
-	query.id_size = 1;
-	query.id_addr = (uintptr_t)room + 1;
+	query.query_addr = 1;
+	query.vma_name_size = 1;
+	query.vma_name_addr = (uintptr_t)room;
+	query.build_id_size = 1;
+	query.build_id_addr = (uintptr_t)room + 1;
 	expect(ask_at(&query), ENOENT, "nothing to be found, with small buffers", 0);
 	if (room[0] != 0x77 || room[1] != 0x77)
 		kt_fail("buffers were written although nothing was found");
@@ -248,7 +248,7 @@ static uint64_t bad_address(unsigned int which)
 static void unaligned(void)
 {
 	for (size_t shift = 0; shift < 16; shift++) {
-		struct pm_query query = question();
+		struct procmap_query query = question();
 
 		memcpy(room + shift, &query, sizeof(query));
 		expect(ask_at(room + shift), 0, "at an odd address", shift);
@@ -265,7 +265,7 @@ static void unaligned(void)
 static void bad_pointers(void)
 {
 	char *last = room + 2 * kt_page();
-	struct pm_query query = question();
+	struct procmap_query query = question();
 
 	expect(ask_at(NULL), EFAULT, "no question", 0);
 	for (unsigned int i = 0; i < 6; i++)
@@ -280,38 +280,38 @@ static void bad_pointers(void)
 	mprotect(room, kt_page(), PROT_READ | PROT_WRITE);
 	for (unsigned int i = 0; i < 6; i++) {
 		query = question();
-		query.name_size = 300;
-		query.name_addr = bad_address(i);
+		query.vma_name_size = 300;
+		query.vma_name_addr = bad_address(i);
 		expect(ask_at(&query), EFAULT, "a name to a bad address", i);
 	}
 	query = question();
-	query.name_size = 300;
-	query.name_addr = (uintptr_t)last - 5;
+	query.vma_name_size = 300;
+	query.vma_name_addr = (uintptr_t)last - 5;
 	expect(ask_at(&query), EFAULT, "a name to where only its beginning fits", 0);
 }
 
 static void bad_id_pointers(void)
 {
 	unsigned char id[PM_ID_MAX];
-	struct pm_query query;
+	struct procmap_query query;
 
 	if (!elf_build_id("/proc/self/exe", id))
 		kt_inconclusive("this program was built without a build-id");
 	for (unsigned int i = 0; i < 6; i++) {
 		query = question();
-		query.addr = (uintptr_t)&arguments_pointers;
-		query.id_size = PM_ID_MAX;
-		query.id_addr = bad_address(i);
+		query.query_addr = (uintptr_t)&arguments_pointers;
+		query.build_id_size = PM_ID_MAX;
+		query.build_id_addr = bad_address(i);
 		expect(ask_at(&query), EFAULT, "a build-id to a bad address", i);
-		query.name_size = 300;
-		query.name_addr = bad_address(i);
+		query.vma_name_size = 300;
+		query.vma_name_addr = bad_address(i);
 		expect(ask_at(&query), EFAULT, "both to bad addresses", i);
 	}
 }
 
 void arguments_pointers(const void *arg)
 {
-	struct pm_query query;
+	struct procmap_query query;
 
 	(void)arg;
 	begin();
@@ -330,10 +330,10 @@ void arguments_command(const void *arg)
 {
 	static const unsigned long wrong[] = {
 		_IO('f', 17), _IOWR('f', 17, uint64_t), _IOC(_IOC_READ | _IOC_WRITE, 'f', 17, 4000),
-		_IOWR('f', 99, struct pm_query), _IOWR('F', 17, struct pm_query), _IOR('f', 17, struct pm_query),
-		_IOW('f', 17, struct pm_query),
+		_IOWR('f', 99, struct procmap_query), _IOWR('F', 17, struct procmap_query), _IOR('f', 17, struct procmap_query),
+		_IOW('f', 17, struct procmap_query),
 	};
-	struct pm_query query;
+	struct procmap_query query;
 
 	(void)arg;
 	begin();
@@ -343,6 +343,6 @@ void arguments_command(const void *arg)
 		expect(ioctl(maps, wrong[i], &query) ? errno : 0, ENOTTY, "another command", wrong[i]);
 	}
 	query = question();
-	expect(ask_at(&query), 0, "the right command", PM_IOCTL);
+	expect(ask_at(&query), 0, "the right command", PROCMAP_QUERY);
 	kt_work("calls", calls, 8);
 }

@@ -44,7 +44,7 @@ static void try(const char *what, uint64_t addr, uint32_t size, const unsigned c
 	static char name[PATH_MAX];
 	struct pm_ask ask = { .addr = addr, .id_size = size };
 	unsigned char *low;
-	struct pm_query query;
+	struct procmap_query query;
 	int error;
 
 	if (!room) {
@@ -75,8 +75,8 @@ static void try(const char *what, uint64_t addr, uint32_t size, const unsigned c
 	}
 	found += id_length > 0;
 	without += id_length == 0;
-	if (query.id_size != id_length)
-		kt_fail("%s: build_id_size is %u, it has %zu bytes", what, query.id_size, id_length);
+	if (query.build_id_size != id_length)
+		kt_fail("%s: build_id_size is %u, it has %zu bytes", what, query.build_id_size, id_length);
 	else if (memcmp(low, id, id_length))
 		kt_fail("%s: another build-id than it has", what);
 	for (size_t i = id_length; i < size; i++) {
@@ -86,7 +86,7 @@ static void try(const char *what, uint64_t addr, uint32_t size, const unsigned c
 		}
 	}
 	/* what has an id is a file, and has a name */
-	if (with_name && id_length && (!query.name_size || strnlen(name, sizeof(name)) + 1 != query.name_size))
+	if (with_name && id_length && (!query.vma_name_size || strnlen(name, sizeof(name)) + 1 != query.vma_name_size))
 		kt_fail("%s: no name beside the build-id", what);
 }
 

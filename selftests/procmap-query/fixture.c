@@ -10,18 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#ifndef PR_SET_VMA
-#define PR_SET_VMA 0x53564d41
-#define PR_SET_VMA_ANON_NAME 0
-#endif
 
 #define ARENA_PAGES 512
 #define FILE_PAGES 64
@@ -78,15 +72,10 @@ int fixture_file(struct fixture *fixture, const char *name, const void *bytes, s
 	return fd;
 }
 
-int fixture_name(void *at, size_t length, const char *name)
-{
-	return prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, at, length, name) ? errno : 0;
-}
-
 bool fixture_can_name(void)
 {
 	void *at = kt_map(NULL, kt_page(), PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1);
-	bool can = !fixture_name(at, kt_page(), "a name");
+	bool can = !kt_name(at, kt_page(), "a name");
 
 	munmap(at, kt_page());
 	return can;
@@ -188,7 +177,7 @@ static void give_name(const struct piece *piece)
 	if (strncmp(piece->name, "[anon", 5))
 		return;
 	snprintf(name, sizeof(name), "%.*s", (int)strcspn(begin + 1, "]"), begin + 1);
-	error = fixture_name(piece->at, piece->length, name);
+	error = kt_name(piece->at, piece->length, name);
 	if (error)
 		kt_inconclusive("naming memory: %s", strerror(error));
 }
@@ -272,24 +261,9 @@ static _Noreturn void be_the_target(int orders, int answers, const struct fixtur
 
 void target_start(struct target *target, const struct fixture *fixture)
 {
-	int orders[2], answers[2];
-
-	fflush(stdout);
-	if (pipe2(orders, O_CLOEXEC) || pipe2(answers, O_CLOEXEC))
-		kt_inconclusive("pipe: %s", strerror(errno));
-	target->pid = fork();
-	if (target->pid < 0)
-		kt_inconclusive("fork: %s", strerror(errno));
-	if (!target->pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		close(orders[1]);
-		close(answers[0]);
-		be_the_target(orders[0], answers[1], fixture);
-	}
-	close(orders[0]);
-	close(answers[1]);
-	target->orders = orders[1];
-	target->answers = answers[0];
+	target->pid = kt_fork_piped(&target->orders, &target->answers);
+	if (!target->pid)
+		be_the_target(target->answers, target->orders, fixture);
 }
 
 void target_end(struct target *target)

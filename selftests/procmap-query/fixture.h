@@ -36,8 +36,6 @@ void fixture_map(struct fixture *fixture, uint64_t seed);
 void fixture_remove(struct fixture *fixture);
 /* A file of that folder, with these bytes; open for reading and writing. */
 int fixture_file(struct fixture *fixture, const char *name, const void *bytes, size_t length);
-/* Give a name to memory: 0, or the errno. */
-int fixture_name(void *at, size_t length, const char *name);
 bool fixture_can_name(void);
 
 /* An ELF file with a build-id, and what may be about it. */

@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,7 +22,7 @@ static struct pm_checker checker;
 static int any_query(int maps, uint64_t addr, uint64_t flags)
 {
 	struct pm_ask ask = { .addr = addr, .flags = flags };
-	struct pm_query query;
+	struct procmap_query query;
 
 	return pm_ask(maps, &ask, &query);
 }
@@ -44,15 +43,13 @@ static void ask_inherited(int maps)
 	int status;
 	pid_t pid;
 
-	fflush(stdout);
-	pid = fork();
+	pid = kt_fork();
 	if (!pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		munmap(fixture.arena, fixture.arena_pages * kt_page());
 		check_all(maps);
 		_exit(checker.found ? 0 : 1);
 	}
-	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status) || WEXITSTATUS(status))
+	if (waitpid(pid, &status, 0) != pid || !WIFEXITED(status) || WEXITSTATUS(status))
 		kt_inconclusive("the child that was to ask did not");
 }
 
@@ -203,7 +200,7 @@ void life_ending(const void *arg)
 		else
 			target_order(&target, rounds % 3 == 1 ? ORDER_EXIT : ORDER_EXEC);
 		do {
-			struct pm_query query;
+			struct procmap_query query;
 			const char *field;
 
 			area = &areas.area[kt_below(&rng, areas.nr)];
@@ -236,7 +233,7 @@ static uint64_t fail_everywhere(int maps, unsigned int times)
 	for (unsigned int i = 0; i < times; i++) {
 		for (unsigned int j = 0; j < fixture.nr; j++) {
 			struct pm_ask ask = { .addr = (uintptr_t)fixture.piece[j].at, .name = name, .id = id };
-			struct pm_query query;
+			struct procmap_query query;
 
 			switch ((i + j) % 8) {
 			case 0:
@@ -398,7 +395,7 @@ void life_memory(const void *arg)
 			/* 4 KiB for the name each time, which is given back after a bad pointer or an id too long */
 			struct pm_ask ask = { .addr = (uintptr_t)at, .name = i % 2 ? (void *)8 : name,
 					      .name_size = sizeof(name), .id = id, .id_size = i % 2 ? 0 : 1 };
-			struct pm_query query;
+			struct procmap_query query;
 
 			checker.found += pm_ask(maps, &ask, &query) != 0;
 		}

@@ -43,7 +43,7 @@ static void try(const struct area *area, uint32_t size)
 	unsigned char *buffer = room + ROOM - size, *low = size + 64 > ROOM ? room : buffer - 64;
 	struct pm_ask ask = { .addr = area->start, .name = buffer, .name_size = size };
 	size_t needs = area->name_length ? area->name_length + 1 : 0;
-	struct pm_query query;
+	struct procmap_query query;
 	const char *field;
 	int error;
 
@@ -83,7 +83,7 @@ static void try_largest(const struct area *area)
 	void *all = mmap(NULL, 1ULL << 32, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
 			 -1, 0);
 	struct pm_ask ask = { .addr = area->start, .name = all, .name_size = UINT32_MAX };
-	struct pm_query query;
+	struct procmap_query query;
 	const char *field;
 	int error;
 
@@ -129,7 +129,7 @@ void names_none(const void *arg)
 	begin();
 	for (size_t i = 0; i < areas.nr; i++) {
 		struct pm_ask ask = { .addr = areas.area[i].start };
-		struct pm_query query;
+		struct procmap_query query;
 		const char *field;
 		int error = pm_ask(maps, &ask, &query);
 

@@ -6,23 +6,20 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
-_Static_assert(sizeof(struct pm_query) == 104, "the kernel's struct procmap_query has 104 bytes");
-
-int pm_ask(int fd, const struct pm_ask *ask, struct pm_query *query)
+int pm_ask(int fd, const struct pm_ask *ask, struct procmap_query *query)
 {
 	/* what the kernel leaves as it was shows */
 	memset(query, 0x5a, sizeof(*query));
 	query->size = sizeof(*query);
-	query->flags = ask->flags;
-	query->addr = ask->addr;
-	query->name_size = ask->name_size;
-	query->name_addr = ask->name_size ? (uintptr_t)ask->name : 0;
-	query->id_size = ask->id_size;
-	query->id_addr = ask->id_size ? (uintptr_t)ask->id : 0;
-	return ioctl(fd, PM_IOCTL, query) ? errno : 0;
+	query->query_flags = ask->flags;
+	query->query_addr = ask->addr;
+	query->vma_name_size = ask->name_size;
+	query->vma_name_addr = ask->name_size ? (uintptr_t)ask->name : 0;
+	query->build_id_size = ask->id_size;
+	query->build_id_addr = ask->id_size ? (uintptr_t)ask->id : 0;
+	return ioctl(fd, PROCMAP_QUERY, query) ? errno : 0;
 }
 
 bool pm_too_small(int error)
@@ -33,7 +30,7 @@ bool pm_too_small(int error)
 int pm_open(pid_t pid)
 {
 	struct pm_ask ask = { .flags = PM_NEXT };
-	struct pm_query query;
+	struct procmap_query query;
 	char path[64];
 	int fd, error;
 
@@ -196,41 +193,42 @@ const struct area *areas_named(const struct areas *areas, const char *name)
 }
 
 static const char *name_differs(const struct area *area, const struct pm_ask *ask,
-				const struct pm_query *query)
+				const struct procmap_query *query)
 {
 	const char *name = ask->name;
 
 	if (!area->name_length)
-		return query->name_size ? "vma_name_size, for there is no name" : NULL;
-	if (query->name_size != area->name_length + 1)
+		return query->vma_name_size ? "vma_name_size, for there is no name" : NULL;
+	if (query->vma_name_size != area->name_length + 1)
 		return "vma_name_size";
 	return memcmp(name, area->name, area->name_length) || name[area->name_length] ? "the name" : NULL;
 }
 
-const char *pm_differs(const struct area *area, const struct pm_ask *ask, const struct pm_query *query)
+const char *pm_differs(const struct area *area, const struct pm_ask *ask, const struct procmap_query *query)
 {
-	if (query->size != sizeof(*query) || query->flags != ask->flags || query->addr != ask->addr)
+	if (query->size != sizeof(*query) || query->query_flags != ask->flags || query->query_addr != ask->addr)
 		return "a field of the question";
-	if (query->start != area->start)
+	if (query->vma_start != area->start)
 		return "vma_start";
-	if (query->end != area->end)
+	if (query->vma_end != area->end)
 		return "vma_end";
 	if (query->vma_flags != (area->flags & PM_PERMS))
 		return "vma_flags";
-	if (query->offset != area->offset)
+	if (query->vma_offset != area->offset)
 		return "vma_offset";
 	if (query->inode != area->inode)
 		return "inode";
-	if (query->major != area->major || query->minor != area->minor)
+	if (query->dev_major != area->major || query->dev_minor != area->minor)
 		return "the device";
-	if (!query->page_size || (query->page_size & (query->page_size - 1)) || query->page_size < kt_page())
+	if (!query->vma_page_size || (query->vma_page_size & (query->vma_page_size - 1)) ||
+	    query->vma_page_size < kt_page())
 		return "vma_page_size, which is no page's";
 	if (!ask->name_size)
-		return query->name_size ? "vma_name_size, for none was asked" : NULL;
+		return query->vma_name_size ? "vma_name_size, for none was asked" : NULL;
 	return name_differs(area, ask, query);
 }
 
-const char *pm_text(const struct pm_ask *ask, const struct pm_query *query, int error, char *text,
+const char *pm_text(const struct pm_ask *ask, const struct procmap_query *query, int error, char *text,
 		    size_t size)
 {
 	int used;
@@ -240,19 +238,19 @@ const char *pm_text(const struct pm_ask *ask, const struct pm_query *query, int 
 		return text;
 	}
 	used = snprintf(text, size, "%" PRIx64 "-%" PRIx64 " %c%c%c%c %" PRIx64 " %x:%x %" PRIu64 " page %" PRIx64,
-			query->start, query->end, query->vma_flags & PM_R ? 'r' : '-',
+			query->vma_start, query->vma_end, query->vma_flags & PM_R ? 'r' : '-',
 			query->vma_flags & PM_W ? 'w' : '-', query->vma_flags & PM_X ? 'x' : '-',
-			query->vma_flags & PM_S ? 's' : 'p', query->offset, query->major, query->minor,
-			query->inode, query->page_size);
+			query->vma_flags & PM_S ? 's' : 'p', query->vma_offset, query->dev_major, query->dev_minor,
+			query->inode, query->vma_page_size);
 	if (ask->name_size && used > 0 && (size_t)used < size)
-		snprintf(text + used, size - (size_t)used, " name(%u) %.*s", query->name_size,
-			 query->name_size && query->name_size < 100 ? (int)query->name_size - 1 : 0,
+		snprintf(text + used, size - (size_t)used, " name(%u) %.*s", query->vma_name_size,
+			 query->vma_name_size && query->vma_name_size < 100 ? (int)query->vma_name_size - 1 : 0,
 			 (const char *)ask->name);
 	return text;
 }
 
 void pm_wrong(const struct areas *areas, const struct area *area, const struct pm_ask *ask,
-	      const struct pm_query *query, int error, const char *what)
+	      const struct procmap_query *query, int error, const char *what)
 {
 	const char *from = "", *to = from;
 	char answer[300];
@@ -276,7 +274,7 @@ void pm_check(struct pm_checker *checker, uint64_t addr, uint64_t flags)
 	struct pm_ask ask = { .addr = addr, .flags = flags, .name = checker->name,
 			      .name_size = sizeof(checker->name) };
 	const struct area *area = areas_find(checker->areas, addr, flags);
-	struct pm_query query;
+	struct procmap_query query;
 	const char *field;
 	int error = pm_ask(checker->fd, &ask, &query);
 

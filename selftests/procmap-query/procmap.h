@@ -5,25 +5,15 @@
 
 #include "kt.h"
 #include "maps.h"
+#include "query.h"
 
-#include <linux/ioctl.h>
 #include <linux/limits.h>
 #include <sys/types.h>
 
-/* As the kernel lays it out; the headers of older systems lack it. */
-struct pm_query {
-	uint64_t size, flags, addr;
-	uint64_t start, end, vma_flags, page_size, offset, inode;
-	uint32_t major, minor;
-	uint32_t name_size, id_size;
-	uint64_t name_addr, id_addr;
-};
-
-#define PM_IOCTL _IOWR('f', 17, struct pm_query)
-
 enum {
-	PM_R = 0x01, PM_W = 0x02, PM_X = 0x04, PM_S = 0x08, PM_PERMS = 0x0f,
-	PM_NEXT = 0x10, PM_FILE = 0x20, PM_FLAGS = 0x3f,
+	PM_R = PROCMAP_QUERY_VMA_READABLE, PM_W = PROCMAP_QUERY_VMA_WRITABLE,
+	PM_X = PROCMAP_QUERY_VMA_EXECUTABLE, PM_S = PROCMAP_QUERY_VMA_SHARED, PM_PERMS = 0x0f,
+	PM_NEXT = PROCMAP_QUERY_COVERING_OR_NEXT_VMA, PM_FILE = PROCMAP_QUERY_FILE_BACKED_VMA, PM_FLAGS = 0x3f,
 	PM_FILTER = PM_PERMS | PM_FILE,
 };
 
@@ -58,7 +48,7 @@ struct pm_ask {
 };
 
 /* 0, or the errno. */
-int pm_ask(int fd, const struct pm_ask *ask, struct pm_query *query);
+int pm_ask(int fd, const struct pm_ask *ask, struct procmap_query *query);
 /* Open /proc/PID/maps (0: one's own), and end the case where the kernel has no PROCMAP_QUERY. */
 int pm_open(pid_t pid);
 /* Whether a buffer is refused as too small: E2BIG by the header, ENAMETOOLONG by the code since it exists. */
@@ -77,13 +67,13 @@ const struct area *areas_named(const struct areas *areas, const char *name);
 bool area_passes(const struct area *area, uint64_t flags);
 
 /* In which field an answer is not the area (static), NULL in none. The name counts if it was asked for. */
-const char *pm_differs(const struct area *area, const struct pm_ask *ask, const struct pm_query *query);
+const char *pm_differs(const struct area *area, const struct pm_ask *ask, const struct procmap_query *query);
 /* An answer in words, as a line of maps, in the caller's buffer. */
-const char *pm_text(const struct pm_ask *ask, const struct pm_query *query, int error, char *text,
+const char *pm_text(const struct pm_ask *ask, const struct procmap_query *query, int error, char *text,
 		    size_t size);
 /* Fail, with the answer and the lines around the one that was to be found. */
 void pm_wrong(const struct areas *areas, const struct area *area, const struct pm_ask *ask,
-	      const struct pm_query *query, int error, const char *what);
+	      const struct procmap_query *query, int error, const char *what);
 
 /* Ask, and compare with the text. One for each thread. */
 struct pm_checker {

@@ -11,7 +11,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -51,7 +50,7 @@ static struct {
 
 static void begin(void)
 {
-	shared = kt_map(NULL, kt_page(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
+	shared = kt_shared(kt_page());
 	fixture_directory(&fixture);
 }
 
@@ -156,7 +155,7 @@ static const struct segment *first_behind(const struct state *state, uint64_t ad
 }
 
 /* Whether an answer, or an error, is what this segment gives. */
-static bool is_answer(const struct segment *segment, const struct pm_ask *ask, const struct pm_query *query,
+static bool is_answer(const struct segment *segment, const struct pm_ask *ask, const struct procmap_query *query,
 		      int error)
 {
 	const struct area *area = &segment->area;
@@ -166,18 +165,18 @@ static bool is_answer(const struct segment *segment, const struct pm_ask *ask, c
 	if (error)
 		return (ask->name_size && area->name_length && area->name_length + 1 > ask->name_size) ||
 		       (ask->id_size && segment->id_length > ask->id_size);
-	if (pm_differs(area, ask, query) || query->page_size != kt_page())
+	if (pm_differs(area, ask, query) || query->vma_page_size != kt_page())
 		return false;
 	if (!ask->id_size)
 		return true;
-	return query->id_size == segment->id_length && !memcmp(ask->id, segment->id, segment->id_length);
+	return query->build_id_size == segment->id_length && !memcmp(ask->id, segment->id, segment->id_length);
 }
 
 /*
  * Whether an answer is legal, if the search sees only these states (bits), each of its steps any of them.
  * Without per-VMA locks a search is one step, whatever it passes over.
  */
-static bool is_legal(unsigned int among, const struct pm_ask *ask, const struct pm_query *query, int error)
+static bool is_legal(unsigned int among, const struct pm_ask *ask, const struct procmap_query *query, int error)
 {
 	uint64_t from[MAX_STATES * MAX_SEGMENTS];
 	unsigned int nr = 1;
@@ -211,7 +210,7 @@ static bool is_legal(unsigned int among, const struct pm_ask *ask, const struct 
 }
 
 /* What was to be found, for whoever reads the log. */
-static void wrong(const struct pm_ask *ask, const struct pm_query *query, int error)
+static void wrong(const struct pm_ask *ask, const struct procmap_query *query, int error)
 {
 	char text[4000], answer[300];
 	size_t used = 0;
@@ -225,10 +224,10 @@ static void wrong(const struct pm_ask *ask, const struct pm_query *query, int er
 	kt_fail_text(text, used, "no state gives this answer: address %" PRIx64 ", flags %" PRIx64
 		     ", room for a name of %u and an id of %u bytes: %s, id of %u", ask->addr, ask->flags,
 		     ask->name_size, ask->id_size, pm_text(ask, query, error, answer, sizeof(answer)),
-		     error ? 0 : query->id_size);
+		     error ? 0 : query->build_id_size);
 }
 
-static void judge(const struct pm_ask *ask, const struct pm_query *query, int error)
+static void judge(const struct pm_ask *ask, const struct procmap_query *query, int error)
 {
 	unsigned int all = (1U << nr_states) - 1, legal = 0;
 
@@ -376,7 +375,7 @@ static void *ask(void *arg)
 		kt_pin(asker->cpu);
 	while (!atomic_load(&shared->stop)) {
 		struct pm_ask ask = { .name = asker->checker.name, .id = id };
-		struct pm_query query;
+		struct procmap_query query;
 		uint64_t what = kt_random(&rng);
 		int error;
 
@@ -414,12 +413,8 @@ static bool race(const struct modifier *modifier, bool other, double seconds)
 	atomic_store(&shared->stop, 0);
 	atomic_store(&shared->common, (1U << nr_states) - 1);
 	if (other) {
-		fflush(stdout);
-		pid = fork();
-		if (pid < 0)
-			kt_inconclusive("fork: %s", strerror(errno));
+		pid = kt_fork();
 		if (!pid) {
-			prctl(PR_SET_PDEATHSIG, SIGKILL);
 			kt_pin(0);
 			go_round(modifier, kt_seed());
 			/* the last ones may still be asking */

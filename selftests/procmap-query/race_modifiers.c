@@ -112,11 +112,11 @@ static int step_name(const struct range *range, unsigned int number)
 	size_t half = RANGE_PAGES / 2 * kt_page(), whole = 2 * half;
 
 	switch (number) {
-	case 0: return fixture_name(range->at, whole, "short");
-	case 1: return fixture_name(range->at, whole, "a name that is much longer than the other ones");
-	case 2: return fixture_name(range->at, half, "first half");
-	case 3: return fixture_name(range->at + half, half, NULL);
-	default: return fixture_name(range->at, whole, NULL);
+	case 0: return kt_name(range->at, whole, "short");
+	case 1: return kt_name(range->at, whole, "a name that is much longer than the other ones");
+	case 2: return kt_name(range->at, half, "first half");
+	case 3: return kt_name(range->at + half, half, NULL);
+	default: return kt_name(range->at, whole, NULL);
 	}
 }
 

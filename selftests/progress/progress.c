@@ -78,12 +78,14 @@ static char *page_at(size_t index)
 /* Many VMAs, each with a page in it: there is something to walk through. */
 static void build(void)
 {
+	int error;
+
 	region = kt_map(NULL, VMAS * kt_page(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
 	memset(region, 1, VMAS * kt_page());
-	for (size_t i = 0; i < VMAS; i++)
-		if (mprotect(page_at(i), kt_page(), permission(i)))
-			kt_inconclusive("mprotect: %s", strerror(errno));
+	error = kt_split(region, VMAS, permission(0), permission(1));
+	if (error)
+		kt_inconclusive("mprotect: %s", strerror(error));
 }
 
 static void must(bool good, const char *call)
@@ -235,17 +237,6 @@ static void disturb_by_reading(enum way way, int fd)
 
 /* --- a case --- */
 
-static pid_t child(void)
-{
-	pid_t pid = fork();
-
-	if (pid < 0)
-		kt_inconclusive("no process: %s", strerror(errno));
-	if (!pid)
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-	return pid;
-}
-
 static void describe(int pid)
 {
 	char path[64], text[1024] = "", state = kt_task_state(pid, pid);
@@ -344,7 +335,7 @@ static bool run(pid_t watched, pid_t other, const char *what, const char *distur
 
 static void setup(void)
 {
-	shared = kt_map(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
+	shared = kt_shared(sizeof(*shared));
 }
 
 static int open_way(enum way way, int pid)
@@ -361,7 +352,7 @@ static int open_way(enum way way, int pid)
 /* The process that is read: what it does is up to its thread, which begins when the file is open. */
 static pid_t start_target(void (*act)(void))
 {
-	pid_t pid = child();
+	pid_t pid = kt_fork();
 
 	if (pid)
 		return pid;
@@ -395,7 +386,7 @@ static void reads(const void *arg)
 	if (!wait_for(&shared->ready, "writer"))
 		return;
 	atomic_store(&shared->ready, false);
-	reader = child();
+	reader = kt_fork();
 	if (!reader)
 		read_watched(way, fd);
 	if (run(reader, target, "reads", "changes"))
@@ -425,7 +416,7 @@ static void writes(const void *arg)
 	else
 		close(fd);
 	for (int i = 0; i < number; i++) {
-		other = child();
+		other = kt_fork();
 		if (!other) {
 			/* a description of its own: it holds the position */
 			fd = open_way(readers->ways[i % 2], target);

@@ -4,15 +4,13 @@
  * meanwhile, or does not. README.md explains the choices.
  */
 #include "bench.h"
+#include "query.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/ioctl.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,15 +18,6 @@
 /* One query in so many is timed: reading the clock costs, too. */
 #define TIMED 16
 #define IDLE_NS 1000000
-
-/* PROCMAP_QUERY as Linux 6.11 defined it; older headers lack it. */
-struct query {
-	uint64_t size, flags, addr;
-	uint64_t vma_start, vma_end, vma_flags, vma_page_size, vma_offset, inode;
-	uint32_t dev_major, dev_minor, name_size, build_id_size;
-	uint64_t name_addr, build_id_addr;
-};
-#define QUERY _IOWR('f', 17, struct query)
 
 enum { SECONDS, THREADS, VMAS, PAUSE_US, ROUNDS, NR_OPTIONS };
 
@@ -64,20 +53,6 @@ static pid_t target;
 
 /* --- the target --- */
 
-/* Neighbours of different protection do not merge: each page is a VMA. */
-static char *make_vmas(size_t nr)
-{
-	const size_t page = kt_page();
-	char *at = mmap(NULL, nr * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	if (at == MAP_FAILED)
-		return NULL;
-	for (size_t i = 0; i < nr; i += 2)
-		if (mprotect(at + i * page, page, PROT_READ))
-			return NULL;
-	return at;
-}
-
 static void map_and_unmap(void)
 {
 	const size_t length = WRITER_PAGES * kt_page();
@@ -94,18 +69,15 @@ static void map_and_unmap(void)
 	bench_spin_ns((uint64_t)(options[PAUSE_US].value * 1000));
 }
 
-static _Noreturn void be_the_target(pid_t parent)
+static _Noreturn void be_the_target(void)
 {
+	const size_t nr = (size_t)options[VMAS].value;
 	char *vmas;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
-		_exit(1);
 	/* a failure shows when it is read back */
-	(void)bench_pin(bench_cpus() - 1);
-	vmas = make_vmas((size_t)options[VMAS].value);
-	if (!vmas)
-		atomic_store(&shared->error, errno);
+	(void)kt_pin(kt_cpus() - 1);
+	vmas = kt_map(NULL, nr * kt_page(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+	atomic_store(&shared->error, kt_split(vmas, nr, PROT_READ, PROT_NONE));
 	shared->start = (uintptr_t)vmas;
 	atomic_store(&shared->ready, true);
 	for (;;) {
@@ -121,16 +93,10 @@ static _Noreturn void be_the_target(pid_t parent)
 
 static void start_target(void)
 {
-	pid_t parent = getpid();
-
-	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (shared == MAP_FAILED)
-		bench_die("shared memory: %s", strerror(errno));
-	target = fork();
-	if (target < 0)
-		bench_die("fork: %s", strerror(errno));
+	shared = kt_shared(sizeof(*shared));
+	target = kt_fork();
 	if (!target)
-		be_the_target(parent);
+		be_the_target();
 	while (!atomic_load(&shared->ready)) {
 		if (waitpid(target, NULL, WNOHANG))
 			bench_die("the target ended at once");
@@ -145,9 +111,9 @@ static void start_target(void)
 static bool ask(struct asker *asker, size_t nr)
 {
 	const uint64_t start = shared->start + nr * kt_page();
-	struct query query = { .size = sizeof(query), .addr = start };
+	struct procmap_query query = { .size = sizeof(query), .query_addr = start };
 
-	if (ioctl(asker->fd, QUERY, &query)) {
+	if (ioctl(asker->fd, PROCMAP_QUERY, &query)) {
 		asker->last_errno = errno;
 		asker->failed++;
 		return false;
@@ -256,8 +222,8 @@ int main(int argc, char **argv)
 	bench_start(argc, argv, "query-throughput",
 		    "Count PROCMAP_QUERY of 1 ... n threads about a process that maps and unmaps, or does not.",
 		    options, NR_OPTIONS);
-	if (bench_cpus() < 2)
-		bench_cannot("needs 2 CPUs, %d may be used", bench_cpus());
+	if (kt_cpus() < 2)
+		bench_cannot("needs 2 CPUs, %d may be used", kt_cpus());
 	start_target();
 	writer.pid = target;
 	writer.done = &shared->writes;

@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -82,32 +81,21 @@ static long own_lines(void)
 	return lines;
 }
 
-/* Neighbours of different protection do not merge: each page is a VMA. */
-static bool make_vmas(unsigned int nr)
+static _Noreturn void be_a_target(struct size *size)
 {
-	const size_t page = kt_page();
-	char *at = mmap(NULL, nr * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	if (at == MAP_FAILED)
-		return false;
-	for (size_t i = 0; i < nr; i += 2)
-		if (mprotect(at + i * page, page, PROT_READ))
-			return false;
-	return true;
-}
-
-static _Noreturn void be_a_target(struct size *size, pid_t parent)
-{
+	int error = ERANGE;
 	long before;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
-		_exit(1);
-	(void)bench_pin(bench_cpus() - 1);
+	(void)kt_pin(kt_cpus() - 1);
 	before = own_lines();
-	errno = 0;
-	if (before < 0 || before >= (long)size->vmas || !make_vmas(size->vmas - (unsigned int)before))
-		atomic_store(&size->told->error, errno ? errno : ERANGE);
+	if (before >= 0 && before < (long)size->vmas) {
+		size_t more = size->vmas - (size_t)before;
+		char *at = kt_map(NULL, more * kt_page(), PROT_NONE,
+				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+
+		error = kt_split(at, more, PROT_READ, PROT_NONE);
+	}
+	atomic_store(&size->told->error, error);
 	atomic_store(&size->told->lines, own_lines());
 	atomic_store(&size->told->ready, true);
 	for (;;)
@@ -116,18 +104,15 @@ static _Noreturn void be_a_target(struct size *size, pid_t parent)
 
 static void start_target(struct size *size)
 {
-	pid_t parent = getpid();
 	char path[64];
 
-	size->told = mmap(NULL, sizeof(*size->told), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	size->told = kt_shared(sizeof(*size->told));
 	size->samples_ns = malloc(MAX_SAMPLES * sizeof(*size->samples_ns));
-	if (size->told == MAP_FAILED || !size->samples_ns)
-		bench_die("memory: %s", strerror(errno));
-	size->pid = fork();
-	if (size->pid < 0)
-		bench_die("fork: %s", strerror(errno));
+	if (!size->samples_ns)
+		bench_die("no memory");
+	size->pid = kt_fork();
 	if (!size->pid)
-		be_a_target(size, parent);
+		be_a_target(size);
 	while (!atomic_load(&size->told->ready)) {
 		if (waitpid(size->pid, NULL, WNOHANG))
 			bench_die("the target of %u VMAs ended at once", size->vmas);
@@ -211,7 +196,7 @@ static void report(struct size *size, double median)
 		    (unsigned long long)size->different);
 	snprintf(name, sizeof(name), "%u VMAs: the target slept to the end", size->vmas);
 	bench_proof(name, !waitpid(size->pid, NULL, WNOHANG), "state %c on CPU %d",
-		    kt_task_state(size->pid, size->pid), bench_only_cpu(size->pid));
+		    kt_task_state(size->pid, size->pid), kt_only_cpu(size->pid));
 	snprintf(name, sizeof(name), "read_us_%u", size->vmas);
 	bench_metric(name, median / 1000, "us", "lower", true);
 	snprintf(name, sizeof(name), "read_max_us_%u", size->vmas);
@@ -256,10 +241,10 @@ int main(int argc, char **argv)
 
 	bench_start(argc, argv, "reader-latency", "Time full reads of /proc/PID/maps by the number of VMAs.", options,
 		    NR_OPTIONS);
-	if (bench_cpus() < 2)
-		bench_cannot("needs 2 CPUs, %d may be used", bench_cpus());
+	if (kt_cpus() < 2)
+		bench_cannot("needs 2 CPUs, %d may be used", kt_cpus());
 	make_sizes();
-	(void)bench_pin(0);
+	(void)kt_pin(0);
 	for (unsigned int i = 0; i < nr_sizes; i++) {
 		int64_t bytes = read_whole(sizes[i].fd, &sizes[i].lines);
 
@@ -280,8 +265,8 @@ int main(int argc, char **argv)
 	bench_metric("slope", slope(medians), "ratio", "lower", true);
 	bench_metric("ns_per_vma", medians[nr_sizes - 1] / (double)last->lines, "ns", "lower", true);
 	bench_parameter("largest", last->vmas);
-	bench_proof("the reader was on its CPU", bench_only_cpu(0) == bench_cpu(0), "on %d, %d was asked for",
-		    bench_only_cpu(0), bench_cpu(0));
+	bench_proof("the reader was on its CPU", kt_only_cpu(0) == kt_cpu(0), "on %d, %d was asked for",
+		    kt_only_cpu(0), kt_cpu(0));
 	bench_prove_clock("the shortest read", medians[0]);
 	for (unsigned int i = 0; i < nr_sizes; i++) {
 		kill(sizes[i].pid, SIGKILL);
