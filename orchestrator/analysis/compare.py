@@ -54,8 +54,9 @@ class MetricRatio(msgspec.Struct, frozen=True, kw_only=True):
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Two variants side by side.
 
-    ``boots_with`` and ``boots_without`` count the boots that were used; ``discarded`` has the reason for
-    every other boot. ``ratios`` are in the order of the request, without metrics that one side lacks.
+    ``boots_with`` and ``boots_without`` count the boots that were used; ``discarded`` names every other
+    boot. It gave no numbers; neither does a disturbed one.
+    ``ratios`` are in the order of the request, without metrics that one side lacks.
     ``notes`` are sentences for the report.
     """
 
@@ -73,20 +74,15 @@ def compare_pair(
     without: Sequence[Mapping[str, float]],
     *,
     better: Mapping[str, str],
-    disturbed_with: Sequence[str] = (),
-    disturbed_without: Sequence[str] = (),
     confidence: float = 0.90,
 ) -> Comparison:
     """Compare the boots of a kernel with per-VMA locks and of one without.
 
     :param with_: the suite's metrics of each boot; empty if it could not be judged. Likewise ``without``.
     :param better: the metrics to compare; for each whether ``lower`` or ``higher`` is better.
-    :param disturbed_with: for each boot of ``with_`` the reason why it counts as disturbed, or an empty
-        string (``evidence.host.disturbed``). Without any, no boot was. Likewise ``disturbed_without``.
-    :raises ValueError: the number of reasons differs from the number of boots.
     """
-    used_with, dropped_with = _split_boots("with", with_, disturbed_with)
-    used_without, dropped_without = _split_boots("without", without, disturbed_without)
+    used_with, dropped_with = _split_boots("with", with_)
+    used_without, dropped_without = _split_boots("without", without)
     ratios = tuple(
         _metric_ratio(metric, way, above, below, confidence)
         for metric, way in better.items()
@@ -115,21 +111,10 @@ def compare_pair(
 
 
 def _split_boots(
-    variant: str, boots: Sequence[Mapping[str, float]], disturbed: Sequence[str]
+    variant: str, boots: Sequence[Mapping[str, float]]
 ) -> tuple[list[Mapping[str, float]], tuple[str, ...]]:
-    if disturbed and len(disturbed) != len(boots):
-        raise ValueError(f"{len(disturbed)} reasons for {len(boots)} boots {variant}")
-    used: list[Mapping[str, float]] = []
-    dropped = []
-    for number, boot in enumerate(boots, start=1):
-        reason = disturbed[number - 1] if disturbed else ""
-        if not reason and not boot:
-            reason = "no valid sample"
-        if reason:
-            dropped.append(f"boot {number} {variant}: {reason}")
-        else:
-            used.append(boot)
-    return used, tuple(dropped)
+    dropped = (f"boot {n} {variant}: no valid sample" for n, boot in enumerate(boots, start=1) if not boot)
+    return [boot for boot in boots if boot], tuple(dropped)
 
 
 def usable(boots: Sequence[Mapping[str, float]], metric: str) -> list[float]:

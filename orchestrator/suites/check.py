@@ -33,7 +33,7 @@ def check(suite: Suite, reserved: Collection[str]) -> None:
         raise UserError(f"{place}: orchestrate itself has a suite {suite.name!r}", remedy="Rename yours.")
     if twice := next((name for name in programs if programs.count(name) > 1), ""):
         raise UserError(f"{place}: two programs are called {twice!r}", remedy="Rename one.")
-    if suite.kind == "benchmark" and all(p.parser not in ("benchmark", "map-latency") for p in suite.program):
+    if suite.kind == "benchmark" and all(p.parser != "benchmark" for p in suite.program):
         raise UserError(
             f"{place}: a benchmark whose programs report no numbers",
             remedy='Set parser = "benchmark" for one that prints them, or kind = "functional".',

@@ -42,7 +42,7 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cflags: tuple[_Word, ...] = ()
     argv: tuple[_Word, ...] = ()
     env: Annotated[dict[_Variable, _Word], Meta(max_length=128)] = {}
-    parser: Literal["exit", "ktap", "benchmark", "map-latency"] = "exit"
+    parser: Literal["exit", "ktap", "benchmark"] = "exit"
     timeout_s: _Seconds = 0.0
     cpus: _Cpus = ""
     nice: Annotated[int, Meta(ge=-20, le=19)] = 0

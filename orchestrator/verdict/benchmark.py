@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import msgspec
@@ -15,16 +16,24 @@ from msgspec import Meta
 
 from orchestrator.core.errors import Inconclusive
 from orchestrator.results.model import Blame, Case, Verdict
-from orchestrator.verdict.metrics import MAX_STDOUT, Count, Histogram
+
+#: A document of 64 workers and full histograms is about 100 KiB.
+MAX_STDOUT = 1 << 20
 
 _Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_.,:/ -]{0,79}\Z")]
+_Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+#: Pairs of the largest value of a bucket in ns and a count, rising, without empty buckets.
+_Histogram = Annotated[tuple[tuple[_Count, _Count], ...], Meta(max_length=1024)]
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A number; ``compare``: it is compared between the variants."""
+    """A number; ``compare``: it is compared between the variants.
+
+    Its name ends in its unit, unless it is a ratio or a count.
+    """
 
     value: float
-    unit: Literal["ns", "us", "1/s", "ratio"]
+    unit: Literal["ns", "us", "ms", "1/s", "ratio", "count"]
     better: Literal["lower", "higher"]
     compare: bool
 
@@ -42,11 +51,11 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     schema_version: Literal[2]
     benchmark: _Name
-    parameters: Annotated[dict[_Name, float], Meta(max_length=100)]
+    parameters: Annotated[dict[_Name, float | _Name], Meta(max_length=100)]
     metrics: Annotated[dict[_Name, Metric], Meta(max_length=500)]
-    histograms: Annotated[dict[_Name, Histogram], Meta(max_length=100)]
+    histograms: Annotated[dict[_Name, _Histogram], Meta(max_length=100)]
     proofs: Annotated[tuple[Proof, ...], Meta(max_length=500)]
-    clock_step_ns: Count
+    clock_step_ns: _Count
 
 
 def parse(stdout: bytes, name: str) -> Document:
@@ -84,8 +93,8 @@ def judge(document: Document, case_id: str) -> tuple[Case, dict[str, float], dic
         return Case(id=case_id, verdict=Verdict.INCONCLUSIVE, blame=Blame.INFRA, reason=reason), {}, {}
     return (
         Case(id=case_id, verdict=Verdict.PASS),
-        {f"{name} {m.unit}": m.value for name, m in document.metrics.items()},
-        {f"{name} {m.unit}": m.better for name, m in document.metrics.items() if m.compare},
+        {name: metric.value for name, metric in document.metrics.items()},
+        {name: metric.better for name, metric in document.metrics.items() if metric.compare},
     )
 
 
@@ -100,3 +109,6 @@ def _faults(document: Document) -> Iterator[str]:
     for name, metric in document.metrics.items():
         if not math.isfinite(metric.value) or metric.value < 0:
             yield f"{name} is {metric.value}"
+    for name, buckets in document.histograms.items():
+        if any(low >= high for (low, _), (high, _) in pairwise(buckets)):
+            yield f"the histogram {name} does not rise"

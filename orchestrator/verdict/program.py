@@ -16,7 +16,7 @@ from orchestrator.evidence.collect import HangReport
 from orchestrator.evidence.watch import Sighting
 from orchestrator.results.model import GUEST_DIED, Blame, Case, Verdict
 from orchestrator.suites.catalog import Program, Suite
-from orchestrator.verdict import benchmark, ktap, metrics
+from orchestrator.verdict import benchmark, ktap
 from orchestrator.verdict.crash import console_case
 from orchestrator.vm.ssh import Lost, Ran, Silent
 
@@ -65,9 +65,10 @@ def judge(suite: Suite, name: str, ran: Ran, limit_s: float) -> tuple[list[Case]
         return _of_ktap(case_id, ran, limit_s), Numbers()
     if facts.timeout:
         return [_timeout(case_id, ran, limit_s)], Numbers()
-    if program.parser in ("map-latency", "benchmark") and facts.exit == 0:
+    if program.parser == "benchmark" and facts.exit == 0:
         try:
-            return _of_benchmark(program, case_id, ran)
+            case, numbers, better = benchmark.judge(benchmark.parse(ran.stdout, program.name), case_id)
+            return [case], Numbers(numbers, better)
         except Inconclusive as error:
             return [inconclusive(case_id, error.message)], Numbers()
     if suite.user and facts.exit in _NOT_RUN and (program.script or suite.commands):
@@ -141,14 +142,6 @@ def _lost(case_id: str, error: Lost, guest: GuestEnd, reports: Sequence[Sighting
         reason=f"the guest stopped answering (limit {limit_s:.0f} s): {error.message}",
         detail=guest.console,
     )
-
-
-def _of_benchmark(program: Program, case_id: str, ran: Ran) -> tuple[list[Case], Numbers]:
-    if program.parser == "benchmark":
-        case, numbers, better = benchmark.judge(benchmark.parse(ran.stdout, program.name), case_id)
-        return [case], Numbers(numbers, better)
-    case, numbers = metrics.judge(metrics.parse_map_latency(ran.stdout), case_id)
-    return [case], Numbers(numbers, metrics.BETTER if numbers else {})
 
 
 def _interpreter(suite: Suite, program: Program) -> str:

@@ -220,7 +220,6 @@ static void report(uint64_t faulted, double seconds)
 	}
 	for (unsigned int i = 0; i < MAX_CPUS; i++)
 		cpus += on_cpu[i] * 20 >= finished; /* a twentieth of the threads at least */
-	bench_proof("enough starts", starts >= LEAST_STARTS, "%" PRIu64 " starts, %d at least", starts, LEAST_STARTS);
 	bench_proof("every thread finished", finished == starts * nr_threads && finished,
 		    "%" PRIu64 " threads in %" PRIu64 " starts", finished, starts);
 	bench_proof("every library was mapped, and unmapped", loaded == starts * nr_libraries && unloaded == loaded,
@@ -229,17 +228,10 @@ static void report(uint64_t faulted, double seconds)
 	bench_proof("touches were faults", faulted >= touched / 10 * 8, "%" PRIu64 " touches, %" PRIu64 " faults",
 		    touched, faulted);
 	bench_proof("the threads ran on several CPUs", cpus >= 2, "on %u CPUs", cpus);
-	bench_metric("start_mean_us", hist_mean(&start_took) / 1000, "us", "lower", true);
-	bench_metric("start_p50_us", (double)hist_quantile(&start_took, 0.5) / 1000, "us", "lower", false);
-	bench_metric("start_max_us", (double)start_took.max / 1000, "us", "lower", false);
-	bench_metric("library_mean_us", hist_mean(&library_took) / 1000, "us", "lower", true);
-	bench_metric("library_p99_us", (double)hist_quantile(&library_took, 0.99) / 1000, "us", "lower", false);
-	bench_metric("fault_mean_ns", hist_mean(&fault_took), "ns", "lower", false);
-	bench_metric("fault_p99_ns", (double)hist_quantile(&fault_took, 0.99), "ns", "lower", false);
+	bench_times("start", "us", "", &start_took, BENCH_MEAN, LEAST_STARTS);
+	bench_times("library", "us", "", &library_took, BENCH_MEAN, BENCH_ENOUGH);
+	bench_times("fault", "ns", "", &fault_took, 0, BENCH_ENOUGH);
 	bench_metric("faults_per_s", (double)faulted / seconds, "1/s", "higher", false);
-	bench_histogram("start_ns", &start_took);
-	bench_histogram("library_ns", &library_took);
-	bench_histogram("fault_ns", &fault_took);
 	bench_prove_clock("a fault", hist_mean(&fault_took));
 }
 

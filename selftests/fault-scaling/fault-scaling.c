@@ -133,12 +133,7 @@ static void report(unsigned int nr_steps, unsigned int nr)
 	snprintf(name, sizeof(name), "%s: touches were faults", step->name);
 	bench_proof(name, faulted[nr] >= touched[nr] / 10 * 9, "%llu touches, %llu faults",
 		    (unsigned long long)touched[nr], (unsigned long long)faulted[nr]);
-	snprintf(name, sizeof(name), "fault_ns_%s", step->name);
-	bench_histogram(name, &step->took);
-	snprintf(name, sizeof(name), "fault_mean_ns_%s", step->name);
-	bench_metric(name, hist_mean(&step->took), "ns", "lower", false);
-	snprintf(name, sizeof(name), "fault_p99_ns_%s", step->name);
-	bench_metric(name, (double)hist_quantile(&step->took, 0.99), "ns", "lower", false);
+	bench_times("fault", "ns", step->name, &step->took, 0, BENCH_ENOUGH);
 }
 
 int main(int argc, char **argv)

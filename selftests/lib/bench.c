@@ -5,18 +5,15 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <math.h>
-#include <pthread.h>
-#include <sched.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define SCHEMA_VERSION 2
 #define MAX_OPTIONS 16
 #define MAX_PARAMETERS 32
-#define MAX_METRICS 160
+#define MAX_METRICS 400
 #define MAX_HISTOGRAMS 64
 #define MAX_PROOFS 160
 #define STEPS_PER_OP 5
@@ -29,6 +26,7 @@ static struct {
 	unsigned int nr_parameters, nr_metrics, nr_histograms, nr_proofs;
 	struct {
 		char name[48];
+		const char *word;
 		double value;
 	} parameters[MAX_PARAMETERS];
 	struct {
@@ -47,44 +45,65 @@ static struct {
 	} proofs[MAX_PROOFS];
 } doc;
 
-static _Atomic bool stopped;
-
-static void complain(const char *format, va_list arguments)
+static _Noreturn void give_up(int status, const char *format, va_list arguments)
 {
 	fprintf(stderr, "%s: ", doc.name);
 	vfprintf(stderr, format, arguments);
 	fputc('\n', stderr);
+	exit(status);
 }
 
-_Noreturn void bench_cannot(const char *format, ...)
-{
-	va_list arguments;
+#define GIVES_UP(name, status)					\
+	_Noreturn void name(const char *format, ...)		\
+	{							\
+		va_list arguments;				\
+								\
+		va_start(arguments, format);			\
+		give_up(status, format, arguments);		\
+	}
 
-	va_start(arguments, format);
-	complain(format, arguments);
-	va_end(arguments);
-	exit(EXIT_CANNOT_RUN);
-}
-
-_Noreturn void bench_die(const char *format, ...)
-{
-	va_list arguments;
-
-	va_start(arguments, format);
-	complain(format, arguments);
-	va_end(arguments);
-	exit(EXIT_SYSCALL);
-}
+GIVES_UP(bench_die, EXIT_SYSCALL)
+GIVES_UP(bench_usage, EXIT_USAGE)
+GIVES_UP(bench_cannot, EXIT_CANNOT_RUN)
 
 /* --- options --- */
 
-static _Noreturn void usage(const char *about, const struct bench_option *options, size_t nr)
+static _Noreturn void help(const char *about, const struct bench_option *options, size_t nr)
 {
 	printf("Usage: %s [OPTION]...\n%s\nOne JSON document goes to standard output.\n\n", doc.name, about);
-	for (size_t i = 0; i < nr; i++)
-		printf("  --%-12s %s (%g)\n", options[i].name, options[i].help, options[i].value);
+	for (const struct bench_option *option = options; option < options + nr; option++) {
+		printf("  --%-12s %s", option->name, option->help);
+		if (option->words)
+			printf(" (%s)\n", option->words[(size_t)option->value]);
+		else if (option->flag)
+			putchar('\n');
+		else
+			printf(" (%g)\n", option->value);
+	}
 	printf("\nExit status: 0 done, 1 a system call failed, 2 wrong usage, 4 cannot run here.\n");
 	exit(0);
+}
+
+static void parse_word(struct bench_option *option, const char *text)
+{
+	size_t nr = 0;
+
+	while (option->words[nr] && strcmp(option->words[nr], text))
+		nr++;
+	if (!option->words[nr])
+		bench_usage("--%s does not know '%s'; see --help", option->name, text);
+	option->value = (double)nr;
+}
+
+static void parse_number(struct bench_option *option, const char *text)
+{
+	char *end;
+
+	option->value = strtod(text, &end);
+	if (end == text || *end || !(option->value >= option->least && option->value <= option->most) ||
+	    (option->whole && option->value != (double)(int64_t)option->value))
+		bench_usage("--%s wants a%s number from %g to %g, not '%s'", option->name,
+			    option->whole ? " whole" : "", option->least, option->most, text);
 }
 
 static void parse_options(int argc, char **argv, const char *about, struct bench_option *options, size_t nr)
@@ -95,31 +114,24 @@ static void parse_options(int argc, char **argv, const char *about, struct bench
 	if (nr > MAX_OPTIONS)
 		bench_die("%zu options, room for %d", nr, MAX_OPTIONS);
 	for (size_t i = 0; i < nr; i++)
-		names[i] = (struct option){ options[i].name, required_argument, NULL, (int)i };
+		names[i] = (struct option){ options[i].name, options[i].flag ? no_argument : required_argument, NULL,
+					    (int)i };
 	names[nr] = (struct option){ "help", no_argument, NULL, 'h' };
 	while ((which = getopt_long(argc, argv, "", names, NULL)) != -1) {
-		struct bench_option *option;
-		char *end;
-
 		if (which == 'h')
-			usage(about, options, nr);
-		if (which < 0 || (size_t)which >= nr) {
-			fprintf(stderr, "Try '%s --help'.\n", doc.name);
-			exit(EXIT_USAGE);
-		}
-		option = &options[which];
-		option->value = strtod(optarg, &end);
-		if (end == optarg || *end || !(option->value >= option->least && option->value <= option->most) ||
-		    (option->whole && option->value != (double)(int64_t)option->value)) {
-			fprintf(stderr, "%s: --%s wants a%s number from %g to %g, not '%s'\n", doc.name, option->name,
-				option->whole ? " whole" : "", option->least, option->most, optarg);
-			exit(EXIT_USAGE);
-		}
+			help(about, options, nr);
+		if (which < 0 || (size_t)which >= nr)
+			bench_usage("see --help");
+		options[which].given = true;
+		if (options[which].flag)
+			options[which].value = 1;
+		else if (options[which].words)
+			parse_word(&options[which], optarg);
+		else
+			parse_number(&options[which], optarg);
 	}
-	if (optind < argc) {
-		fprintf(stderr, "%s: unexpected argument '%s'\n", doc.name, argv[optind]);
-		exit(EXIT_USAGE);
-	}
+	if (optind < argc)
+		bench_usage("unexpected argument '%s'", argv[optind]);
 }
 
 /* The smallest step the clock was seen to make: a guest without a good clock source counts in 4 ms. */
@@ -145,246 +157,15 @@ void bench_start(int argc, char **argv, const char *name, const char *about, str
 {
 	doc.name = name;
 	parse_options(argc, argv, about, options, nr);
-	for (size_t i = 0; i < nr; i++)
+	bench_prepare_workers();
+	for (size_t i = 0; i < nr; i++) {
 		bench_parameter(options[i].name, options[i].value);
+		if (options[i].words)
+			doc.parameters[doc.nr_parameters - 1].word = options[i].words[(size_t)options[i].value];
+	}
 	bench_parameter("cpus", kt_cpus());
 	bench_parameter("page_size", (double)kt_page());
 	doc.clock_step_ns = measure_clock_step();
-}
-
-uint64_t bench_clock_step_ns(void)
-{
-	return doc.clock_step_ns;
-}
-
-/* --- workers --- */
-
-static pthread_barrier_t ready;
-
-bool bench_stopped(void)
-{
-	return atomic_load_explicit(&stopped, memory_order_relaxed);
-}
-
-void bench_spin_ns(uint64_t ns)
-{
-	uint64_t end = kt_now_ns() + ns;
-
-	while (kt_now_ns() < end && !bench_stopped())
-		;
-}
-
-static void *thread_main(void *arg)
-{
-	struct bench_worker *self = arg;
-
-	/* a failure shows when it is read back */
-	(void)kt_pin(self->slot);
-	pthread_barrier_wait(&ready);
-	self->run(self);
-	self->cpu_last = kt_only_cpu(0);
-	return NULL;
-}
-
-static uint64_t counted(const struct bench_worker *worker)
-{
-	return atomic_load_explicit(worker->done ? worker->done : &worker->count, memory_order_relaxed);
-}
-
-void bench_run(struct bench_phase *phase, double seconds)
-{
-	const uint64_t half = (uint64_t)(seconds / 2 * (double)KT_NSEC);
-	uint64_t first[BENCH_MAX_WORKERS], middle[BENCH_MAX_WORKERS], start, end;
-	pthread_t threads[BENCH_MAX_WORKERS];
-	unsigned int nr_threads = 0;
-
-	if (phase->nr > BENCH_MAX_WORKERS)
-		bench_die("%u workers, room for %d", phase->nr, BENCH_MAX_WORKERS);
-	for (unsigned int i = 0; i < phase->nr; i++)
-		nr_threads += !phase->workers[i].pid;
-	atomic_store(&stopped, false);
-	pthread_barrier_init(&ready, NULL, nr_threads + 1);
-	for (unsigned int i = 0; i < phase->nr; i++) {
-		if (!phase->workers[i].pid) {
-			int error = pthread_create(&threads[i], NULL, thread_main, &phase->workers[i]);
-
-			if (error)
-				bench_die("a thread: %s", strerror(error));
-		}
-	}
-	pthread_barrier_wait(&ready);
-	kt_sleep_ns((uint64_t)(seconds / 10 * (double)KT_NSEC));
-	start = kt_now_ns();
-	for (unsigned int i = 0; i < phase->nr; i++)
-		first[i] = counted(&phase->workers[i]);
-	kt_sleep_ns(half);
-	for (unsigned int i = 0; i < phase->nr; i++)
-		middle[i] = counted(&phase->workers[i]);
-	kt_sleep_ns(half);
-	end = kt_now_ns();
-	for (unsigned int i = 0; i < phase->nr; i++) {
-		struct bench_worker *worker = &phase->workers[i];
-		uint64_t last = counted(worker), late = last - middle[i];
-
-		worker->in_window += last - first[i];
-		if (!phase->rounds || late < worker->least_half)
-			worker->least_half = late;
-	}
-	atomic_store(&stopped, true);
-	for (unsigned int i = 0; i < phase->nr; i++) {
-		struct bench_worker *worker = &phase->workers[i];
-		bool alive = true, placed;
-
-		if (worker->pid) {
-			alive = !waitpid(worker->pid, NULL, WNOHANG);
-			worker->cpu_last = alive ? kt_only_cpu(worker->pid) : -1;
-		} else {
-			pthread_join(threads[i], NULL);
-		}
-		placed = worker->cpu_last == kt_cpu(worker->slot);
-		worker->alive = alive && (worker->alive || !phase->rounds);
-		/* once it was elsewhere, that is what is told */
-		if (!phase->rounds || worker->placed)
-			worker->cpu_found = worker->cpu_last;
-		worker->placed = placed && (worker->placed || !phase->rounds);
-	}
-	pthread_barrier_destroy(&ready);
-	phase->seconds += (double)(end - start) / (double)KT_NSEC;
-	phase->rounds++;
-}
-
-static void append(char *text, size_t size, const char *format, ...)
-{
-	size_t used = strlen(text);
-	va_list arguments;
-
-	va_start(arguments, format);
-	vsnprintf(text + used, size - used, format, arguments);
-	va_end(arguments);
-}
-
-void bench_prove_phase(const struct bench_phase *phase)
-{
-	char worked[300] = "", placed[300] = "", name[96];
-	bool all_worked = phase->nr && phase->rounds, all_placed = all_worked;
-
-	for (unsigned int i = 0; i < phase->nr; i++) {
-		const struct bench_worker *worker = &phase->workers[i];
-		const char *comma = i ? ", " : "";
-
-		all_worked = all_worked && worker->alive && worker->in_window && worker->least_half;
-		all_placed = all_placed && worker->placed;
-		append(worked, sizeof(worked), "%s%s %" PRIu64 " (%" PRIu64 ")%s", comma, worker->role,
-		       worker->in_window, worker->least_half, worker->alive ? "" : " dead");
-		append(placed, sizeof(placed), "%s%s on %d", comma, worker->role, worker->cpu_found);
-		if (!worker->placed)
-			append(placed, sizeof(placed), ", %d was asked for", kt_cpu(worker->slot));
-	}
-	snprintf(name, sizeof(name), "%s: all worked until the end", phase->name);
-	bench_proof(name, all_worked, "done in %u rounds (the least in a late half): %s", phase->rounds, worked);
-	snprintf(name, sizeof(name), "%s: all on their CPUs", phase->name);
-	bench_proof(name, all_placed, "%s", placed);
-}
-
-double bench_rate(const struct bench_phase *phase, const char *role)
-{
-	uint64_t sum = 0;
-
-	for (unsigned int i = 0; i < phase->nr; i++)
-		if (!strcmp(phase->workers[i].role, role))
-			sum += phase->workers[i].in_window;
-	return phase->seconds > 0 ? (double)sum / phase->seconds : 0;
-}
-
-/* --- steps --- */
-
-static void make_step(struct bench_step *step, unsigned int threads, const struct bench_worker *thread,
-		      size_t arg_size, const struct bench_worker *writer)
-{
-	step->threads = threads;
-	step->writer = writer;
-	snprintf(step->name, sizeof(step->name), "%ut%s", threads, writer ? "_writer" : "");
-	step->workers = aligned_alloc(_Alignof(struct bench_worker),
-				      (threads + 1) * sizeof(struct bench_worker));
-	if (!step->workers)
-		bench_die("no memory");
-	for (unsigned int i = 0; i < threads; i++) {
-		step->workers[i] = *thread;
-		step->workers[i].slot = (int)i;
-		step->workers[i].arg = (char *)thread->arg + i * arg_size;
-	}
-	if (writer) {
-		step->workers[threads] = *writer;
-		step->workers[threads].slot = kt_cpus() - 1;
-	}
-	step->phase = (struct bench_phase){ .name = step->name, .workers = step->workers,
-					    .nr = threads + !!writer };
-}
-
-unsigned int bench_make_steps(struct bench_step *steps, unsigned int most, const struct bench_worker *thread,
-			      size_t arg_size, const struct bench_worker *writer)
-{
-	unsigned int nr = 0;
-
-	if (!most)
-		most = (unsigned int)kt_cpus();
-	if (most >= BENCH_MAX_WORKERS)
-		most = BENCH_MAX_WORKERS - 1;
-	for (unsigned int threads = 1; nr + 1 < BENCH_MAX_STEPS; threads *= 2) {
-		if (threads > most)
-			threads = most;
-		make_step(&steps[nr++], threads, thread, arg_size, NULL);
-		if (threads < (unsigned int)kt_cpus())
-			make_step(&steps[nr++], threads, thread, arg_size, writer);
-		if (threads == most)
-			break;
-	}
-	return nr;
-}
-
-unsigned int bench_most_threads(const struct bench_step *steps, unsigned int nr)
-{
-	unsigned int most = 0;
-
-	for (unsigned int i = 0; i < nr; i++)
-		if (steps[i].threads > most)
-			most = steps[i].threads;
-	return most;
-}
-
-static double rate_of(const struct bench_step *steps, unsigned int nr, unsigned int threads)
-{
-	for (unsigned int i = 0; i < nr; i++)
-		if (steps[i].threads == threads && !steps[i].writer)
-			return bench_rate(&steps[i].phase, steps[i].workers[0].role);
-	return 0;
-}
-
-void bench_report_step(const struct bench_step *steps, unsigned int nr, const struct bench_step *step,
-		       const char *what)
-{
-	double rate = bench_rate(&step->phase, step->workers[0].role);
-	char name[64];
-
-	bench_prove_phase(&step->phase);
-	snprintf(name, sizeof(name), "%s_per_s_%s", what, step->name);
-	bench_metric(name, rate, "1/s", "higher", true);
-	if (step->writer) {
-		snprintf(name, sizeof(name), "writes_per_s_%s", step->name);
-		bench_metric(name, bench_rate(&step->phase, step->workers[step->threads].role), "1/s", "higher",
-			     false);
-		snprintf(name, sizeof(name), "write_mean_us_%s", step->name);
-		bench_metric(name, hist_mean(&step->wrote) / 1000, "us", "lower", true);
-		snprintf(name, sizeof(name), "write_p99_us_%s", step->name);
-		bench_metric(name, (double)hist_quantile(&step->wrote, 0.99) / 1000, "us", "lower", false);
-		snprintf(name, sizeof(name), "write_ns_%s", step->name);
-		bench_histogram(name, &step->wrote);
-		snprintf(name, sizeof(name), "kept_%s", step->name);
-		bench_metric(name, rate / rate_of(steps, nr, step->threads), "ratio", "higher", true);
-	} else if (step->threads > 1) {
-		snprintf(name, sizeof(name), "scaling_%s", step->name);
-		bench_metric(name, rate / rate_of(steps, nr, 1), "ratio", "higher", true);
-	}
 }
 
 /* --- the document --- */
@@ -423,6 +204,56 @@ void bench_histogram(const char *name, const struct hist *hist)
 	doc.histograms[doc.nr_histograms++].hist = hist;
 }
 
+/* WHAT_mean_us_WHERE, of which what and where may be empty. */
+static void name_times(char *name, size_t size, const char *what, const char *figure, const char *unit,
+		       const char *where)
+{
+	snprintf(name, size, "%s%s%s%s%s%s%s", what, *what ? "_" : "", figure, *figure ? "_" : "", unit,
+		 *where ? "_" : "", where);
+}
+
+void bench_times(const char *what, const char *unit, const char *where, const struct hist *hist,
+		 unsigned int compare, uint64_t least)
+{
+	const double scale = strcmp(unit, "us") ? 1 : 1000;
+	const struct {
+		const char *name;
+		double ns;
+		bool compare;
+	} figures[] = {
+		{ "mean", hist_mean(hist), compare & BENCH_MEAN },
+		{ "p50", (double)hist_quantile(hist, 0.5), false },
+		{ "p90", (double)hist_quantile(hist, 0.9), false },
+		{ "p99", (double)hist_quantile(hist, 0.99), compare & BENCH_P99 },
+		{ "p999", (double)hist_quantile(hist, 0.999), false },
+		{ "max", (double)hist->max, false },
+	};
+	char name[64], proof[96];
+
+	for (size_t i = 0; i < KT_ARRAY(figures); i++) {
+		name_times(name, sizeof(name), what, figures[i].name, unit, where);
+		bench_metric(name, figures[i].ns / scale, unit, "lower", figures[i].compare);
+	}
+	name_times(name, sizeof(name), what, "", "ns", where);
+	bench_histogram(name, hist);
+	snprintf(proof, sizeof(proof), "%s: enough timed", name);
+	bench_proof(proof, hist->count >= least, "%" PRIu64 ", at least %" PRIu64 " are needed", hist->count,
+		    least);
+}
+
+static int by_value(const void *one, const void *other)
+{
+	double a = *(const double *)one, b = *(const double *)other;
+
+	return (a > b) - (a < b);
+}
+
+double bench_median(double *values, size_t nr)
+{
+	qsort(values, nr, sizeof(*values), by_value);
+	return nr ? (values[(nr - 1) / 2] + values[nr / 2]) / 2 : 0;
+}
+
 void bench_proof(const char *name, bool ok, const char *format, ...)
 {
 	va_list arguments;
@@ -445,6 +276,17 @@ void bench_prove_clock(const char *what, double ns)
 		    "steps of %" PRIu64 " ns, %s takes %.0f ns", doc.clock_step_ns, what, ns);
 }
 
+bool bench_doubt(char *text, size_t size)
+{
+	for (unsigned int i = 0; i < doc.nr_proofs; i++) {
+		if (!doc.proofs[i].ok) {
+			snprintf(text, size, "%s: %s", doc.proofs[i].name, doc.proofs[i].said);
+			return true;
+		}
+	}
+	return false;
+}
+
 static void print_string(const char *text)
 {
 	putchar('"');
@@ -458,13 +300,18 @@ static void print_string(const char *text)
 
 int bench_finish(void)
 {
+	bench_end_processes();
 	printf("{\"schema_version\": %d, \"benchmark\": ", SCHEMA_VERSION);
 	print_string(doc.name);
 	printf(",\n \"parameters\": {");
 	for (unsigned int i = 0; i < doc.nr_parameters; i++) {
 		printf("%s", i ? ", " : "");
 		print_string(doc.parameters[i].name);
-		printf(": %.12g", doc.parameters[i].value);
+		printf(": ");
+		if (doc.parameters[i].word)
+			print_string(doc.parameters[i].word);
+		else
+			printf("%.12g", doc.parameters[i].value);
 	}
 	printf("},\n \"metrics\": {");
 	for (unsigned int i = 0; i < doc.nr_metrics; i++) {

@@ -85,6 +85,7 @@ long long kt_vmstat(const char *name);
 /* A small file whole, with a NUL behind it; the length, or -1 and errno. */
 ssize_t kt_read_file(const char *path, char *buffer, size_t size);
 int kt_write_file(const char *path, const char *text);	/* 0, or an errno */
+unsigned long kt_max_map_count(void);	/* how many VMAs a process may have */
 /* The state letter of a task of /proc/PID/task/TID/stat, 0 if it is gone. */
 char kt_task_state(int pid, int tid);
 /* mmap() that does not fail: where it does, nothing was shown. */

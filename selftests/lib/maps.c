@@ -2,6 +2,7 @@
 #include "maps.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -186,4 +187,31 @@ int maps_next(const struct maps_text *text, size_t *at, struct maps_line *line, 
 bool maps_named(const struct maps_line *line, const char *name)
 {
 	return line->name_length == strlen(name) && !memcmp(line->name, name, line->name_length);
+}
+
+int64_t maps_pass(int fd, char *buffer, size_t size, long *lines)
+{
+	int64_t bytes = 0;
+	ssize_t got;
+
+	if (lseek(fd, 0, SEEK_SET))
+		return -1;
+	while ((got = read(fd, buffer, size)) > 0) {
+		bytes += got;
+		for (ssize_t i = 0; lines && i < got; i++)
+			*lines += buffer[i] == '\n';
+	}
+	return got < 0 ? -1 : bytes;
+}
+
+long maps_own_vmas(void)
+{
+	int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+	char buffer[16384];
+	long lines = 0;
+
+	if (fd < 0 || maps_pass(fd, buffer, sizeof(buffer), &lines) < 0)
+		kt_inconclusive("/proc/self/maps: %s", strerror(errno));
+	close(fd);
+	return lines;
 }

@@ -29,6 +29,9 @@ int maps_read(int fd, size_t chunk, struct maps_text *text);
 int maps_pread(int fd, size_t chunk, struct maps_text *text);
 /* One read() of at most length bytes into the memory that is there, which must hold one more. Bytes, or -errno. */
 ssize_t maps_piece(int fd, size_t length, struct maps_text *text, bool positioned);
+/* One pass over a file from its beginning: its bytes, or -1 and errno. Lines are added to, if asked for. */
+int64_t maps_pass(int fd, char *buffer, size_t size, long *lines);
+long maps_own_vmas(void);	/* of this process, by its maps */
 void maps_free(struct maps_text *text);
 
 /*

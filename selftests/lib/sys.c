@@ -190,6 +190,14 @@ int kt_write_file(const char *path, const char *text)
 	return error;
 }
 
+unsigned long kt_max_map_count(void)
+{
+	char text[32] = "65530";
+
+	kt_read_file("/proc/sys/vm/max_map_count", text, sizeof(text));
+	return strtoul(text, NULL, 10);
+}
+
 char kt_task_state(int pid, int tid)
 {
 	char path[64], stat[512], *paren;

@@ -8,19 +8,16 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define SEED_SECONDS 10
+#define SEED_SCANNERS 2
+#define SEED_FIRST_CPU 2
+#define SEED_BUSY_MS 2
 #define SHOWN 4 /* rows at either end that the series shows */
-#define FIRST_SCAN_S 30
 
 struct row {
 	const char *median, *mean, *max;
@@ -42,119 +39,58 @@ static const struct row after[2 * SHOWN] = {
 struct sample {
 	bool done;
 	char fault[160]; /* why it does not count; empty if it does */
-	uint64_t ops, scans[2];
-	double mean_ms, max_ms;
+	struct mapping mapping;
+	uint64_t scans[SEED_SCANNERS];
 };
 
-static void fault(struct sample *sample, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static void fault(struct sample *sample, const char *format, ...)
-{
-	va_list arguments;
-
-	if (*sample->fault)
-		return;
-	va_start(arguments, format);
-	vsnprintf(sample->fault, sizeof(sample->fault), format, arguments);
-	va_end(arguments);
-}
-
-static bool on_its_cpu(const struct readback *back, unsigned int cpu)
-{
-	return back->have_cpus && CPU_COUNT_S(back->cpus_size, back->cpus) == 1 &&
-	       CPU_ISSET_S(cpu, back->cpus_size, back->cpus);
-}
-
-static void judge_child(struct sample *sample, unsigned int nr, const struct phase *phase)
-{
-	const struct readback *back = &phase->child[nr];
-	const char *what = children[nr].role == SCANNER ? "scanner" : "busy task";
-	int nice = children[nr].role == SCANNER ? opt.nice : mapper_nice;
-	unsigned int cpu = children[nr].cpu;
-
-	if (!back->alive)
-		fault(sample, "the %s on CPU %u was dead at the end", what, cpu);
-	else if (!back->scans || back->last_end_ns < phase->start_ns)
-		fault(sample, "the %s on CPU %u did nothing (errno %d)", what, cpu, back->last_errno);
-	else if (!back->have_nice || back->nice != nice)
-		fault(sample, "the %s on CPU %u had niceness %d, %d was asked for", what, cpu, back->nice, nice);
-	else if (!on_its_cpu(back, cpu))
-		fault(sample, "the %s was not on CPU %u", what, cpu);
-}
+static struct bench_worker workers[1 + 2 * SEED_SCANNERS];
+static unsigned int nr_workers;
 
 /* The mapper begins when both are scanning, as the original does. */
-static void wait_for_first_scans(struct sample *sample)
+static void map_when_scanned(struct bench_worker *self)
 {
-	const uint64_t limit = now_ns() + FIRST_SCAN_S * NSEC;
-
-	for (unsigned int i = 0; i < nr_children; i++) {
-		while (children[i].role == SCANNER && !atomic_load(&shared->of[i].scans)) {
-			if (now_ns() > limit) {
-				fault(sample, "the scanner on CPU %u did not scan once in %d s (errno %d)",
-				      children[i].cpu, FIRST_SCAN_S, atomic_load(&shared->of[i].last_errno));
-				return;
-			}
-			sleep_ns(1000000);
-		}
-	}
+	for (unsigned int i = 1; i < nr_workers; i++)
+		while (!bench_counted(&workers[i]) && !bench_stopped())
+			kt_sleep_ns(1000000);
+	map_and_unmap(self);
 }
 
-static _Noreturn void be_a_sample(struct sample *sample, unsigned int nr, pid_t parent)
+static _Noreturn void be_a_sample(struct sample *sample, unsigned int nr)
 {
-	static struct phase phase = { .kind = SCANNED };
+	struct bench_phase phase = { .name = "sample", .workers = workers };
+	struct scanner *scanners = kt_shared(SEED_SCANNERS * sizeof(*scanners));
+	const struct hist *took = &sample->mapping.took;
 	unsigned int scanner = 0;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
-		_exit(EXIT_SYSCALL);
-	seed_random(opt.seed + nr);
-	make_shared();
-	start_all_children();
+	rng.state = (uint64_t)options[SEED].value + nr;
+	workers[0] = (struct bench_worker){ .role = "mapper", .run = map_when_scanned, .arg = &sample->mapping };
+	phase.nr = nr_workers = 1 + start_readers(workers + 1, scanners, SEED_FIRST_CPU);
 	make_whole_region();
-	wait_for_idle();
-	start_children(SCANNED);
-	wait_for_first_scans(sample);
-	map_and_unmap(&phase);
-	read_back_children(&phase);
-	atomic_store(&shared->stop, true);
-	read_back(getpid(), &phase.mapper);
-	for (unsigned int i = 0; i < nr_children; i++) {
-		judge_child(sample, i, &phase);
-		if (children[i].role == SCANNER)
-			sample->scans[scanner++ & 1] = phase.child[i].scans;
-	}
-	if (!on_its_cpu(&phase.mapper, opt.mapper_cpu))
-		fault(sample, "the mapper was not on CPU %u", opt.mapper_cpu);
-	if (!phase.took.count || phase.errors)
-		fault(sample, "%" PRIu64 " operations, %" PRIu64 " that failed", phase.took.count, phase.errors);
-	sample->ops = phase.took.count;
-	sample->mean_ms = hist_mean(&phase.took) / 1e6;
-	sample->max_ms = (double)phase.took.max / 1e6;
-	end_children();
+	bench_run(&phase, options[SECONDS].value);
+	bench_prove_phase(&phase);
+	bench_prove_clock("an operation", hist_mean(took));
+	bench_proof("no call failed", took->count && !sample->mapping.errors, "%" PRIu64 " calls, %" PRIu64 " that failed",
+		    took->count + sample->mapping.errors, sample->mapping.errors);
+	bench_doubt(sample->fault, sizeof(sample->fault));
+	for (unsigned int i = 1; i < phase.nr; i++)
+		if (workers[i].niced)
+			sample->scans[scanner++] = workers[i].in_window;
+	bench_end_processes();
 	sample->done = true;
 	_exit(0);
 }
 
 static void run_sample(struct sample *sample, unsigned int nr)
 {
-	pid_t parent = getpid(), child = fork();
+	pid_t child = kt_fork();
 	int status = 0;
 
-	if (child < 0)
-		die(EXIT_SYSCALL, "fork: %s", strerror(errno));
 	if (!child)
-		be_a_sample(sample, nr, parent);
+		be_a_sample(sample, nr);
 	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
 		;
 	if (!sample->done)
-		fault(sample, "its mapper ended with status %#x", (unsigned int)status);
-}
-
-static int by_value(const void *one, const void *other)
-{
-	double a = *(const double *)one, b = *(const double *)other;
-
-	return (a > b) - (a < b);
+		snprintf(sample->fault, sizeof(sample->fault), "its mapper ended with status %#x", (unsigned int)status);
 }
 
 /* Of the rows that the series shows, the one that stands where ours does; NULL in the middle. */
@@ -175,22 +111,20 @@ static void print_reference(const struct row *row)
 		printf("   %6s %6s %6s", "", ".", "");
 }
 
-static void print_table(const struct sample *samples)
+static void print_table(const struct sample *samples, unsigned int nr)
 {
-	double means[opt.samples], maxima[opt.samples], median;
-	const unsigned int nr = opt.samples;
+	double means[nr], maxima[nr], median;
 	struct utsname kernel;
 
 	for (unsigned int i = 0; i < nr; i++) {
-		means[i] = samples[i].mean_ms;
-		maxima[i] = samples[i].max_ms;
+		means[i] = hist_mean(&samples[i].mapping.took) / 1e6;
+		maxima[i] = (double)samples[i].mapping.took.max / 1e6;
 	}
-	qsort(means, nr, sizeof(means[0]), by_value);
-	qsort(maxima, nr, sizeof(maxima[0]), by_value);
-	median = (means[(nr - 1) / 2] + means[nr / 2]) / 2;
+	median = bench_median(means, nr);
+	bench_median(maxima, nr);
 	uname(&kernel);
 	printf("# Latency of mmap() and munmap() in ms while /proc/PID/maps is read: %u samples of %g s\n", nr,
-	       opt.seconds);
+	       options[SECONDS].value);
 	printf("# column 1: median of the samples' means, the same in each row; columns 2 and 3: their means and\n"
 	       "# their maxima, each sorted for itself, so that a row is no sample\n");
 	printf("# beside it the series' own first and last rows of 100, on another machine: a reference, not a\n"
@@ -206,31 +140,43 @@ static void print_table(const struct sample *samples)
 	}
 	for (unsigned int i = 0; i < nr; i++)
 		printf("# sample %u: %" PRIu64 " operations, %" PRIu64 " and %" PRIu64 " scans\n", i + 1,
-		       samples[i].ops, samples[i].scans[0], samples[i].scans[1]);
+		       samples[i].mapping.took.count, samples[i].scans[0], samples[i].scans[1]);
 }
 
-int seed_table(uint64_t clock_step_ns)
+/* What the patch series ran, whatever is the default of this program. */
+static void take_settings(void)
 {
-	struct sample *samples = mmap(NULL, opt.samples * sizeof(*samples), PROT_READ | PROT_WRITE,
-				      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	unsigned int faults = 0;
+	for (unsigned int i = 0; i < NR_OPTIONS; i++)
+		if (options[i].given && i != SECONDS && i != SEED && i != SEED_TABLE && i != SAMPLES)
+			bench_usage("--seed-table does not go with --%s: it would be another test", options[i].name);
+	if (!options[SECONDS].given)
+		options[SECONDS].value = SEED_SECONDS;
+	options[SCANNERS].value = SEED_SCANNERS;
+	options[BUSY_MS].value = SEED_BUSY_MS;
+	options[FRAGMENTS].value = 0;
+}
 
-	if (samples == MAP_FAILED)
-		die(EXIT_SYSCALL, "shared memory: %s", strerror(errno));
-	for (unsigned int i = 0; i < opt.samples; i++) {
+int seed_table(void)
+{
+	const unsigned int nr = (unsigned int)options[SAMPLES].value;
+	unsigned int faults = 0;
+	struct sample *samples;
+
+	take_settings();
+	if (kt_cpus() < SEED_FIRST_CPU + SEED_SCANNERS)
+		bench_cannot("needs %d CPUs, %d may be used", SEED_FIRST_CPU + SEED_SCANNERS, kt_cpus());
+	samples = kt_shared(nr * sizeof(*samples));
+	for (unsigned int i = 0; i < nr; i++) {
 		run_sample(&samples[i], i);
-		/* five steps at least, as map-latency's own report must have */
-		if ((double)clock_step_ns * 5 > samples[i].mean_ms * 1e6)
-			fault(&samples[i], "the clock's steps of %" PRIu64 " ns are too coarse", clock_step_ns);
 		if (*samples[i].fault) {
 			fprintf(stderr, "map-latency: sample %u does not count: %s\n", i + 1, samples[i].fault);
 			faults++;
 		}
 	}
-	if (faults) {
-		fprintf(stderr, "map-latency: no table: %u of %u samples do not count\n", faults, opt.samples);
-		return EXIT_SYSCALL;
-	}
-	print_table(samples);
+	if (faults)
+		bench_die("no table: %u of %u samples do not count", faults, nr);
+	print_table(samples, nr);
+	if (fflush(stdout) || ferror(stdout))
+		bench_die("standard output: %s", strerror(errno));
 	return 0;
 }

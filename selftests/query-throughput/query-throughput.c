@@ -8,16 +8,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define WRITER_PAGES 16
 /* One query in so many is timed: reading the clock costs, too. */
 #define TIMED 16
-#define IDLE_NS 1000000
 
 enum { SECONDS, THREADS, VMAS, PAUSE_US, ROUNDS, NR_OPTIONS };
 
@@ -39,71 +36,45 @@ struct asker {
 
 /* Between the target and those who ask about it. */
 struct shared {
-	_Atomic bool ready, write, resting;
-	_Atomic int error;
 	uint64_t start;
 	struct hist wrote;	/* the target's while it writes, its parent's while it rests */
-	_Atomic uint64_t writes BENCH_LINE;
 };
 
 static struct asker askers[BENCH_MAX_WORKERS];
 static struct bench_step steps[BENCH_MAX_STEPS];
 static struct shared *shared;
-static pid_t target;
 
 /* --- the target --- */
 
-static void map_and_unmap(void)
-{
-	const size_t length = WRITER_PAGES * kt_page();
-	uint64_t start = kt_now_ns();
-	char *at = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (at == MAP_FAILED)
-		_exit(1);
-	*(volatile char *)at = 1;
-	if (munmap(at, length))
-		_exit(1);
-	hist_add(&shared->wrote, kt_now_ns() - start);
-	atomic_fetch_add_explicit(&shared->writes, 1, memory_order_relaxed);
-	bench_spin_ns((uint64_t)(options[PAUSE_US].value * 1000));
-}
-
-static _Noreturn void be_the_target(void)
+static void make_vmas(struct bench_worker *self)
 {
 	const size_t nr = (size_t)options[VMAS].value;
-	char *vmas;
+	char *vmas = kt_map(NULL, nr * kt_page(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+	int error = kt_split(vmas, nr, PROT_READ, PROT_NONE);
 
-	/* a failure shows when it is read back */
-	(void)kt_pin(kt_cpus() - 1);
-	vmas = kt_map(NULL, nr * kt_page(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
-	atomic_store(&shared->error, kt_split(vmas, nr, PROT_READ, PROT_NONE));
+	(void)self;
+	if (error)
+		bench_cannot("%zu VMAs: %s", nr, strerror(error));
 	shared->start = (uintptr_t)vmas;
-	atomic_store(&shared->ready, true);
-	for (;;) {
-		if (atomic_load(&shared->write)) {
-			atomic_store(&shared->resting, false);
-			map_and_unmap();
-		} else {
-			atomic_store(&shared->resting, true);
-			kt_sleep_ns(IDLE_NS);
-		}
-	}
 }
 
-static void start_target(void)
+static void map_and_unmap(struct bench_worker *self)
 {
-	shared = kt_shared(sizeof(*shared));
-	target = kt_fork();
-	if (!target)
-		be_the_target();
-	while (!atomic_load(&shared->ready)) {
-		if (waitpid(target, NULL, WNOHANG))
-			bench_die("the target ended at once");
-		kt_sleep_ns(IDLE_NS);
+	const size_t length = WRITER_PAGES * kt_page();
+
+	while (!bench_stopped()) {
+		uint64_t start = kt_now_ns();
+		char *at = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		if (at == MAP_FAILED)
+			_exit(1);
+		*(volatile char *)at = 1;
+		if (munmap(at, length))
+			_exit(1);
+		hist_add(&shared->wrote, kt_now_ns() - start);
+		bench_done(self, 1);
+		bench_spin_ns((uint64_t)(options[PAUSE_US].value * 1000));
 	}
-	if (atomic_load(&shared->error))
-		bench_cannot("%g VMAs: %s", options[VMAS].value, strerror(atomic_load(&shared->error)));
 }
 
 /* --- the queries --- */
@@ -145,7 +116,7 @@ static void ask_on(struct bench_worker *self)
 }
 
 /* One file each: what one of them keeps in it is not shared with the others. */
-static void open_files(unsigned int nr)
+static void open_files(pid_t target, unsigned int nr)
 {
 	char path[64];
 
@@ -160,43 +131,21 @@ static void open_files(unsigned int nr)
 		bench_cannot("this kernel has no PROCMAP_QUERY, which came with 6.11");
 }
 
-static bool lives(pid_t pid)
-{
-	char state = kt_task_state(pid, pid);
-
-	return state && state != 'Z';
-}
-
 static void run_step(struct bench_step *step, double seconds)
 {
 	for (unsigned int i = 0; i < step->threads; i++)
 		memset(&askers[i].took, 0, sizeof(askers[i].took));
 	memset(&shared->wrote, 0, sizeof(shared->wrote));
-	atomic_store(&shared->resting, !step->writer);
-	atomic_store(&shared->write, step->writer);
 	bench_run(&step->phase, seconds);
-	if (step->writer) {
-		atomic_store(&shared->write, false);
-		/* one that is dead shows in the proofs */
-		while (!atomic_load(&shared->resting) && lives(target))
-			kt_sleep_ns(IDLE_NS);
-		hist_merge(&step->wrote, &shared->wrote);
-	}
+	hist_merge(&step->wrote, &shared->wrote);
 	for (unsigned int i = 0; i < step->threads; i++)
 		hist_merge(&step->took, &askers[i].took);
 }
 
 static void report(unsigned int nr_steps, const struct bench_step *step)
 {
-	char name[64];
-
 	bench_report_step(steps, nr_steps, step, "queries");
-	snprintf(name, sizeof(name), "query_ns_%s", step->name);
-	bench_histogram(name, &step->took);
-	snprintf(name, sizeof(name), "query_mean_ns_%s", step->name);
-	bench_metric(name, hist_mean(&step->took), "ns", "lower", false);
-	snprintf(name, sizeof(name), "query_p99_ns_%s", step->name);
-	bench_metric(name, (double)hist_quantile(&step->took, 0.99), "ns", "lower", false);
+	bench_times("query", "ns", step->name, &step->took, 0, BENCH_ENOUGH);
 }
 
 static void prove_answers(unsigned int nr)
@@ -216,7 +165,7 @@ static void prove_answers(unsigned int nr)
 int main(int argc, char **argv)
 {
 	struct bench_worker asker = { .role = "asker", .run = ask_on, .arg = askers };
-	struct bench_worker writer = { .role = "writer" };
+	struct bench_worker writer = { .role = "writer", .run = map_and_unmap, .prepare = make_vmas };
 	unsigned int nr;
 
 	bench_start(argc, argv, "query-throughput",
@@ -224,11 +173,11 @@ int main(int argc, char **argv)
 		    options, NR_OPTIONS);
 	if (kt_cpus() < 2)
 		bench_cannot("needs 2 CPUs, %d may be used", kt_cpus());
-	start_target();
-	writer.pid = target;
-	writer.done = &shared->writes;
+	shared = kt_shared(sizeof(*shared));
+	writer.slot = kt_cpus() - 1;
+	bench_start_process(&writer);
 	nr = bench_make_steps(steps, (unsigned int)options[THREADS].value, &asker, sizeof(askers[0]), &writer);
-	open_files(bench_most_threads(steps, nr));
+	open_files(bench_pid(&writer), bench_most_threads(steps, nr));
 	/* in turn, so that a host that slows down meanwhile slows them all */
 	for (unsigned int round = 0; round < (unsigned int)options[ROUNDS].value; round++)
 		for (unsigned int i = 0; i < nr; i++)
@@ -237,7 +186,5 @@ int main(int argc, char **argv)
 		report(nr, &steps[i]);
 	prove_answers(bench_most_threads(steps, nr));
 	bench_prove_clock("a query", hist_mean(&steps[0].took));
-	kill(target, SIGKILL);
-	waitpid(target, NULL, 0);
 	return bench_finish();
 }

@@ -4,16 +4,14 @@
  * does nothing. README.md explains the choices.
  */
 #include "bench.h"
+#include "maps.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #define CHUNK (128 * 1024)
 #define MAX_SAMPLES 65536
@@ -34,13 +32,9 @@ static const unsigned int ladder[] = { 100, 300, 1000, 3000, 10000, 30000, 60000
 
 struct size {
 	unsigned int vmas;
-	pid_t pid;
+	struct bench_worker target;	/* prepares itself, and sleeps */
+	_Atomic long *own_lines;	/* of its maps, counted by itself */
 	int fd;
-	struct told {
-		_Atomic bool ready;
-		_Atomic int error;
-		_Atomic long lines;	/* of its maps, counted by itself */
-	} *told;
 	uint64_t bytes;			/* of one read */
 	long lines;
 	uint64_t reads, different;
@@ -52,75 +46,38 @@ static struct size sizes[KT_ARRAY(ladder)];
 static unsigned int nr_sizes;
 static char buffer[CHUNK];
 
-/* Bytes of a file from its start to its end; -1 and errno. */
-static int64_t read_whole(int fd, long *lines)
-{
-	int64_t bytes = 0;
-	ssize_t got;
-
-	if (lseek(fd, 0, SEEK_SET))
-		return -1;
-	while ((got = read(fd, buffer, sizeof(buffer))) > 0) {
-		bytes += got;
-		for (ssize_t i = 0; lines && i < got; i++)
-			*lines += buffer[i] == '\n';
-	}
-	return got < 0 ? -1 : bytes;
-}
-
 /* --- targets --- */
 
-static long own_lines(void)
+static void make_vmas(struct bench_worker *self)
 {
-	int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
-	long lines = 0;
+	struct size *size = self->arg;
+	const long before = maps_own_vmas();
+	size_t more;
+	char *at;
+	int error;
 
-	if (fd < 0 || read_whole(fd, &lines) < 0)
-		return -1;
-	close(fd);
-	return lines;
-}
-
-static _Noreturn void be_a_target(struct size *size)
-{
-	int error = ERANGE;
-	long before;
-
-	(void)kt_pin(kt_cpus() - 1);
-	before = own_lines();
-	if (before >= 0 && before < (long)size->vmas) {
-		size_t more = size->vmas - (size_t)before;
-		char *at = kt_map(NULL, more * kt_page(), PROT_NONE,
-				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
-
-		error = kt_split(at, more, PROT_READ, PROT_NONE);
-	}
-	atomic_store(&size->told->error, error);
-	atomic_store(&size->told->lines, own_lines());
-	atomic_store(&size->told->ready, true);
-	for (;;)
-		pause();
+	if (before >= (long)size->vmas)
+		bench_cannot("%u VMAs: it has %ld already", size->vmas, before);
+	more = size->vmas - (size_t)before;
+	at = kt_map(NULL, more * kt_page(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+	error = kt_split(at, more, PROT_READ, PROT_NONE);
+	if (error)
+		bench_cannot("%u VMAs: %s", size->vmas, strerror(error));
+	atomic_store(size->own_lines, maps_own_vmas());
 }
 
 static void start_target(struct size *size)
 {
 	char path[64];
 
-	size->told = kt_shared(sizeof(*size->told));
+	size->own_lines = kt_shared(sizeof(*size->own_lines));
 	size->samples_ns = malloc(MAX_SAMPLES * sizeof(*size->samples_ns));
 	if (!size->samples_ns)
 		bench_die("no memory");
-	size->pid = kt_fork();
-	if (!size->pid)
-		be_a_target(size);
-	while (!atomic_load(&size->told->ready)) {
-		if (waitpid(size->pid, NULL, WNOHANG))
-			bench_die("the target of %u VMAs ended at once", size->vmas);
-		kt_sleep_ns(1000000);
-	}
-	if (atomic_load(&size->told->error))
-		bench_cannot("%u VMAs: %s", size->vmas, strerror(atomic_load(&size->told->error)));
-	snprintf(path, sizeof(path), "/proc/%d/maps", (int)size->pid);
+	size->target = (struct bench_worker){ .role = "target", .prepare = make_vmas, .slot = kt_cpus() - 1,
+					      .arg = size };
+	bench_start_process(&size->target);
+	snprintf(path, sizeof(path), "/proc/%d/maps", (int)bench_pid(&size->target));
 	size->fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (size->fd < 0)
 		bench_die("%s: %s", path, strerror(errno));
@@ -128,11 +85,8 @@ static void start_target(struct size *size)
 
 static void make_sizes(void)
 {
-	char text[32] = "65530";
-	unsigned long limit;
+	const unsigned long limit = kt_max_map_count();
 
-	kt_read_file("/proc/sys/vm/max_map_count", text, sizeof(text));
-	limit = strtoul(text, NULL, 10);
 	for (size_t i = 0; i < KT_ARRAY(ladder) && ladder[i] <= options[MOST].value; i++) {
 		if (ladder[i] + SPARE_VMAS > limit)
 			break;
@@ -155,7 +109,7 @@ static void read_for(struct size *size, double seconds)
 		int64_t bytes;
 
 		start = kt_now_ns();
-		bytes = read_whole(size->fd, NULL);
+		bytes = maps_pass(size->fd, buffer, sizeof(buffer), NULL);
 		now = kt_now_ns();
 		if (bytes < 0)
 			bench_die("reading maps of %u VMAs: %s", size->vmas, strerror(errno));
@@ -167,19 +121,9 @@ static void read_for(struct size *size, double seconds)
 	} while (now < end);
 }
 
-static int by_value(const void *one, const void *other)
-{
-	double a = *(const double *)one, b = *(const double *)other;
-
-	return (a > b) - (a < b);
-}
-
 static double median_ns(struct size *size)
 {
-	size_t nr = size->reads < MAX_SAMPLES ? size->reads : MAX_SAMPLES;
-
-	qsort(size->samples_ns, nr, sizeof(*size->samples_ns), by_value);
-	return (size->samples_ns[(nr - 1) / 2] + size->samples_ns[nr / 2]) / 2;
+	return bench_median(size->samples_ns, size->reads < MAX_SAMPLES ? size->reads : MAX_SAMPLES);
 }
 
 /* --- what it says --- */
@@ -189,14 +133,14 @@ static void report(struct size *size, double median)
 	char name[64];
 
 	snprintf(name, sizeof(name), "%u VMAs: each read was whole", size->vmas);
-	bench_proof(name, size->lines == atomic_load(&size->told->lines) && size->lines >= (long)size->vmas &&
+	bench_proof(name, size->lines == atomic_load(size->own_lines) && size->lines >= (long)size->vmas &&
 		    !size->different && size->reads >= LEAST_READS,
 		    "%llu reads, %ld lines where the target counts %ld, %llu reads of another length",
-		    (unsigned long long)size->reads, size->lines, atomic_load(&size->told->lines),
+		    (unsigned long long)size->reads, size->lines, atomic_load(size->own_lines),
 		    (unsigned long long)size->different);
 	snprintf(name, sizeof(name), "%u VMAs: the target slept to the end", size->vmas);
-	bench_proof(name, !waitpid(size->pid, NULL, WNOHANG), "state %c on CPU %d",
-		    kt_task_state(size->pid, size->pid), kt_only_cpu(size->pid));
+	bench_proof(name, bench_alive(&size->target), "state %c on CPU %d",
+		    kt_task_state(bench_pid(&size->target), bench_pid(&size->target)), kt_only_cpu(bench_pid(&size->target)));
 	snprintf(name, sizeof(name), "read_us_%u", size->vmas);
 	bench_metric(name, median / 1000, "us", "lower", true);
 	snprintf(name, sizeof(name), "read_max_us_%u", size->vmas);
@@ -246,7 +190,7 @@ int main(int argc, char **argv)
 	make_sizes();
 	(void)kt_pin(0);
 	for (unsigned int i = 0; i < nr_sizes; i++) {
-		int64_t bytes = read_whole(sizes[i].fd, &sizes[i].lines);
+		int64_t bytes = maps_pass(sizes[i].fd, buffer, sizeof(buffer), &sizes[i].lines);
 
 		if (bytes < 0)
 			bench_die("reading maps of %u VMAs: %s", sizes[i].vmas, strerror(errno));
@@ -268,9 +212,5 @@ int main(int argc, char **argv)
 	bench_proof("the reader was on its CPU", kt_only_cpu(0) == kt_cpu(0), "on %d, %d was asked for",
 		    kt_only_cpu(0), kt_cpu(0));
 	bench_prove_clock("the shortest read", medians[0]);
-	for (unsigned int i = 0; i < nr_sizes; i++) {
-		kill(sizes[i].pid, SIGKILL);
-		waitpid(sizes[i].pid, NULL, 0);
-	}
 	return bench_finish();
 }

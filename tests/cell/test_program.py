@@ -175,7 +175,7 @@ def test_the_splat_tells_more_than_the_death(judge: Judge) -> None:
     assert "Call Trace" in case.detail
 
 
-@pytest.mark.parametrize("parser", ["exit", "ktap", "map-latency"])
+@pytest.mark.parametrize("parser", ["exit", "ktap", "benchmark"])
 def test_a_splat_outweighs_what_the_program_says(judge: Judge, parser: str) -> None:
     says = (LOGS / "x86-warning-7.2.log").read_bytes()
     result = judge(FakeGuest(out=KTAP, says=says), parser=parser)
@@ -308,9 +308,9 @@ def test_what_does_not_hang_is_left_alone(judge: Judge, guest: dict[str, Any]) -
 
 
 def test_a_benchmark_that_says_nothing_proves_nothing(judge: Judge) -> None:
-    case = only(judge(FakeGuest(out=b"hello\n"), parser="map-latency"))
+    case = only(judge(FakeGuest(out=b"hello\n"), parser="benchmark"))
     assert case.verdict is Verdict.INCONCLUSIVE
-    assert only(judge(FakeGuest(exit=1), parser="map-latency")).verdict is FAIL
+    assert only(judge(FakeGuest(exit=1), parser="benchmark")).verdict is FAIL
 
 
 def test_the_output_is_kept_as_it_came(judge: Judge, tmp_path: Path) -> None:

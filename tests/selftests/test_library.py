@@ -16,7 +16,7 @@ from orchestrator.core import arch, data
 from orchestrator.core.store import Store
 from orchestrator.results.model import Verdict
 from orchestrator.suites import build, catalog
-from orchestrator.verdict import ktap
+from orchestrator.verdict import benchmark, ktap
 
 pytestmark = pytest.mark.slow
 
@@ -197,6 +197,24 @@ def test_a_user_may_use_it_too(tmp_path: Path) -> None:
     assert run(built["p"]).returncode == 0
     (folder / "p.c").write_text((folder / "p.c").read_text() + "/* */\n")
     assert build.build(suite, tree=None, arch=arch.host(), store=store, log=tmp_path / "log") != built
+
+
+@pytest.mark.parametrize("suite", [name for name in OWN if catalog.load(name).kind == "benchmark"])
+def test_benchmarks_print_their_document_and_name_units(suite: str, tmp_path: Path) -> None:
+    """On this host, in little time: what the numbers are is no matter, nor whether every proof holds."""
+    loaded = catalog.load(suite)
+    store = Store(tmp_path / "cache")
+    built = build.build(loaded, tree=None, arch=arch.host(), store=store, log=tmp_path / "log")
+    done = subprocess.run([built[suite], "--seconds", "1"], capture_output=True, timeout=120, check=False)
+    if done.returncode == 4:
+        pytest.skip(done.stderr.decode())
+    document = benchmark.parse(done.stdout, suite)
+    assert any(metric.compare for metric in document.metrics.values())
+    for name, metric in document.metrics.items():
+        unit = {"1/s": "per_s", "ratio": "", "count": ""}.get(metric.unit, metric.unit)
+        assert f"_{unit}" in f"_{name}", name
+    names = [proof.name for proof in document.proofs]
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("suite", [name for name in OWN if catalog.load(name).build.library])
