@@ -269,6 +269,32 @@ def test_a_scanner_on_another_cpu(program: Path) -> None:
     assert f"scanner on -1, {CPUS[1]} was asked for" in reason
 
 
+@pytest.mark.parametrize(
+    ("meddle", "reason"),
+    [
+        (
+            lambda tid: os.setpriority(os.PRIO_PROCESS, tid, os.nice(0) + 3),
+            "alone: all of their niceness: mapper",
+        ),
+        (lambda tid: os.sched_setaffinity(tid, {CPUS[1]}), "alone: all on their CPUs: mapper on"),
+    ],
+)
+def test_a_mapper_of_another_priority_or_on_another_cpu(
+    program: Path, meddle: Callable[[int], object], reason: str
+) -> None:
+    def change_mapper(scanner: psutil.Process) -> None:
+        own = psutil.Process(scanner.ppid())
+        while not (tids := [thread.id for thread in own.threads() if thread.id != own.pid]):
+            time.sleep(0.005)
+        # more than once: it may only now place itself
+        for _ in range(10):
+            meddle(tids[0])
+            time.sleep(0.01)
+
+    document = run_and_meddle(program, change_mapper, "--seconds", "1")
+    assert reason in reason_of(document)
+
+
 def test_a_busy_task_that_died(program: Path) -> None:
     argv = command(program, "--busy-ms", "1", "--nice", "2")
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as running:
