@@ -95,7 +95,7 @@ def reason_of(document: Document) -> str:
 def proof(document: Document, name: str) -> str:
     (found,) = (each for each in document.proofs if each.name == name)
     assert found.ok, found
-    return found.said
+    return found.text
 
 
 def value(document: Document, name: str) -> float:
