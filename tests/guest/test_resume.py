@@ -11,16 +11,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import psutil
 import pytest
 from fakes.processes import alive, kill_run, until
-from under_test import ORCHESTRATE, SOURCE
+from under_test import ORCHESTRATE, SOURCE, results
 
 from orchestrator.core.store import default_cache
 from orchestrator.results.model import Verdict
 from orchestrator.run import latest
-from orchestrator.run.summary import RunResult
 
 pytestmark = pytest.mark.guest
 
@@ -70,11 +68,6 @@ def _resume(out: Path, **more: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _result(out: Path) -> RunResult:
-    (folder,) = latest.begun(out)
-    return msgspec.json.decode((folder / "results.json").read_bytes(), type=RunResult)
-
-
 @pytest.mark.parametrize("mark", PHASES)
 def test_killed_in_any_phase_and_resumed(tmp_path: Path, mark: str) -> None:
     kill_run(_begin(RUN, tmp_path, f"mmap-lock: .*{mark}"), tmp_path)
@@ -89,7 +82,7 @@ def test_killed_in_any_phase_and_resumed(tmp_path: Path, mark: str) -> None:
     # the first cell was neither repeated nor written again
     assert "per-vma-lock: boot" not in done.stdout
     assert (first.stat().st_mtime_ns, first.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
-    result = _result(tmp_path)
+    result = results(tmp_path)
     assert [c.variant for c in result.cells] == ["per-vma-lock", "mmap-lock"]
     assert {c.verdict for cell in result.cells for c in cell.all_cases()} == {Verdict.PASS}
     assert not result.interrupted
@@ -140,4 +133,4 @@ def test_killed_while_it_builds_and_resumed(tmp_path: Path) -> None:
     assert not list((cache / "kernels").glob("[!.]*"))
     done = _resume(out, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert not _result(out).interrupted
+    assert not results(out).interrupted

@@ -6,15 +6,13 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import msgspec
 import pytest
 from fakes.mounts import SMALL, mounted
 from paths import ROOT
-from under_test import ORCHESTRATE, SOURCE
+from under_test import ORCHESTRATE, SOURCE, results
 
 from orchestrator.core import arch
 from orchestrator.results.model import Blame, Case, Verdict
-from orchestrator.run import latest
 from orchestrator.run.summary import RunResult
 
 pytestmark = pytest.mark.guest
@@ -26,11 +24,6 @@ def _orchestrate(*words: str | Path, given: str = "") -> subprocess.CompletedPro
     )
     print(done.stdout, done.stderr)
     return done
-
-
-def _result(out: Path) -> RunResult:
-    (folder,) = latest.begun(out)
-    return msgspec.json.decode((folder / "results.json").read_bytes(), type=RunResult)
 
 
 def _cases(result: RunResult) -> dict[tuple[str, str, str], Case]:
@@ -47,7 +40,7 @@ def test_a_strangers_suite_and_a_command_in_all_four_guests(tmp_path: Path) -> N
         "--cmd", 'grep -q ünïcode "my note"', "--put", note, "--accel", "tcg", "--out", out,
     )  # fmt: skip
     assert done.returncode == 0
-    result = _result(out)
+    result = results(out)
     assert {(c.arch, c.variant) for c in result.cells} == {
         (a, v) for a in arch.usual() for v in ("per-vma-lock", "mmap-lock")
     }
@@ -65,7 +58,7 @@ def test_a_prebuilt_kernel_is_read_from_its_guest(tmp_path: Path) -> None:
     out = tmp_path / "runs"
     done = _orchestrate("run", "--kernel", f"theirs={image}", "--cmd", "uname -a", "--out", out)
     assert done.returncode == 0
-    result = _result(out)
+    result = results(out)
     cases = _cases(result)
     assert cases["x86_64", "mmap-lock", "cmd/cmd"].verdict is Verdict.PASS
     assert cases["x86_64", "per-vma-lock", "config"].verdict is Verdict.NA
@@ -83,7 +76,7 @@ def test_repeats_boot_anew_and_give_a_rate(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0
     assert "1 case never failed in 3 boots (95 %: the rate is below 56.1 %)" in done.stdout
-    (rate,) = _result(out).rates
+    (rate,) = results(out).rates
     assert (rate.failures, rate.boots) == (0, 3)
     logs = [path.read_text() for path in out.glob("*/cells/*/suites/cmd/cmd.log")]
     assert len(set(logs)) == 3
@@ -96,7 +89,7 @@ def test_until_fail_ends_with_the_first_failure(tmp_path: Path) -> None:
         "--cmd", "false", "--until-fail", "--times", "50", "--out", out,
     )  # fmt: skip
     assert done.returncode == 1
-    assert len(_result(out).cells) == 1
+    assert len(results(out).cells) == 1
     assert "1 of 1 boots failed" in done.stdout
 
 
@@ -130,7 +123,7 @@ def test_each_program_has_its_own_guest_and_a_panic_costs_only_itself(tmp_path: 
         "--accel", "tcg", "--out", out,
     )  # fmt: skip
     assert done.returncode == 1
-    cases = _cases(_result(out))
+    cases = _cases(results(out))
     verdicts = [cases["x86_64", "per-vma-lock", f"cmd/cmd-{n}"].verdict for n in (1, 2, 3)]
     assert verdicts == [Verdict.PASS, Verdict.CRASH, Verdict.PASS]
     assert cases["x86_64", "per-vma-lock", "cmd/cmd-2"].blame is Blame.KERNEL
