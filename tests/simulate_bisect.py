@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The search of a bisect against plain git bisect with repeats, over random histories.
 
-python tests/simulate_bisect.py --graphs 400 --jobs 2 --out docs
+python tests/simulate_bisect.py --graphs 400 --jobs 2 --out docs/explanation
 
-writes the curves and the tables of docs/bisect-search.md. The same number of graphs and the same seed give
-the same page.
+writes the curves and the tables of docs/explanation/bisect-search.md. The same number of graphs and the same
+seed give the same page.
 """
 
 from __future__ import annotations

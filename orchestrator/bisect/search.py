@@ -2,7 +2,7 @@
 """Where to look next for the commit that brought a fault in, and how sure one may be.
 
 Pure: no git, no clock, no chance. The same observations in the same order give the same answers.
-docs/bisect-search.md tells the mathematics and what they came to in simulation.
+docs/explanation/bisect-search.md tells the mathematics and what they came to in simulation.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _MAX_NAME = 300
 
 
 def as_json(splats: Iterable[Splat]) -> str:
-    """One array with an object a splat; its fields are in ``docs/consoles.md``."""
+    """One array with an object a splat; its fields are in ``docs/reference/consoles.md``."""
     return msgspec.json.format(msgspec.json.encode([_fields(splat) for splat in splats]), indent=2).decode()
 
 

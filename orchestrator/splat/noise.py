@@ -56,7 +56,9 @@ def load(path: Path = FILE) -> tuple[Entry, ...]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {error}", remedy="docs/consoles.md describes the format.") from None
+        raise UserError(
+            f"{path}: {error}", remedy="docs/reference/consoles.md describes the format."
+        ) from None
 
 
 def loud(

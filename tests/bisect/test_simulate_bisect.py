@@ -27,7 +27,7 @@ from simulate_bisect import (
 
 from orchestrator.bisect.graph import History
 
-PAGE = ROOT / "docs/bisect-search.md"
+PAGE = ROOT / "docs/explanation/bisect-search.md"
 
 
 @pytest.mark.parametrize("shape", SHAPES)

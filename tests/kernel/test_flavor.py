@@ -37,7 +37,7 @@ def test_every_flavor_says_what_it_is_for(name: str) -> None:
 
 
 def test_docs_have_the_same_factors() -> None:
-    text = (ROOT / "docs/kconfigs.md").read_text()
+    text = (ROOT / "docs/reference/kconfigs.md").read_text()
     for name in flavor.names():
         each = flavor.load(name)
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))

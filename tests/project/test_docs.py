@@ -27,9 +27,15 @@ from orchestrator.suites import catalog
 from orchestrator.suites.catalog import Build, Descriptor, Expectation, Program
 
 README = ROOT / "README.md"
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = [README, ROOT / "CHANGELOG.md", *DOCS]
-FOREIGN = {"--shared": "git clone", "--stdout": "git format-patch", "--base": "git format-patch"}
+FOREIGN = {
+    "--shared": "git clone",
+    "--stdout": "git format-patch",
+    "--base": "git format-patch",
+    "--filter": "a program of a suite",
+    "--duration": "a program of a suite",
+}
 #: Words with a dot that look like a host and may stand in a document.
 HOSTS = {"kernel.org", "keepachangelog.com"}
 
@@ -95,29 +101,31 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", arch.names())
 def test_arch_is_documented(name: str) -> None:
-    assert f"`{name}`" in text("usage.md")
+    assert f"`{name}`" in text("reference/usage.md")
 
 
 @pytest.mark.parametrize("name", [*data.variants(), *data.flavors()])
 def test_variant_or_flavor_is_documented(name: str) -> None:
-    assert f"`{name}`" in text("kconfigs.md")
-    assert f"`{name}`" in text("usage.md")
+    assert f"`{name}`" in text("reference/kconfigs.md")
+    assert f"`{name}`" in text("reference/usage.md")
 
 
 @pytest.mark.parametrize("name", catalog.names())
 def test_suite_is_documented(name: str) -> None:
-    assert [f"`{name}`", catalog.load(name).kind] in [row[:2] for row in table(text("suites.md"), "Suites")]
+    assert [f"`{name}`", catalog.load(name).kind] in [
+        row[:2] for row in table(text("reference/suites.md"), "Suites")
+    ]
 
 
 def test_default_suites_are_named() -> None:
     *most, last = (f"`{name}`" for name in catalog.DEFAULT)
-    assert f"{', '.join(most)} and {last} run when no" in text("suites.md")
+    assert f"{', '.join(most)} and {last} run when no" in text("reference/suites.md")
 
 
 @pytest.mark.parametrize("verb", cli.commands)
 def test_verb_and_its_options_are_documented(verb: str) -> None:
-    assert f"\n## orchestrate {verb}\n" in text("usage.md")
-    named = set(re.findall(r"(?<![\w-])-{1,2}[a-z][a-z0-9-]*", text("usage.md")))
+    assert f"\n## orchestrate {verb}\n" in text("reference/usage.md")
+    named = set(re.findall(r"(?<![\w-])-{1,2}[a-z][a-z0-9-]*", text("reference/usage.md")))
     assert options()[verb] <= named
 
 
@@ -126,7 +134,7 @@ def test_verb_and_its_options_are_documented(verb: str) -> None:
     [
         (parameter, row)
         for parameter in cli.commands["run"].params
-        for row in text("usage.md").splitlines()
+        for row in text("reference/usage.md").splitlines()
         if row.startswith(f"| `{parameter.opts[0]}")
     ],
     ids=lambda value: value.name if isinstance(value, click.Parameter) else "",
@@ -146,17 +154,17 @@ def test_values_of_an_option_are_documented(parameter: click.Parameter, row: str
     [(Descriptor, "The suite"), (Build, "[build]"), (Program, "[[program]]"), (Expectation, "[[expect]]")],
 )
 def test_descriptor_fields_are_documented(struct: type[msgspec.Struct], heading: str) -> None:
-    described = [row[0].strip("`") for row in table(text("suites.md"), heading)]
+    described = [row[0].strip("`") for row in table(text("reference/suites.md"), heading)]
     assert described == list(struct.__struct_fields__)
 
 
 def test_arch_fields_are_documented() -> None:
-    rows = table(text("kconfigs.md"), "Adding an architecture")
+    rows = table(text("reference/kconfigs.md"), "Adding an architecture")
     assert [name for row in rows for name in re.findall(r"`(\w+)`", row[0])] == list(Arch.__struct_fields__)
 
 
 def test_classes_of_trees_are_documented() -> None:
-    rows = table(text("kconfigs.md"), "Three ages of a tree")
+    rows = table(text("reference/kconfigs.md"), "Three ages of a tree")
     assert [row[0].strip("`") for row in rows] == [each.value for each in TreeClass]
 
 
@@ -164,19 +172,19 @@ def test_environment_is_documented() -> None:
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "orchestrator").rglob("*.py"))
     used = set(re.findall(r"\bORCHESTRATE_[A-Z_]+\b", sources))
     assert used
-    assert used <= {row[0].strip("`") for row in table(text("usage.md"), "Environment")}
+    assert used <= {row[0].strip("`") for row in table(text("reference/usage.md"), "Environment")}
 
 
 # The verdict table and the exit codes are those of the code.
 
 
 def test_verdicts_are_documented() -> None:
-    assert [row[0] for row in table(text("verdicts.md"), "Verdicts")[: len(Verdict)]] == [
+    assert [row[0] for row in table(text("reference/verdicts.md"), "Verdicts")[: len(Verdict)]] == [
         v.value for v in Verdict
     ]
 
 
-@pytest.mark.parametrize("row", table(text("verdicts.md"), "Verdicts"), ids=lambda row: row[0])
+@pytest.mark.parametrize("row", table(text("reference/verdicts.md"), "Verdicts"), ids=lambda row: row[0])
 def test_a_verdict_is_as_documented(row: list[str]) -> None:
     name, _, shown, code = row
     case = Case(
@@ -196,7 +204,7 @@ def test_a_verdict_is_as_documented(row: list[str]) -> None:
 
 
 def test_exit_codes_are_documented() -> None:
-    documented = {int(row[0]) for row in table(text("verdicts.md"), "Exit codes")}
+    documented = {int(row[0]) for row in table(text("reference/verdicts.md"), "Exit codes")}
     ours = {c.exit_code for c in _subclasses(errors.OrchestrateError) if c.__module__ == errors.__name__}
     verdicts = {
         exit_code([Case(id=str(n), verdict=v) for n, v in enumerate(chosen)], interrupted=interrupted)
@@ -220,7 +228,9 @@ def test_exit_codes_in_the_readme_are_those_of_the_help() -> None:
 
 
 def test_precedence_is_as_documented() -> None:
-    said = re.search(r"Of several that apply to a run, 2 comes first, then ([^.]*)\.", text("verdicts.md"))
+    said = re.search(
+        r"Of several that apply to a run, 2 comes first, then ([^.]*)\.", text("reference/verdicts.md")
+    )
     assert said
     order = [int(n) for n in re.findall(r"\d+", said[1])]
     verdict = {1: Verdict.FAIL, 3: Verdict.ERROR, 4: Verdict.INCONCLUSIVE, 0: Verdict.PASS}
@@ -230,12 +240,12 @@ def test_precedence_is_as_documented() -> None:
 
 
 def test_cell_cases_are_documented() -> None:
-    rows = table(text("verdicts.md"), "A cell's own cases")
+    rows = table(text("reference/verdicts.md"), "A cell's own cases")
     assert [row[0].strip("`") for row in rows] == list(CELL_CASES)
 
 
 def test_blames_are_documented() -> None:
-    rows = table(text("verdicts.md"), "Blame")
+    rows = table(text("reference/verdicts.md"), "Blame")
     assert [row[0] for row in rows] == [each.value for each in Blame if each]
 
 
@@ -254,7 +264,7 @@ def test_options_in_the_documents_exist(page: Path) -> None:
 
 def test_every_page_with_commands_is_parsed() -> None:
     assert len(commands(README)) >= 4
-    assert len(commands(ROOT / "docs/usage.md")) >= 6
+    assert len(commands(ROOT / "docs/reference/usage.md")) >= 6
 
 
 @pytest.mark.parametrize("argv", [argv for page in PAGES for argv in commands(page)], ids=" ".join)
@@ -292,9 +302,18 @@ def test_links_resolve(page: Path) -> None:
         assert not anchor or anchor in anchors(path), link
 
 
-def test_every_document_is_linked_from_the_readme() -> None:
+def test_every_document_is_reached_from_the_readme() -> None:
     linked = set(re.findall(r"\]\((docs/[^)#]+\.md)\)", README.read_text(encoding="utf-8")))
-    assert linked == {ids(page) for page in DOCS}
+    assert linked
+    reached, queue = {README}, [README]
+    while queue:
+        page = queue.pop()
+        for link in re.findall(r"\]\(([^)#\s]+\.md)[^)]*\)", page.read_text(encoding="utf-8")):
+            target = (page.parent / link).resolve()
+            if target not in reached and target.is_file():
+                reached.add(target)
+                queue.append(target)
+    assert {page for page in DOCS if page.parent.name != "findings"} <= reached
 
 
 # The README and the command that decides.
@@ -358,9 +377,9 @@ def test_what_is_told_of_a_splat_is_documented() -> None:
     scanner = Scanner()
     scanner.feed(b"BUG: Bad rss-counter state mm:1\n")
     (found,) = msgspec.json.decode(splats.as_json(scanner.finish()))
-    rows = table(text("consoles.md"), "What is told of a splat")
+    rows = table(text("reference/consoles.md"), "What is told of a splat")
     assert [name for row in rows for name in re.findall(r"`(\w+)`", row[0])] == list(found)
-    rows = table(text("consoles.md"), "Classes")
+    rows = table(text("reference/consoles.md"), "Classes")
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row[0])} == set(Class)
-    rows = table(text("consoles.md"), "Known noise")
+    rows = table(text("reference/consoles.md"), "Known noise")
     assert {row[0].strip("`") for row in rows} == set(noise.Entry.__struct_fields__)
