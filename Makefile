@@ -19,7 +19,7 @@ PACKAGES := $(call of_arches,$(filter-out $(filter-out $(HOST_FILE),$(OPTIONAL))
 	python3 python3-venv ca-certificates
 
 .DEFAULT_GOAL := help
-.PHONY: help deps venv run build list lint check test test-long bench picture lock clean
+.PHONY: help deps venv run build list lint check test test-long bench picture docs lock clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -53,8 +53,8 @@ list: $(STAMP) ## architectures, variants, suites
 	$(BIN)/orchestrate list
 
 lint: $(STAMP) ## ruff, mypy, and the order of the rooms
-	$(BIN)/ruff check orchestrator tests
-	$(BIN)/ruff format --check orchestrator tests
+	$(BIN)/ruff check orchestrator tests docs
+	$(BIN)/ruff format --check orchestrator tests docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
@@ -80,9 +80,15 @@ bench: deps $(STAMP) ## speed of the tool itself, medians, side by side; alone o
 picture: deps $(STAMP) ## draw docs/terminal.svg anew; ARGS='run --suite maps'
 	$(BIN)/python tests/picture.py $(ARGS)
 
+docs: PACKAGES += graphviz
+
+docs: deps $(STAMP) ## the site in build/docs, and the man pages in docs/man
+	$(BIN)/sphinx-build -q -W --keep-going -c docs -d build/doctrees -b html . build/docs
+	$(BIN)/sphinx-build -q -W --keep-going -c docs -d build/doctrees -b man . docs/man
+
 lock: $(STAMP) ## renew the lock file
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
-		--extra dev --output-file requirements.lock pyproject.toml
+		--extra dev --extra docs --output-file requirements.lock pyproject.toml
 
 clean: ## remove the environment; caches and runs stay
 	rm -rf $(VENV) build dist *.egg-info

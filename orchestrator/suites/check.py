@@ -12,7 +12,7 @@ from orchestrator.core.errors import UserError, unknown
 from orchestrator.suites import files as folders
 from orchestrator.suites.descriptor import FILE, Program, Suite
 
-SEE = "docs/reference/suites.md describes the format."
+SEE = "docs/reference/suite-descriptor.md describes the format."
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 

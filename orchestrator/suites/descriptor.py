@@ -78,7 +78,7 @@ class Build(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Descriptor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A ``suite.toml``; see docs/reference/suites.md for the meaning of each field."""
+    """A ``suite.toml``; see docs/reference/suite-descriptor.md for the meaning of each field."""
 
     name: str
     description: str

@@ -82,7 +82,9 @@ def load(path: Path) -> tuple[Entry, ...]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {error}", remedy="docs/reference/suites.md describes the format.") from None
+        raise UserError(
+            f"{path}: {error}", remedy="docs/reference/known-failures.md describes the format."
+        ) from None
 
 
 def judge(

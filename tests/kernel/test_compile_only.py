@@ -42,9 +42,9 @@ def test_each_file_is_whole_and_documented(name: str) -> None:
     assert config.package == f"gcc-{config.cross_prefix.rstrip('-').replace('_', '-')}"
     assert all(target.endswith("/") for target in config.targets)
     docs = Path(data.kconfigs()).parent / "docs"
-    (row,) = re.findall(rf"^\| `{name}` \|.*$", (docs / "how-to/series.md").read_text(), re.M)
+    (row,) = re.findall(rf"^\| `{name}` \|.*$", (docs / "reference/series.md").read_text(), re.M)
     assert config.package in row
-    assert f"`{name}`" in (docs / "reference/usage.md").read_text()
+    assert f"`{name}`" in (docs / "reference/cli/series.md").read_text()
 
 
 def test_what_such_series_have_broken_is_there() -> None:

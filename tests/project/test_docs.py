@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
 import re
@@ -28,7 +29,7 @@ from orchestrator.suites.catalog import Build, Descriptor, Expectation, Program
 
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
-PAGES = [README, ROOT / "CHANGELOG.md", *DOCS]
+PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *DOCS]
 FOREIGN = {
     "--shared": "git clone",
     "--stdout": "git format-patch",
@@ -37,7 +38,7 @@ FOREIGN = {
     "--duration": "a program of a suite",
 }
 #: Words with a dot that look like a host and may stand in a document.
-HOSTS = {"kernel.org", "keepachangelog.com"}
+HOSTS = {"kernel.org", "keepachangelog.com", "developercertificate.org"}
 
 
 def text(name: str) -> str:
@@ -63,6 +64,24 @@ def options() -> dict[str, set[str]]:
     return found
 
 
+def man(verb: str) -> str:
+    """A man page without its fonts and escapes."""
+    name = f"orchestrate-{verb}" if verb else "orchestrate"
+    source = (ROOT / f"docs/man/{name}.1").read_text(encoding="utf-8")
+    source = re.sub(r"\\f[BIPR]|\\&", "", source)
+    return source.replace("\\-", "-").replace("\\(aq", "'").replace("\\(dq", '"').replace("\\e", "\\")
+
+
+def entries(verb: str) -> dict[str, str]:
+    """The options of a man page: names, and the entry in one line."""
+    (section,) = re.findall(r"^\.SH OPTIONS\n(.*?)(?=^\.SH|\Z)", man(verb), re.M | re.S)
+    found = {}
+    for item in re.findall(r"^\.TP\n\.B (.*?)(?=^\.)", section, re.M | re.S):
+        names = re.findall(r"(?:(?<=^)|(?<=, ))-{1,2}[a-z0-9-]+", item.partition("\n")[0])
+        found[", ".join(names)] = " ".join(item.split())
+    return found
+
+
 def code_blocks(page: Path) -> Iterator[str]:
     """Fenced and indented blocks, without the indentation."""
     body = page.read_text(encoding="utf-8")
@@ -78,7 +97,8 @@ def commands(page: Path) -> list[list[str]]:
     for block in code_blocks(page):
         for line in block.replace("\\\n", " ").splitlines():
             if line.startswith("orchestrate ") and not re.match(r"orchestrate \w+  +\w", line):
-                found.append(shlex.split(line, comments=True)[1:])
+                words = shlex.split(line, comments=True)[1:]
+                found.append(list(itertools.takewhile(lambda word: word[0] not in ">|", words)))
     return found
 
 
@@ -101,13 +121,14 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", arch.names())
 def test_arch_is_documented(name: str) -> None:
-    assert f"`{name}`" in text("reference/usage.md")
+    assert f"`{name}`" in text("reference/cli/run.md")
+    assert name in [row[0].strip("`") for row in table(text("reference/kconfigs.md"), "Architectures")]
 
 
 @pytest.mark.parametrize("name", [*data.variants(), *data.flavors()])
 def test_variant_or_flavor_is_documented(name: str) -> None:
     assert f"`{name}`" in text("reference/kconfigs.md")
-    assert f"`{name}`" in text("reference/usage.md")
+    assert f"`{name}`" in text("reference/cli/run.md")
 
 
 @pytest.mark.parametrize("name", catalog.names())
@@ -124,29 +145,43 @@ def test_default_suites_are_named() -> None:
 
 @pytest.mark.parametrize("verb", cli.commands)
 def test_verb_and_its_options_are_documented(verb: str) -> None:
-    assert f"\n## orchestrate {verb}\n" in text("reference/usage.md")
-    named = set(re.findall(r"(?<![\w-])-{1,2}[a-z][a-z0-9-]*", text("reference/usage.md")))
-    assert options()[verb] <= named
+    """The page of a verb takes synopsis, description and options from the command itself."""
+    page = text(f"reference/cli/{verb}.md")
+    for part in ("usage", "help", "options"):
+        assert f"```{{command-{part}}} {verb}\n```\n" in page
+    assert options()[verb] <= {name for names in entries(verb) for name in names.split(", ")}
 
 
-@pytest.mark.parametrize(
-    ("parameter", "row"),
-    [
-        (parameter, row)
-        for parameter in cli.commands["run"].params
-        for row in text("reference/usage.md").splitlines()
-        if row.startswith(f"| `{parameter.opts[0]}")
-    ],
-    ids=lambda value: value.name if isinstance(value, click.Parameter) else "",
-)
-def test_values_of_an_option_are_documented(parameter: click.Parameter, row: str) -> None:
-    if isinstance(parameter.type, click.Choice):
-        assert all(f"`{choice}`" in row or f" {choice}`" in row for choice in parameter.type.choices)
-    if isinstance(parameter.type, click.IntRange):
-        assert str(parameter.type.min) in row
-        assert parameter.type.max is None or str(parameter.type.max) in row
-    if isinstance(parameter, click.Option) and parameter.show_default:
-        assert str(parameter.default) in row
+@pytest.mark.parametrize("verb", cli.commands)
+def test_options_of_a_man_page(verb: str) -> None:
+    """docs/man is what the commands say now; `make docs` writes it."""
+    written = entries(verb)
+    for option in cli.commands[verb].params:
+        if not isinstance(option, click.Option):
+            continue
+        record = option.get_help_record(click.Context(cli.commands[verb], parent=click.Context(cli)))
+        assert record
+        (entry,) = [body for names, body in written.items() if option.opts[0] in names.split(", ")]
+        assert entry == " ".join(f"{record[0]} {record[1]}".replace("`", "").split())
+        if isinstance(option.type, click.Choice):
+            assert all(str(choice) in entry for choice in option.type.choices)
+        if isinstance(option.type, click.IntRange):
+            assert str(option.type.min) in entry
+            assert option.type.max is None or str(option.type.max) in entry
+        if option.show_default:
+            assert str(option.default) in entry
+
+
+@pytest.mark.parametrize("verb", ["", *cli.commands])
+def test_man_page_of_a_verb(verb: str) -> None:
+    command = cli.commands[verb] if verb else cli
+    for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
+        assert " ".join(paragraph.replace("`", "").split()) in " ".join(man(verb).split())
+
+
+def test_no_man_page_is_left_over() -> None:
+    pages = {path.name for path in (ROOT / "docs/man").iterdir()}
+    assert pages == {"orchestrate.1", *(f"orchestrate-{verb}.1" for verb in cli.commands)}
 
 
 @pytest.mark.parametrize(
@@ -154,12 +189,12 @@ def test_values_of_an_option_are_documented(parameter: click.Parameter, row: str
     [(Descriptor, "The suite"), (Build, "[build]"), (Program, "[[program]]"), (Expectation, "[[expect]]")],
 )
 def test_descriptor_fields_are_documented(struct: type[msgspec.Struct], heading: str) -> None:
-    described = [row[0].strip("`") for row in table(text("reference/suites.md"), heading)]
+    described = [row[0].strip("`") for row in table(text("reference/suite-descriptor.md"), heading)]
     assert described == list(struct.__struct_fields__)
 
 
 def test_arch_fields_are_documented() -> None:
-    rows = table(text("reference/kconfigs.md"), "Adding an architecture")
+    rows = table(text("extending.md"), "An architecture")
     assert [name for row in rows for name in re.findall(r"`(\w+)`", row[0])] == list(Arch.__struct_fields__)
 
 
@@ -172,7 +207,7 @@ def test_environment_is_documented() -> None:
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "orchestrator").rglob("*.py"))
     used = set(re.findall(r"\bORCHESTRATE_[A-Z_]+\b", sources))
     assert used
-    assert used <= {row[0].strip("`") for row in table(text("reference/usage.md"), "Environment")}
+    assert used <= {row[0].strip("`") for row in table(text("reference/configuration.md"), "Environment")}
 
 
 # The verdict table and the exit codes are those of the code.
@@ -229,7 +264,7 @@ def test_exit_codes_in_the_readme_are_those_of_the_help() -> None:
 
 def test_precedence_is_as_documented() -> None:
     said = re.search(
-        r"Of several that apply to a run, 2 comes first, then ([^.]*)\.", text("reference/verdicts.md")
+        r"If several apply to a run, 2 comes first, then ([^.]*)\.", text("reference/verdicts.md")
     )
     assert said
     order = [int(n) for n in re.findall(r"\d+", said[1])]
@@ -240,7 +275,7 @@ def test_precedence_is_as_documented() -> None:
 
 
 def test_cell_cases_are_documented() -> None:
-    rows = table(text("reference/verdicts.md"), "A cell's own cases")
+    rows = table(text("reference/verdicts.md"), "The cases of a cell")
     assert [row[0].strip("`") for row in rows] == list(CELL_CASES)
 
 
@@ -264,7 +299,7 @@ def test_options_in_the_documents_exist(page: Path) -> None:
 
 def test_every_page_with_commands_is_parsed() -> None:
     assert len(commands(README)) >= 4
-    assert len(commands(ROOT / "docs/reference/usage.md")) >= 6
+    assert len(commands(ROOT / "docs/reference/cli/run.md")) >= 6
 
 
 @pytest.mark.parametrize("argv", [argv for page in PAGES for argv in commands(page)], ids=" ".join)
@@ -313,7 +348,7 @@ def test_every_document_is_reached_from_the_readme() -> None:
             if target not in reached and target.is_file():
                 reached.add(target)
                 queue.append(target)
-    assert {page for page in DOCS if page.parent.name != "findings"} <= reached
+    assert set(DOCS) <= reached
 
 
 # The README and the command that decides.
@@ -377,7 +412,7 @@ def test_what_is_told_of_a_splat_is_documented() -> None:
     scanner = Scanner()
     scanner.feed(b"BUG: Bad rss-counter state mm:1\n")
     (found,) = msgspec.json.decode(splats.as_json(scanner.finish()))
-    rows = table(text("reference/consoles.md"), "What is told of a splat")
+    rows = table(text("reference/consoles.md"), "Fields of a report")
     assert [name for row in rows for name in re.findall(r"`(\w+)`", row[0])] == list(found)
     rows = table(text("reference/consoles.md"), "Classes")
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row[0])} == set(Class)

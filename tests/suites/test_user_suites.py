@@ -66,7 +66,7 @@ def built(suite: catalog.Suite, store: Store, **options: Any) -> dict[str, Path]
 
 
 def test_the_example_is_that_of_the_page() -> None:
-    page = (ROOT / "docs/reference/suites.md").read_text()
+    page = (ROOT / "docs/how-to/own-suites.md").read_text()
     text = (EXAMPLE / "suite.toml").read_text().partition("\n")[2]
     assert f"```toml\n{text}```" in page
     for name in ("ordered.sh", "ordered.awk", "shown.c"):
