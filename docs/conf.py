@@ -22,6 +22,7 @@ root_doc = "docs/index"
 include_patterns = ["docs/**", "selftests/*/README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
 exclude_patterns = [".*", "build", "dist", "runs", "tests", "orchestrator", "kconfigs", "guest"]
 nitpicky = True
+smartquotes = False  # -- begins an option
 
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 4
@@ -39,7 +40,7 @@ html_css_files = ["site.css"]
 html_extra_path = ["results.schema.json"]
 # the pages are below docs/; this one leads there
 html_additional_pages = {"index": "redirect.html"}
-templates_path = ["static"]
+templates_path = ["templates"]
 
 man_pages = commands.man_pages()
 man_show_urls = False

@@ -55,9 +55,9 @@ def _summary(command: click.Command) -> str:
 
 
 def _inline(text: str) -> list[nodes.Node]:
-    """Text in which `words` between backticks are code."""
-    parts = re.split(r"`([^`]+)`", " ".join(text.split()))
-    return [nodes.literal(text=part) if n % 2 else nodes.Text(part) for n, part in enumerate(parts) if part]
+    """Text in which `words` between backticks, and options, are code."""
+    parts = re.split(r"`([^`]+)`|(?<!\S)(--[a-z][a-z0-9-]*)", " ".join(text.split()))
+    return [nodes.literal(text=part) if n % 3 else nodes.Text(part) for n, part in enumerate(parts) if part]
 
 
 def _paragraph(text: str) -> nodes.paragraph:
@@ -80,6 +80,8 @@ class CommandDirective(SphinxDirective):
         # what the pages are made from, so that a change of the help builds them anew
         self.env.note_reread()
         verb = self.arguments[0] if self.arguments else ""
+        if verb and verb not in cli.commands:
+            raise self.error(f"there is no verb '{verb}'")
         return self.show(_context(verb))
 
     def show(self, context: click.Context) -> list[nodes.Node]:

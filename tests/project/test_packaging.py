@@ -20,7 +20,16 @@ from orchestrator import __file__ as package_file
 ROOT = Path(package_file).resolve().parent.parent
 DATA = ("kconfigs", "guest", "selftests")
 #: What the sdist must hold besides the package and its data.
-REST = ("README.md", "LICENSE", "CHANGELOG.md", "Makefile", "pyproject.toml", "setup.py", "requirements.lock")
+REST = (
+    "README.md",
+    "LICENSE",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "Makefile",
+    "pyproject.toml",
+    "setup.py",
+    "requirements.lock",
+)
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "setup.py").is_file(), reason="no checkout: the tests run against an installed package"
@@ -111,7 +120,25 @@ def test_the_wheel_carries_the_data(wheel: Path) -> None:
 def test_the_wheel_puts_nothing_beside_the_package(wheel: Path) -> None:
     tops = {name.partition("/")[0] for name in _names(wheel)}
     assert "orchestrator" in tops
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"orchestrator"}
+    assert {top for top in tops if not top.endswith((".dist-info", ".data"))} == {"orchestrator"}
+
+
+def test_the_wheel_installs_the_man_pages(wheel: Path) -> None:
+    """Into share/man, where man finds them beside the command in PATH."""
+    installed = {name.partition("/")[2] for name in _names(wheel) if ".data/" in name}
+    pages = {path.name for path in (ROOT / "docs/man").iterdir()}
+    assert "orchestrate.1" in pages
+    assert installed == {f"data/share/man/man1/{name}" for name in pages}
+
+
+def test_pip_puts_the_man_pages_into_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
+    _call([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], tmp_path)
+    python = tmp_path / "env/bin/python"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
+    _call([*pip, "install", "-q", "--no-deps", "--no-index", "--no-cache-dir", wheel], tmp_path)
+    installed = {path.name for path in (tmp_path / "env/share/man/man1").iterdir()}
+    assert installed == {path.name for path in (ROOT / "docs/man").iterdir()}
+    assert (tmp_path / "env/bin/orchestrate").is_file()
 
 
 def test_the_wheel_has_all_modules_and_their_data(wheel: Path) -> None:
