@@ -58,9 +58,9 @@ lint: $(STAMP) ## ruff, mypy, and the order of the rooms
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-# what some tests need besides: a debugger for both architectures, ssh as the script of a cell calls it, and
-# what others read of ours with
-check: PACKAGES += gdb-multiarch openssh-client cpio fish zsh
+# what some tests need besides: a debugger for both architectures, ssh as the script of a cell calls it, what
+# others read our output with, and what draws the picture of the docs
+check: PACKAGES += gdb-multiarch openssh-client cpio fish zsh graphviz
 
 check: deps $(STAMP) lint ## fast tests, a good minute on two cores
 	$(BIN)/pytest -q -n auto -m 'not slow and not guest and not long'

@@ -35,7 +35,7 @@ FOLDER = "docs/reference/cli"
 
 def man_pages() -> list[tuple[str, str, str, list[str], int]]:
     """The list for Sphinx: page, name, description, authors, section."""
-    verbs = [
+    verbs: list[tuple[str, str, str, list[str], int]] = [
         (f"{FOLDER}/{verb}", f"orchestrate-{verb}", _summary(command).rstrip("."), [], 1)
         for verb, command in cli.commands.items()
     ]

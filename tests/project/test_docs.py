@@ -210,6 +210,12 @@ def test_environment_is_documented() -> None:
     assert used <= {row[0].strip("`") for row in table(text("reference/configuration.md"), "Environment")}
 
 
+def test_rooms_are_documented() -> None:
+    rooms = {path.parent.name for path in (ROOT / "orchestrator").glob("*/__init__.py")}
+    rows = table(text("architecture.md"), "The rooms")
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row[0])} == rooms
+
+
 # The verdict table and the exit codes are those of the code.
 
 
