@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -210,10 +211,20 @@ def test_environment_is_documented() -> None:
     assert used <= {row[0].strip("`") for row in table(text("reference/configuration.md"), "Environment")}
 
 
-def test_rooms_are_documented() -> None:
-    rooms = {path.parent.name for path in (ROOT / "orchestrator").glob("*/__init__.py")}
+def test_rooms_are_documented_in_their_order() -> None:
+    """The order is that of the contract that `make lint` checks."""
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (contract,) = pyproject["tool"]["importlinter"]["contracts"]
     rows = table(text("architecture.md"), "The rooms")
-    assert {name for row in rows for name in re.findall(r"`(\w+)`", row[0])} == rooms
+    rooms = [name for row in rows for name in re.findall(r"`(\w+)`", row[0])]
+    assert rooms == contract["layers"][::-1]
+
+
+def test_the_way_of_a_cell_is_that_of_the_code() -> None:
+    for _, where, _ in table(text("architecture.md"), "Follow one cell through the code"):
+        path, _, function = where.strip("`").partition(": ")
+        source = (ROOT / "orchestrator" / path).read_text(encoding="utf-8")
+        assert re.search(rf"^ *def {function}\(", source, re.M), where
 
 
 # The verdict table and the exit codes are those of the code.
