@@ -134,7 +134,7 @@ def test_the_wheel_installs_the_man_pages(wheel: Path) -> None:
 def test_pip_puts_the_man_pages_into_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     _call([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], tmp_path)
     python = tmp_path / "env/bin/python"
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
     _call([*pip, "install", "-q", "--no-deps", "--no-index", "--no-cache-dir", wheel], tmp_path)
     installed = {path.name for path in (tmp_path / "env/share/man/man1").iterdir()}
     assert installed == {path.name for path in (ROOT / "docs/man").iterdir()}

@@ -11,15 +11,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from orchestrator.core import arch
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/extending.md"
 CONTAINERS = ("orchestrator", "kconfigs", "guest", "selftests")
 
 
 def recipe(heading: str) -> str:
+    body: str
     (body,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.M | re.S)
     return body
 

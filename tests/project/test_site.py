@@ -11,8 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
+from paths import ROOT
 
 pytestmark = [
     pytest.mark.slow,
@@ -25,7 +24,18 @@ pytestmark = [
 
 def build(builder: str, source: Path, out: Path) -> subprocess.CompletedProcess[str]:
     """What the Makefile calls, with another place for the output."""
-    argv = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", source / "docs", "-b", builder]
+    argv: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-W",
+        "--keep-going",
+        "-c",
+        source / "docs",
+        "-b",
+        builder,
+    ]
     return subprocess.run(
         [*argv, "-d", out.parent / "doctrees", source, out], capture_output=True, text=True, check=False
     )
