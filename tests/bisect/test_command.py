@@ -356,7 +356,7 @@ def test_ctrl_c_and_on(yard: Yard, monkeypatch: pytest.MonkeyPatch, marker: str)
         child.send_signal(signal.SIGINT)
         _, said = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert f"Go on: orchestrate bisect --resume {yard.folder}" in said
+    assert f"Continue: orchestrate bisect --resume {yard.folder}" in said
     assert alive(marker) == []
     assert yard.bisect("--resume", yard.folder) == 0
     assert yard.conclusion().culprit == culprit

@@ -56,7 +56,7 @@ def test_the_list_has_everything(call: Command) -> None:
         (["run", "--source", "nosuch"], "nosuch"),
         (["run", "--source", "/nonexistent/linux"], "/nonexistent/linux"),
         (["run", "--source", "LINUX", "--variant", "no-lock"], "unknown variant 'no-lock'"),
-        (["run", "--source", "LINUX", "--suite", "nosuch"], "no suite 'nosuch'"),
+        (["run", "--source", "LINUX", "--suite", "nosuch"], "unknown suite 'nosuch'"),
         (["run", "--source", "LINUX", "--smp", "1"], "needs 2 CPUs, --smp is 1"),
         (["run", "--source", "LINUX", "--vsyscall", "native"], "unknown vsyscall mode 'native'"),
         (["run", "--source", "LINUX", "--kconfig", "nosuch.config"], "nosuch.config: No such file"),

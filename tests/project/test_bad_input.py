@@ -88,7 +88,7 @@ def _commit(tree: Path) -> None:
     [
         (["--arch", "vax"], "unknown architecture 'vax'"),
         (["--variant", "no-lock"], "unknown variant 'no-lock'"),
-        (["--suite", "nosuch"], "no suite 'nosuch'"),
+        (["--suite", "nosuch"], "unknown suite 'nosuch'"),
         (["--suite", "./nosuch"], "no such folder"),
         (["--patch", "nosuch=x.mbox"], "no --source called 'nosuch'"),
         (["--source", "a b=x"], "cannot be a label"),
