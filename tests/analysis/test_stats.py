@@ -167,7 +167,7 @@ def test_wilson_refuses_what_cannot_be(k: int, n: int) -> None:
         wilson_interval(k, n)
 
 
-# --- ratio of medians, permutations, decisions
+# --- ratio of medians, decisions
 
 
 def test_the_bootstrap_brackets_the_ratio_of_medians() -> None:
