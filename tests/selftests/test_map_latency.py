@@ -77,10 +77,12 @@ def run_and_meddle(program: Path, meddle: Callable[[psutil.Process], object], *o
 
 
 def placed(parent: int, name: str, nice: int) -> psutil.Process:
+    """A process of the program, once all of them are prepared: only then the mapper is a thread."""
+    program = psutil.Process(parent)
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        for child in psutil.Process(parent).children():
-            if child.name() == name and child.nice() == nice:
+        for child in program.children():
+            if child.name() == name and child.nice() == nice and program.num_threads() > 1:
                 return child
         time.sleep(0.005)
     raise AssertionError(f"no {name} appeared")
@@ -322,10 +324,7 @@ def test_calls_that_fail(program: Path) -> None:
     """Of the mapper, when it may have no more memory than it has got: once it is a thread, it maps."""
 
     def no_memory(scanner: psutil.Process) -> None:
-        program = psutil.Process(scanner.ppid())
-        while program.num_threads() < 2:
-            time.sleep(0.005)
-        program.rlimit(psutil.RLIMIT_AS, (1 << 20, 1 << 20))
+        psutil.Process(scanner.ppid()).rlimit(psutil.RLIMIT_AS, (1 << 20, 1 << 20))
 
     document = run_and_meddle(program, no_memory)
     failed = {each.name for each in document.proofs if not each.ok}
