@@ -5,14 +5,22 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import pytest
+import under_test
 from elftools.elf.enums import ENUM_E_MACHINE
 
 from orchestrator.core import arch, data
 from orchestrator.core.errors import UserError
+from orchestrator.results.model import Blame, Verdict
+
+#: Those that the other tests with real kernels leave out.
+OPTIONAL = sorted(set(arch.names()) - set(arch.usual()))
+SUITES = ("maps", "maps-coherency", "procmap-query", "locking", "map-latency")
+SYSRQ = "/proc/sysrq-trigger"
 
 
 class Uname(NamedTuple):
@@ -96,3 +104,38 @@ def test_all_is_what_is_not_optional_and_the_hosts_own(monkeypatch: pytest.Monke
 def test_drgn_knows_it(name: str) -> None:
     drgn = pytest.importorskip("drgn")
     assert hasattr(drgn.Architecture, arch.load(name).drgn)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_the_main_job_on_an_optional_architecture(name: str, tmp_path: Path) -> None:
+    """Both variants are proven, every suite is judged, and the benchmark says what the locks gain."""
+    code, result = under_test.run(
+        tmp_path, "--arch", name, *(word for suite in SUITES for word in ("--suite", suite))
+    )
+    for variant in ("per-vma-lock", "mmap-lock"):
+        mine = [cell for cell in result.cells if cell.variant == variant]
+        own = {case.verdict for cell in mine for case in cell.cases}
+        assert own == {Verdict.PASS}
+        suites = {suite.suite: suite for cell in mine for suite in cell.suites}
+        assert set(suites) == set(SUITES)
+        assert all(Verdict.PASS in {case.verdict for case in suite.cases} for suite in suites.values())
+        assert suites["map-latency"].metrics
+    for cell in result.cells:
+        fine = (Verdict.PASS, Verdict.SKIP)
+        assert [c for c in cell.all_cases() if c.verdict not in fine and not under_test.known(cell, c)] == []
+    assert code == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_a_crash_of_an_optional_architecture_gets_its_lines(name: str, tmp_path: Path) -> None:
+    words = ("--variant", "per-vma-lock", "--decode", "--cmd", f"echo c >{SYSRQ}")
+    code, result = under_test.run(tmp_path, "--arch", name, *words)
+    assert code == 1
+    (cell,) = result.cells
+    (case,) = (case for case in cell.all_cases() if case.id == "cmd/cmd")
+    assert (case.verdict, case.blame) == (Verdict.CRASH, Blame.KERNEL)
+    assert case.fingerprint == "panic-kernel-panic-sysrq-triggered-crash-in-sysrq_handle_crash"
+    assert cell.properties["stack traces"].startswith("with lines")
+    assert re.search(r"sysrq_handle_crash.* drivers/tty/sysrq\.c:\d+", case.detail), case.detail

@@ -15,6 +15,13 @@ def bzimage(release: str = "6.1.0-13-amd64") -> bytes:
     return bytes(head)
 
 
+def riscv_image(release: str = "7.2.12") -> bytes:
+    """Its header, and the banner."""
+    head = bytearray(0x1000)
+    head[0x30:0x3C] = b"RISCV\0\0\0RSC\x05"
+    return bytes(head) + f"Linux version {release} (a@b) #1".encode() + b"\0"
+
+
 def arm64_image(release: str = "7.2.12") -> bytes:
     head = bytearray(0x1000)
     head[0x38:0x3C] = b"ARM\x64"

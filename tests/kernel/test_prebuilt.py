@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from fakes.images import arm64_image, bzimage
+from fakes.images import arm64_image, bzimage, riscv_image
 
 from orchestrator.core import arch
 from orchestrator.core.errors import UserError
@@ -21,8 +21,9 @@ from orchestrator.kernel.prebuilt import inspect
         (bzimage(), "x86_64", "6.1.0-13-amd64"),
         (arm64_image(), "arm64", "7.2.12"),
         (gzip.compress(arm64_image(), mtime=0), "arm64", "7.2.12"),
+        (riscv_image(), "riscv64", "7.2.12"),
     ],
-    ids=["bzImage", "Image", "Image.gz"],
+    ids=["bzImage", "Image", "Image.gz", "Image of riscv64"],
 )
 def test_an_image_says_what_it_is(tmp_path: Path, content: bytes, arch: str, release: str) -> None:
     path = tmp_path / "my kernel"
@@ -62,9 +63,11 @@ def test_a_changed_image_is_another_one(tmp_path: Path) -> None:
         (b"\x7fELF" + bytes(100), "an ELF file"),
         (b"\x1f\x8b not gzip", "a damaged gzip file"),
         (gzip.compress(b"something else"), "no image of"),
+        # QEMU does not unpack it
+        (gzip.compress(riscv_image()), "no image of"),
         (b"MZ" + bytes(4096), "no image of"),
     ],
-    ids=["empty", "ELF", "torn", "gzip of anything", "PE"],
+    ids=["empty", "ELF", "torn", "gzip of anything", "riscv64's Image.gz", "PE"],
 )
 def test_what_is_no_image(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "file"

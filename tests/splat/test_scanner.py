@@ -383,6 +383,7 @@ def test_only_a_banner_at_the_start_of_time_is_a_boot() -> None:
         ("vma_merge.llvm.123", "vma_merge"),
         ("__x64_sys_mmap", "sys_mmap"),
         ("__arm64_sys_mmap", "sys_mmap"),
+        ("__riscv_sys_mmap", "sys_mmap"),
         ("__se_sys_mmap", "sys_mmap"),
         ("__do_sys_mmap", "sys_mmap"),
         ("ksys_mmap_pgoff", "ksys_mmap_pgoff"),
