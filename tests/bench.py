@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+from fakes.overlays import keys_and_files
 from paths import DATA
 from under_test import ORCHESTRATE, SOURCE
 
@@ -218,12 +219,8 @@ def _kernel(tree: Tree, arch: Arch, variant: str) -> KernelSpec:
 
 def _spec(tree: Tree, name: str, store: Store, scratch: Path) -> GuestSpec:
     known = arches.load(name)
-    archive = overlay.build_overlay(
-        scratch / f"{name}.cpio",
-        host_key=KEYS.host_key,
-        authorized_key=KEYS.authorized_key,
-        files={RUNNER: overlay.build_runner(known, store)},
-    )
+    programs = {RUNNER: overlay.build_runner(known, store)}
+    archive = keys_and_files(scratch / f"{name}.cpio", KEYS, programs)
     base = image.build_image(name, cache=store.root, say=print)
     kernel = kernels.build(_kernel(tree, known, "per-vma-lock"), store, say=print)
     return GuestSpec(arch=known, kernel=kernel.image, initrds=(base.path, archive))

@@ -206,7 +206,7 @@ def shut_down(cell: CellState, guest: Guest, *, after: str) -> None:
     cell.say("shutdown", "shutting the guest down")
     try:
         guest.ssh.raw(
-            "sync; (sleep 0.1; reboot -f) >/dev/null 2>&1 &", limit_s=20 * guest.factor, gone=guest.death
+            "sync; (sleep 0.1; reboot -f) >/dev/null 2>&1 &", limit_s=20 * guest.factor, death=guest.death
         )
     except Lost as error:
         not_answering(cell, error, since=since, after=after)

@@ -131,7 +131,7 @@ class Guests:
         key = snapshot.key(
             self._spec, guest.accel, kernel=self._kernel.key, image=cell.properties["guest image"]
         )
-        trust = snapshot.trusted(cell.host.store, key)
+        trust = snapshot.recall(cell.host.store, key)
         try:
             cell.say("save", "saving the guest that came up")
             self._saved = snapshot.save(guest)

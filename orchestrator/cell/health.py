@@ -41,7 +41,7 @@ def state(guest: Guest) -> State:
 
     :raises Lost: it does not answer.
     """
-    output = guest.ssh.raw(str(LOOKER), limit_s=_LOOK_S * guest.factor, gone=guest.death)
+    output = guest.ssh.raw(str(LOOKER), limit_s=_LOOK_S * guest.factor, death=guest.death)
     return health.parse_state(clean(output))
 
 
@@ -56,18 +56,18 @@ def leakless(cell: CellState, guest: Guest) -> None:
     guest.ssh.raw(
         f"{mount}; {_SCAN}; cd {_DEBUG} && echo clear > kmemleak && echo scan=off > kmemleak",
         limit_s=_SCAN_S * guest.factor,
-        gone=guest.death,
+        death=guest.death,
     )
 
 
 def _leaks(cell: CellState, guest: Guest) -> tuple[Trouble, ...]:
     if not flavor.kmemleak(cell.inputs.choices.flavors):
         return ()
-    with cell.watch.ours(Kind.KMEMLEAK):
+    with cell.watch.ignoring(Kind.KMEMLEAK):
         output = guest.ssh.raw(
             f"{_SCAN}; head -c {_LEAK_BYTES} {_DEBUG}/kmemleak; echo clear > {_DEBUG}/kmemleak",
             limit_s=_SCAN_S * guest.factor,
-            gone=guest.death,
+            death=guest.death,
         )
     return health.leaks(output)
 
@@ -104,7 +104,7 @@ def _settled(cell: CellState, guest: Guest, before: State) -> tuple[State, tuple
     until = time.monotonic() + PASSING_S * guest.factor
     while True:
         after = state(guest)
-        troubles = health.troubles(before, after, ours=ours)
+        troubles = health.troubles(before, after, own_taint=ours)
         if not any(t.passing for t in troubles) or time.monotonic() > until:
             return after, troubles
         time.sleep(_AGAIN_S)

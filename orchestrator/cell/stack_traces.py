@@ -110,7 +110,7 @@ def explaining(
             return debug_build.build(kernel_spec, store, say=say, jobs=jobs)
         return kernel
 
-    vmlinux = debug_build.explaining(own, debug_kernel)
+    vmlinux = debug_build.vmlinux_with_lines(own, debug_kernel)
     if vmlinux is None:
         raise UserError(
             f"`{command(root, record.cell)}` makes a debug build of this kernel",
@@ -118,9 +118,9 @@ def explaining(
         )
     if vmlinux.parent == own.parent:
         return vmlinux
-    kept = own.with_name(debug_build.KEPT)
+    kept = own.with_name(debug_build.DEBUG_VMLINUX)
     kept.unlink(missing_ok=True)
-    artifacts.keep(root, own.parent.name, {debug_build.KEPT: vmlinux})
+    artifacts.keep(root, own.parent.name, {debug_build.DEBUG_VMLINUX: vmlinux})
     return kept
 
 

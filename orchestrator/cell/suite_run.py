@@ -172,7 +172,7 @@ class SuiteRun:
         """The vmlinux with this kernel's types, if there is one; none is built now."""
         vmlinux = self._kernel.vmlinux
         try:
-            return debug_build.explaining(vmlinux, self._debug_build) if vmlinux is not None else None
+            return debug_build.vmlinux_with_lines(vmlinux, self._debug_build) if vmlinux is not None else None
         except OrchestrateError:
             # evidence never costs a verdict
             return None

@@ -51,7 +51,7 @@ def symbols(found: Found, given: Path | None) -> Path | None:
     own = found.root / record.vmlinux
     if not record.vmlinux or not own.is_file():
         return None
-    return debug_build.explaining(own, lambda: None) or own
+    return debug_build.vmlinux_with_lines(own, lambda: None) or own
 
 
 def command(gdb: str, vmlinux: Path | None, socket: Path, words: Sequence[str]) -> list[str]:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What this host can do, what is missing, and the one command that mends it.
+"""Check this host: what works, what is missing, and the one command that installs it.
 
-All checks run at once, each in a thread of its own, and none can keep the answer of the others back.
+May import the rooms from core to debug. All checks run at once, each in its own thread, and a slow one does
+not delay the others.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Check", "check", "exit_code", "install_command", "render"]
 
-#: A check that takes longer is given up; the one over the network has its own limit, and apt to start.
+#: The limit of a check; the one over the network has its own, and must start apt.
 _LIMIT_S = 12.0
 _MIRROR_S = look.NETWORK_S + 10.0
 
@@ -40,21 +41,21 @@ def check(
     network: bool = False,
     limit_s: float = _LIMIT_S,
 ) -> tuple[Check, ...]:
-    """Look at everything at once; nothing is changed, and nothing is raised.
+    """Run all checks at once; changes nothing, and raises nothing.
 
     :param optional: architectures of which only a note says whether they could be used.
-    :param network: also ask the Debian mirror for a release file, for at most 20 s.
+    :param network: also fetch a release file from the Debian mirror, for at most 20 s.
     :param limit_s: a check that has not ended by then counts as missing.
     """
-    asked: dict[str, Callable[[], Iterable[Check]]] = {"python": look.python}
+    functions: dict[str, Callable[[], Iterable[Check]]] = {"python": look.python}
     for arch in arches:
-        asked[f"QEMU {arch.name}"] = functools.partial(look.qemu, arch)
+        functions[f"QEMU {arch.name}"] = functools.partial(look.qemu, arch)
     for arch in arches:
         if arch.native:
-            asked["KVM"] = functools.partial(look.kvm, arch, cache, try_kvm)
+            functions["KVM"] = functools.partial(look.kvm, arch, cache, try_kvm)
     for arch in arches:
-        asked[f"compiler {arch.name}"] = functools.partial(look.compiler, arch)
-    asked |= {
+        functions[f"compiler {arch.name}"] = functools.partial(look.compiler, arch)
+    functions |= {
         "host compiler": functools.partial(look.host_compiler, arches),
         "for series": look.only_compiled,
         **{arch.name: functools.partial(look.optional, arch) for arch in optional},
@@ -68,23 +69,23 @@ def check(
         "machine": look.machine,
     }
     if network:
-        asked["mirror"] = look.mirror
-    return _all_at_once(asked, limit_s)
+        functions["mirror"] = look.mirror
+    return _all_at_once(functions, limit_s)
 
 
 def exit_code(checks: Iterable[Check]) -> int:
-    """0 where nothing is missing, else 3."""
+    """0 if nothing is missing, else 3."""
     return 3 if any(each.status == "missing" for each in checks) else 0
 
 
 def install_command(checks: Iterable[Check]) -> str:
-    """The one command that installs every package that the checks name; empty where there are none."""
+    """The one command that installs every package that the checks name; empty if there are none."""
     packages = list(dict.fromkeys(package for each in checks for package in each.packages))
     return look.install(packages) if packages else ""
 
 
 def render(checks: Sequence[Check], console: Console) -> None:
-    """Print the table and, below it, what to do; fits 80 columns, and says nothing by colour alone."""
+    """Print the table and, below it, what to do; fits 80 columns, and does not depend on colours."""
     from rich.table import Table
     from rich.text import Text
 
@@ -95,7 +96,7 @@ def render(checks: Sequence[Check], console: Console) -> None:
     for each in checks:
         status = "MISSING" if each.status == "missing" else each.status
         what = (
-            f"{each.found} (for {each.needed_for})" if each.needed_for and each.status != "ok" else each.found
+            f"{each.text} (for {each.needed_for})" if each.needed_for and each.status != "ok" else each.text
         )
         table.add_row(Text(status, style=styles[each.status]), Text(each.name), Text(what))
     console.print(table)
@@ -114,35 +115,35 @@ def render(checks: Sequence[Check], console: Console) -> None:
     console.print(f"{len(missing)} missing" if missing else "Nothing is missing.")
 
 
-def _all_at_once(asked: dict[str, Callable[[], Iterable[Check]]], limit_s: float) -> tuple[Check, ...]:
-    """Each in a thread of its own: one that hangs is left behind and said so."""
+def _all_at_once(functions: dict[str, Callable[[], Iterable[Check]]], limit_s: float) -> tuple[Check, ...]:
+    """Run each check in its own thread; one that hangs counts as missing."""
     arrived: dict[str, tuple[Check, ...]] = {}
 
-    def carry_out(name: str, function: Callable[[], Iterable[Check]]) -> None:
+    def run_check(name: str, function: Callable[[], Iterable[Check]]) -> None:
         try:
             arrived[name] = tuple(function())
         except Exception as error:
-            # the doctor is for odd hosts: a check that breaks says so and the others still answer
+            # on odd hosts a check may raise; the others still count
             what = (
                 error.message if isinstance(error, OrchestrateError) else f"{type(error).__name__}: {error}"
             )
-            arrived[name] = (Check(name, "missing", f"cannot be found out: {one_line(what, limit=160)}"),)
+            arrived[name] = (Check(name, "missing", f"check failed: {one_line(what, limit=160)}"),)
 
-    # what the checks import: threads that import modules which need each other wait for one another
+    # import these first: threads that import modules in a cycle deadlock
     importlib.import_module("orchestrator.kernel.compile_only")
     importlib.import_module("orchestrator.debian.apt")
     importlib.import_module("orchestrator.vm.accel")
     threads = {
-        name: threading.Thread(target=carry_out, args=(name, function), daemon=True)
-        for name, function in asked.items()
+        name: threading.Thread(target=run_check, args=(name, function), daemon=True)
+        for name, function in functions.items()
     }
     for thread in threads.values():
         thread.start()
-    begun = time.monotonic()
+    start = time.monotonic()
     for name, thread in threads.items():
         limit = _MIRROR_S if name == "mirror" else limit_s
-        thread.join(max(0.0, begun + limit - time.monotonic()))
+        thread.join(max(0.0, start + limit - time.monotonic()))
     late = f"no answer within {limit_s:.0f} s"
     # an answer that comes from now on is too late
     answers = dict(arrived)
-    return tuple(each for name in asked for each in answers.get(name, (Check(name, "missing", late),)))
+    return tuple(each for name in functions for each in answers.get(name, (Check(name, "missing", late),)))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The doctor's single checks.
+"""The single checks of ``orchestrate doctor``.
 
-Each really tries: QEMU is started with a guest's devices, a static program is compiled, a file is
-written. What cannot be found out counts as missing, never as there.
+Each really tries: QEMU is started with a guest's devices, a static program is compiled, a file is written. An
+unknown result counts as missing, never as ok.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from orchestrator.core.arch import Arch
 from orchestrator.core.errors import InfraError
 from orchestrator.core.text import one_line
 from orchestrator.doctor import host
-from orchestrator.doctor.host import Said, Status, ask, first_number
+from orchestrator.doctor.host import Output, Status, ask, first_number
 
 if TYPE_CHECKING:
     from orchestrator.vm.probe import Trial
 
 NETWORK_S = 20.0
 _COMPILE_S = 10.0
-#: Where apt keeps what is on offer; empty on a fresh image.
+#: apt's package lists; empty on a fresh image.
 LISTS = Path("/var/lib/apt/lists")
-#: The oldest that the tests run with.
+#: The oldest version that the tests run with.
 _QEMU_TESTED = (7, 2)
-#: What a kernel build starts, and Debian's package of it.
+#: The programs of a kernel build, and their Debian packages.
 BUILD_TOOLS = {
     "make": "make",
     "bc": "bc",
@@ -55,15 +55,15 @@ _PROGRAM = '#include <pthread.h>\n#include <stdio.h>\nint main(void) { return pu
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One thing looked at.
+    """The result of one check.
 
-    ``found`` is one line; ``remedy`` a command, or empty; ``needed_for`` an arch, or empty for all;
-    ``packages`` those of Debian that mend it. ``note`` is worth knowing, but nothing fails for it.
+    ``text`` is one line; ``remedy`` a command, or empty; ``needed_for`` an arch, or empty for all;
+    ``packages`` are Debian packages to install. ``note``: worth knowing, but nothing fails because of it.
     """
 
     name: str
     status: Status
-    found: str
+    text: str
     remedy: str = ""
     needed_for: str = ""
     packages: tuple[str, ...] = ()
@@ -73,6 +73,7 @@ TryKvm = Callable[[Arch, Path], "Trial"]
 
 
 def try_kvm(arch: Arch, cache: Path) -> Trial:
+    """Boot a kernel under KVM, if the cache has one; see ``probe.try_kvm``."""
     from orchestrator.vm import probe
 
     return probe.try_kvm(arch, cache)
@@ -83,25 +84,27 @@ def install(packages: Sequence[str]) -> str:
     if not shutil.which("apt-get"):
         return ""
     command = f"apt-get install --no-install-recommends {' '.join(packages)}"
-    fresh = LISTS.is_dir() and not any("_Packages" in path.name for path in LISTS.iterdir())
+    is_fresh = LISTS.is_dir() and not any("_Packages" in path.name for path in LISTS.iterdir())
     if os.geteuid() == 0:
-        return f"apt-get update && {command}" if fresh else command
+        return f"apt-get update && {command}" if is_fresh else command
     if shutil.which("sudo"):
-        return f"sudo apt-get update && sudo {command}" if fresh else f"sudo {command}"
-    return f"su -c {shlex.quote(f'apt-get update && {command}' if fresh else command)}"
+        return f"sudo apt-get update && sudo {command}" if is_fresh else f"sudo {command}"
+    return f"su -c {shlex.quote(f'apt-get update && {command}' if is_fresh else command)}"
 
 
-def _absent(name: str, found: str, *packages: str, needed_for: str = "", status: Status = "missing") -> Check:
-    return Check(name, status, found, install(packages), needed_for, packages)
+def _absent(name: str, text: str, *packages: str, needed_for: str = "", status: Status = "missing") -> Check:
+    return Check(name, status, text, install(packages), needed_for, packages)
 
 
 def python() -> Iterable[Check]:
+    """The version of Python."""
     import platform
 
     yield Check("Python", "ok", platform.python_version())
 
 
 def qemu(arch: Arch) -> Iterable[Check]:
+    """Whether QEMU starts with every device of a guest."""
     from orchestrator.vm import probe
 
     name = f"QEMU {arch.name}"
@@ -121,43 +124,44 @@ def qemu(arch: Arch) -> Iterable[Check]:
 
 
 def kvm(arch: Arch, cache: Path, try_kvm: TryKvm) -> Iterable[Check]:
+    """Whether guests can run under KVM."""
     from orchestrator.vm import accel
 
     if not shutil.which(arch.qemu):
         yield Check("KVM", "note", f"not tried: {arch.qemu} is not installed", needed_for=arch.name)
         return
-    chosen = accel.choose(arch, "auto", cache)
+    choice = accel.choose(arch, "auto", cache)
     slow = "; guests are emulated, which is slower"
-    if chosen.name != "kvm":
-        yield Check("KVM", "note", one_line(chosen.reason.rstrip("."), limit=260) + slow, host.kvm_remedy())
+    if choice.name != "kvm":
+        yield Check("KVM", "note", one_line(choice.reason.rstrip("."), limit=260) + slow, host.kvm_remedy())
         return
-    if not chosen.reason.endswith("to be tried"):
-        yield Check("KVM", "ok", chosen.reason)
+    if not choice.reason.endswith("to be tried"):
+        yield Check("KVM", "ok", choice.reason)
         return
     trial = try_kvm(arch, cache)
     if trial.works is False:
-        yield Check("KVM", "note", f"/dev/kvm opens, but: {trial.said.rstrip('.')}{slow}")
+        yield Check("KVM", "note", f"/dev/kvm opens, but: {trial.text.rstrip('.')}{slow}")
     else:
-        yield Check("KVM", "ok", trial.said)
+        yield Check("KVM", "ok", trial.text)
 
 
-def host_compiler(asked: Sequence[Arch]) -> Iterable[Check]:
+def host_compiler(requested: Sequence[Arch]) -> Iterable[Check]:
     """gcc for the programs that a kernel's build runs itself, and the headers that those need."""
     gcc = shutil.which("gcc")
-    if gcc is None and not any(arch.native for arch in asked):
+    if gcc is None and not any(arch.native for arch in requested):
         yield _absent("host compiler", "gcc is not installed", "gcc", "libc6-dev")
     for header, (name, package) in HEADERS.items():
         if gcc is None:
-            # a consequence: its package is part of the command, but it is no lack of its own
+            # a consequence of the missing gcc: its package is part of the command
             yield _absent(name, "not looked for without gcc", package, status="note")
             continue
-        said = ask([gcc, "-E", "-include", header, "-x", "c", os.devnull], limit_s=_COMPILE_S)
-        if said.code == 0:
+        output = ask([gcc, "-E", "-include", header, "-x", "c", os.devnull], limit_s=_COMPILE_S)
+        if output.code == 0:
             yield Check(name, "ok", f"{header} is there")
-        elif "No such file" in said.err:
+        elif "No such file" in output.err:
             yield _absent(name, f"{header} is not there", package)
         else:
-            yield Check(name, "missing", f"gcc cannot look for {header}: {said.trouble}")
+            yield Check(name, "missing", f"gcc cannot check for {header}: {output.trouble}")
 
 
 def compiler(arch: Arch) -> Iterable[Check]:
@@ -171,9 +175,9 @@ def compiler(arch: Arch) -> Iterable[Check]:
         yield _absent(name, f"{program} is not installed", arch.gcc_package(), needed_for=needed_for)
         yield _absent(library, "not tried without a compiler", libc, needed_for=needed_for, status="note")
         return
-    said = ask([program, "--version"])
-    if said.code != 0 or not (version := first_number(said.out)):
-        yield Check(name, "missing", f"{program} --version: {said.trouble}", needed_for=needed_for)
+    output = ask([program, "--version"])
+    if output.code != 0 or not (version := first_number(output.out)):
+        yield Check(name, "missing", f"{program} --version: {output.trouble}", needed_for=needed_for)
         return
     yield Check(name, "ok", f"{program} {version}")
     linked = _link(program)
@@ -182,31 +186,31 @@ def compiler(arch: Arch) -> Iterable[Check]:
     elif re.search(r"cannot find -l|cannot find .*\.o\b|No such file or directory\n", linked.err):
         yield _absent(library, "a static program does not link: no C library", libc, needed_for=needed_for)
     else:
-        found = f"a static program does not compile: {linked.trouble}"
-        yield Check(library, "missing", found, needed_for=needed_for)
+        text = f"a static program does not compile: {linked.trouble}"
+        yield Check(library, "missing", text, needed_for=needed_for)
 
 
 def optional(arch: Arch) -> Iterable[Check]:
-    """Whether an architecture could be used that nobody needs to have; nothing fails without its tools."""
+    """Whether an optional architecture can be used; nothing fails without its tools."""
     checks = [*qemu(arch), *compiler(arch)]
     lacking = next((each for each in checks if each.status == "missing"), None)
     if lacking is None:
         yield Check(arch.name, "ok", f"optional; {arch.qemu} and {arch.compiler_prefix}gcc are there")
         return
     packages = dict.fromkeys(package for each in checks for package in each.packages)
-    found = f"optional, only for --arch {arch.name}: {lacking.name}: {lacking.found}"
-    # its packages are no part of what makes the host whole
-    yield Check(arch.name, "note", found, install(tuple(packages)) if packages else "")
+    text = f"optional, only for --arch {arch.name}: {lacking.name}: {lacking.text}"
+    # its packages are not needed on this host
+    yield Check(arch.name, "note", text, install(tuple(packages)) if packages else "")
 
 
 def only_compiled() -> Iterable[Check]:
     """The compilers of the configurations that a series is only compiled in; nothing fails without them."""
     from orchestrator.kernel import compile_only
 
-    ours = {arch.cross_prefix for arch in map(arches.load, arches.usual())}
+    own_prefixes = {arch.cross_prefix for arch in map(arches.load, arches.usual())}
     by_package: dict[str, list[compile_only.Config]] = {}
     for config in map(compile_only.load, compile_only.names()):
-        if config.cross_prefix not in ours:
+        if config.cross_prefix not in own_prefixes:
             by_package.setdefault(config.package, []).append(config)
     for package, configs in by_package.items():
         names, program = ", ".join(config.name for config in configs), configs[0].compiler
@@ -218,34 +222,36 @@ def only_compiled() -> Iterable[Check]:
             )
 
 
-def _link(program: str) -> Said:
+def _link(program: str) -> Output:
     with tempfile.TemporaryDirectory(prefix="orc-") as folder:
-        source, made = Path(folder, "hello.c"), Path(folder, "hello")
+        source, program_file = Path(folder, "hello.c"), Path(folder, "hello")
         source.write_text(_PROGRAM)
-        argv = [program, "-static", "-pthread", "-o", str(made), str(source)]
-        said = ask(argv, limit_s=_COMPILE_S)
-        if said.code == 0 and not made.is_file():
-            return Said(1, "", "it made nothing")
-        return said
+        argv = [program, "-static", "-pthread", "-o", str(program_file), str(source)]
+        output = ask(argv, limit_s=_COMPILE_S)
+        if output.code == 0 and not program_file.is_file():
+            return Output(1, "", "it wrote no file")
+        return output
 
 
 def build_tools() -> Iterable[Check]:
+    """The programs of a kernel build."""
     present = []
     for program, package in BUILD_TOOLS.items():
         if not shutil.which(program):
             yield _absent(program, "is not installed", package)
             continue
-        # bc has been seen without a version, flex and perl hide theirs in a sentence
-        said = ask([program, "--version"])
-        if said.code is None:
-            yield Check(program, "missing", f"{program} --version: {said.trouble}")
+        # some bc print no version; flex and perl print theirs in a sentence
+        output = ask([program, "--version"])
+        if output.code is None:
+            yield Check(program, "missing", f"{program} --version: {output.trouble}")
             continue
-        present.append(f"{program} {first_number(said.out)}".strip())
+        present.append(f"{program} {first_number(output.out)}".strip())
     if present:
         yield Check("build tools", "ok", ", ".join(present))
 
 
 def ccache() -> Iterable[Check]:
+    """The compiler cache; optional."""
     if not shutil.which("ccache"):
         yield _absent("ccache", "not installed; repeated builds take longer", "ccache", status="note")
         return
@@ -253,6 +259,7 @@ def ccache() -> Iterable[Check]:
 
 
 def apt() -> Iterable[Check]:
+    """Whether the host's apt sources name a Debian archive."""
     from orchestrator.debian import mirror, tools
 
     without = "no guest images and no debian: sources can be made here"
@@ -263,15 +270,20 @@ def apt() -> Iterable[Check]:
     try:
         mirror.host_mirror()
     except InfraError as error:
-        # apt's own words name the mirror, whose address is nobody's business
-        known = "name no Debian archive" in error.message
-        why = "the host's apt sources name no Debian archive" if known else "apt-get cannot read its sources"
-        yield Check("apt", "missing", f"{why}: {without}", "" if known else "apt-get indextargets")
+        # apt's message has the mirror's address, which is private
+        is_missing = "name no Debian archive" in error.message
+        why = (
+            "the host's apt sources name no Debian archive"
+            if is_missing
+            else "apt-get cannot read its sources"
+        )
+        yield Check("apt", "missing", f"{why}: {without}", "" if is_missing else "apt-get indextargets")
         return
     yield Check("apt", "ok", "the host's sources name a Debian archive")
 
 
 def mirror() -> Iterable[Check]:
+    """Whether the Debian mirror answers, has the suite, and is trusted."""
     from orchestrator.debian import apt, mirror, tools
 
     with tempfile.TemporaryDirectory(prefix="orc-") as folder:
@@ -279,28 +291,32 @@ def mirror() -> Iterable[Check]:
         try:
             state = apt.AptState(Path(folder), [suite], tools.host_arch())
         except InfraError:
-            return  # said by the check of apt
-        # the signed release file alone: that shows the mirror, the suite, the clock and the keys
+            return  # reported by the check of apt
+        # the signed release file alone checks the mirror, the suite, the clock and the keys
         argv = ["apt-get", "-q", "update", "--error-on=any", "-o", "Acquire::Retries=0"]
         for kind in ("Packages", "Translations", "DEP-11", "Contents-deb", "CNF"):
             argv += ["-o", f"Acquire::IndexTargets::deb::{kind}::DefaultEnabled=false"]
-        said = ask(argv, limit_s=NETWORK_S, env={"APT_CONFIG": str(state.root / "apt.conf")})
-    if said.code == 0:
+        output = ask(argv, limit_s=NETWORK_S, env={"APT_CONFIG": str(state.root / "apt.conf")})
+    if output.code == 0:
         yield Check("mirror", "ok", f"answers, and has {suite}")
         return
     why = (
         f"no answer within {NETWORK_S:.0f} s"
-        if said.code is None
+        if output.code is None
         else "it could not be reached or is refused"
     )
-    if said.code is not None and "does not have a Release file" in said.out + said.err:
+    text = output.out + output.err if output.code is not None else ""
+    if "does not have a Release file" in text:
         why = f"it answers, and has no {suite}"
-    if said.code is not None and re.search(r"NO_PUBKEY|not signed|invalid signature", said.out + said.err):
+    if output.code is not None and re.search(
+        r"NO_PUBKEY|not signed|invalid signature", output.out + output.err
+    ):
         why = "its signature is not trusted"
     yield Check("mirror", "missing", f"the Debian mirror: {why}", "apt-get update")
 
 
 def certificates() -> Iterable[Check]:
+    """The CA certificates, for sources from https."""
     import ssl
 
     paths = ssl.get_default_verify_paths()
@@ -311,6 +327,7 @@ def certificates() -> Iterable[Check]:
 
 
 def cache(cache: Path) -> Iterable[Check]:
+    """Whether the cache can be written, and its content."""
     trouble = host.unwritable(cache)
     if trouble:
         yield Check("cache", "missing", f"{cache}: {trouble}", "export ORCHESTRATE_CACHE=/a/larger/disk")
@@ -319,27 +336,29 @@ def cache(cache: Path) -> Iterable[Check]:
 
 
 def disk(cache: Path) -> Iterable[Check]:
+    """The free space for the cache and for temporary files."""
     for name, folder, need, comfort, variable in (
         ("disk, cache", cache, *host.space_needs(cache), "ORCHESTRATE_CACHE"),
         ("disk, temporary", host.temporary(), *host.TEMPORARY_GIB, "TMPDIR"),
     ):
         if folder == cache and host.unwritable(cache):
-            continue  # said by the check of the cache
+            continue  # reported by the check of the cache
         if folder is None:
-            found = "no temporary folder can be written"
-            yield Check(name, "missing", found, f"export {variable}=/a/larger/disk")
+            text = "no temporary folder can be written"
+            yield Check(name, "missing", text, f"export {variable}=/a/larger/disk")
             continue
-        status, found = host.space(folder, need, comfort)
-        yield Check(name, status, found, f"export {variable}=/a/larger/disk" if status == "missing" else "")
+        status, text = host.space(folder, need, comfort)
+        yield Check(name, status, text, f"export {variable}=/a/larger/disk" if status == "missing" else "")
 
 
 def home(cache: Path) -> Iterable[Check]:
+    """Whether the home folder can be written."""
     try:
         home = Path.home()
     except RuntimeError:
-        yield Check("home", "note", "there is none; name the cache with ORCHESTRATE_CACHE")
+        yield Check("home", "note", "there is none; set the cache with ORCHESTRATE_CACHE")
         return
-    # nothing but the cache is kept there, and of that its own check tells
+    # only the cache is there, and it has its own check
     if not host.unwritable(home):
         yield Check("home", "ok", "can be written")
     elif not host.unwritable(cache):
@@ -347,5 +366,6 @@ def home(cache: Path) -> Iterable[Check]:
 
 
 def machine() -> Iterable[Check]:
-    for name, status, found in (host.memory(), host.cpus()):
-        yield Check(name, status, found)
+    """Memory and CPUs."""
+    for name, status, text in (host.memory(), host.cpus()):
+        yield Check(name, status, text)

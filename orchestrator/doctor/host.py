@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the doctor measures of the host: space, memory, CPUs, and what its tools say."""
+"""Facts about the host: space, memory, CPUs, and the output of its tools."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
 TOOL_S = 5.0
 
 
-class Said(msgspec.Struct, frozen=True):
-    """What a program said; ``code`` is ``None`` where it did not end in time or could not be started."""
+class Output(msgspec.Struct, frozen=True):
+    """The output of a program; ``code`` is ``None`` if it did not end in time or could not be started."""
 
     code: int | None
     out: str
@@ -49,13 +49,13 @@ class Said(msgspec.Struct, frozen=True):
 
     @property
     def trouble(self) -> str:
-        """Its last words, on one line."""
+        """Its error message, on one line."""
         lines = (self.err.strip() or self.out.strip()).splitlines()
         errors = [line for line in lines if "error" in line.lower()]
-        return one_line((errors or lines)[-1 if not errors else 0], limit=120) if lines else "says nothing"
+        return one_line((errors or lines)[-1 if not errors else 0], limit=120) if lines else "no output"
 
 
-def ask(argv: Sequence[str], *, limit_s: float | None = None, env: Mapping[str, str] | None = None) -> Said:
+def ask(argv: Sequence[str], *, limit_s: float | None = None, env: Mapping[str, str] | None = None) -> Output:
     """Run a program of the host to its end, or kill it and its children when the time is up."""
     limit_s = TOOL_S if limit_s is None else limit_s
     environment = {**os.environ, "LC_ALL": "C", **(env or {})}
@@ -69,19 +69,19 @@ def ask(argv: Sequence[str], *, limit_s: float | None = None, env: Mapping[str, 
             start_new_session=True,
         )
     except OSError as error:
-        return Said(None, "", f"cannot be started: {error.strerror}")
+        return Output(None, "", f"cannot be started: {error.strerror}")
     with child:
         try:
             out, err = child.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(OSError):
                 os.killpg(child.pid, signal.SIGKILL)
-            return Said(None, "", f"does not end within {limit_s:.0f} s")
-    return Said(child.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
+            return Output(None, "", f"does not end within {limit_s:.0f} s")
+    return Output(child.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
 
 
 def first_number(text: str) -> str:
-    """The version in the first lines of what ``--version`` says, or empty."""
+    """The version in the first lines of the output of ``--version``, or empty."""
     head = text[:2000]
     # gcc's distributor stands in brackets before its own version, perl's version stands in brackets alone
     for part in (re.sub(r"\([^)\n]*\)", "", head), head):
@@ -91,7 +91,7 @@ def first_number(text: str) -> str:
 
 
 def kvm_remedy() -> str:
-    """How to get at a /dev/kvm that is there and denied to this user; empty in every other case."""
+    """The command that gives this user access to an existing /dev/kvm; empty if that is not the problem."""
     if not KVM.exists() or os.access(KVM, os.R_OK | os.W_OK):
         return ""
     facts = KVM.stat()
@@ -99,7 +99,7 @@ def kvm_remedy() -> str:
     with contextlib.suppress(KeyError):
         group = grp.getgrgid(facts.st_gid)
         me = pwd.getpwuid(os.getuid()).pw_name
-    # to root's own group nobody is added, and not every host lets the group in
+    # users are not added to root's group, and not every host gives the group access
     if group is None or group.gr_name == "root" or facts.st_mode & 0o060 != 0o060:
         return f"{_as_root(f'chown $USER {KVM}')}   # until this host reboots"
     if me in group.gr_mem:
@@ -111,12 +111,12 @@ def kvm_remedy() -> str:
 
 
 def _as_root(command: str) -> str:
-    # a login shell has root's PATH; double quotes, as $USER is who asks
+    # a login shell has root's PATH; double quotes, so that $USER is the caller
     return f"sudo {command}" if shutil.which("sudo") else f'su - -c "{command}"'
 
 
 def existing(folder: Path) -> Path | None:
-    """The folder, or the nearest one above it that is there; ``None`` where a file is in the way."""
+    """The folder, or the nearest one above it that exists; ``None`` if a file is in the way."""
     for each in (folder, *folder.absolute().parents):
         try:
             if each.is_dir():
@@ -129,7 +129,7 @@ def existing(folder: Path) -> Path | None:
 
 
 def unwritable(folder: Path) -> str:
-    """Why nothing can be written there, by writing a file; empty where it can."""
+    """Why nothing can be written there, by writing a file; empty if it can."""
     place = existing(folder)
     if place is None:
         return "is not a folder, or cannot be entered"
@@ -143,7 +143,7 @@ def unwritable(folder: Path) -> str:
 
 
 def temporary() -> Path | None:
-    """Where temporary files go; ``None`` where none of the usual places can be written."""
+    """Where temporary files go; ``None`` if none of the usual places is writable."""
     try:
         return Path(tempfile.gettempdir())
     except OSError:
@@ -151,7 +151,7 @@ def temporary() -> Path | None:
 
 
 def content(cache: Path) -> str:
-    """What the cache holds, and about how much disk that takes; looks for less than a second.
+    """The content of the cache and its approximate size; takes less than a second.
 
     Source trees are counted, not measured: each has close to 100,000 files.
     """
@@ -171,10 +171,10 @@ def content(cache: Path) -> str:
     until = time.monotonic() + _WALK_S
     # ccache's many files last
     for folder in sorted(kinds, key=lambda path: (path.name == "ccache", path.name)):
-        found, complete = _size(folder, until)
-        size, whole = size + found, whole and complete
-    said = f"{'' if whole else 'more than '}{_amount(size)}"
-    return f"{said}; {', '.join(parts)}" if parts else said
+        part, complete = _size(folder, until)
+        size, whole = size + part, whole and complete
+    text = f"{'' if whole else 'more than '}{_amount(size)}"
+    return f"{text}; {', '.join(parts)}" if parts else text
 
 
 def _entries(folder: Path) -> int:
@@ -185,7 +185,7 @@ def _entries(folder: Path) -> int:
 
 
 def _size(folder: Path, until: float) -> tuple[int, bool]:
-    """Bytes on disk below a folder, and whether all of it was seen before the time was up."""
+    """Bytes on disk below a folder, and whether that is complete."""
     total = 0
     for number, status in enumerate(_files(folder)):
         total += status.st_blocks * 512 // max(1, status.st_nlink)
@@ -195,12 +195,12 @@ def _size(folder: Path, until: float) -> tuple[int, bool]:
 
 
 def _files(folder: Path) -> Iterator[os.stat_result]:
-    waiting = [str(folder)]
-    while waiting:
-        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+    queue = [str(folder)]
+    while queue:
+        with contextlib.suppress(OSError), os.scandir(queue.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
+                    queue.append(entry.path)
                 else:
                     yield entry.stat(follow_symlinks=False)
 
@@ -215,21 +215,21 @@ def space_needs(cache: Path) -> tuple[float, float]:
 
 
 def space(folder: Path, need_gib: float, comfort_gib: float) -> tuple[Status, str]:
-    """Whether enough is free where a folder is or will be."""
+    """Whether the disk of a folder, existing or not, has enough free space."""
     place = existing(folder)
     if place is None:
         return "missing", "is not a folder, or cannot be entered"
     facts = os.statvfs(place)
     free = facts.f_bavail * facts.f_frsize
-    said = f"{_amount(free)} free"
+    text = f"{_amount(free)} free"
     if free < need_gib * _GIB:
-        return "missing", f"{said}, {_amount(need_gib * _GIB)} needed{_for(need_gib)}"
-    # file systems without a fixed number of inodes say 0
+        return "missing", f"{text}, {_amount(need_gib * _GIB)} needed{_for(need_gib)}"
+    # file systems without a fixed number of inodes report 0
     if facts.f_files and facts.f_favail < _NEEDED_INODES and need_gib > 1:
-        return "missing", f"{said}, but room for {facts.f_favail} files only; a source tree has 100,000"
+        return "missing", f"{text}, but room for {facts.f_favail} files only; a source tree has 100,000"
     if free < comfort_gib * _GIB:
-        return "note", f"{said}, {_amount(comfort_gib * _GIB)} advised{_for(need_gib)}"
-    return "ok", said
+        return "note", f"{text}, {_amount(comfort_gib * _GIB)} advised{_for(need_gib)}"
+    return "ok", text
 
 
 def _for(need_gib: float) -> str:
@@ -239,22 +239,22 @@ def _for(need_gib: float) -> str:
 
 
 def memory() -> tuple[str, Status, str]:
-    """Name, status and words about the memory that is available, a container's limit counted in."""
+    """Name, status and text about the available memory, with a container's limit."""
     import psutil
 
     available = psutil.virtual_memory().available
     limit = _cgroup("memory.max")
     used = _cgroup("memory.current")
     if limit is not None:
-        # what the page cache holds of it is given back
+        # the page cache's share can be reclaimed
         available = min(available, limit - min(used or 0, limit) + (_reclaimable() if used else 0))
-    said = f"{_amount(available)} available"
+    text = f"{_amount(available)} available"
     least, comfort = _MEMORY_GIB
     if available < least * _GIB:
-        return "memory", "missing", f"{said}; a guest and a compiler need {_amount(least * _GIB)} at least"
+        return "memory", "missing", f"{text}; a guest and a compiler need {_amount(least * _GIB)} at least"
     if available < comfort * _GIB:
-        return "memory", "note", f"{said}; use --jobs 1, and one guest at a time"
-    return "memory", "ok", said
+        return "memory", "note", f"{text}; use --jobs 1, and one guest at a time"
+    return "memory", "ok", text
 
 
 def _cgroup(name: str) -> int | None:
@@ -273,19 +273,19 @@ def _reclaimable() -> int:
 
 
 def cpus() -> tuple[str, Status, str]:
-    """Name, status and words about the CPUs that may be used, and what else keeps them busy."""
+    """Name, status and text about the usable CPUs and their load."""
     number = len(os.sched_getaffinity(0))
     load = os.getloadavg()[0]
-    said = f"{number}, load {load:.1f}"
+    text = f"{number}, load {load:.1f}"
     if load > number / 2:
-        return "CPUs", "note", f"{said}; benchmarks want a quiet host{_no_yielding()}"
+        return "CPUs", "note", f"{text}; benchmarks want a quiet host{_no_yielding()}"
     if number < 2:
-        return "CPUs", "note", f"{said}; guests have two CPUs, and races show less on one"
-    return "CPUs", "ok", said
+        return "CPUs", "note", f"{text}; guests have two CPUs, and races show less on one"
+    return "CPUs", "ok", text
 
 
 def _no_yielding() -> str:
-    """Why nice does not make that work yield, empty where it does: each session then has an equal share."""
+    """Why nice has no effect on that work: autogroups give each session an equal share; empty otherwise."""
     with contextlib.suppress(OSError):
         if AUTOGROUP.read_text().strip() == "1":
             return (

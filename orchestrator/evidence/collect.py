@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Asks a guest in which something hangs, before anything is killed: stacks, CPUs, locks, its memory.
+"""Collect evidence of a hang before anything is killed: stacks, CPUs, locks, memory.
 
-All steps together have one time limit. A step that fails leaves a line and not more: the verdict is that of
-the deadline, whatever becomes of the evidence.
+All steps together have one time limit. A failed step only adds a line: evidence never changes the verdict.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ _QUIET_S = 0.5
 _KEY_S = 8.0
 #: Bytes of the console that one request may bring.
 _CONSOLE_MOST = 4 << 20
-#: What sysrq is asked for, in this order; with lockdep, all tasks come with their locks. A guest that was
-#: told to be quiet shows none of it otherwise.
+#: The sysrq keys, in this order. With lockdep, tasks are shown with their locks. The first key raises the
+#: console's log level.
 _KEYS = {
     "7": "messages of all levels",
     "l": "all CPUs",
@@ -46,9 +45,9 @@ _KEYS = {
 
 
 class HangReport(msgspec.Struct, frozen=True):
-    """What was learned of something that hangs.
+    """The evidence of a hang.
 
-    ``reason`` is one line, empty where nothing is known; ``detail`` names the files with the evidence.
+    ``reason`` is one line, empty if unknown; ``detail`` names the files with the evidence.
     """
 
     reason: str = ""
@@ -56,7 +55,7 @@ class HangReport(msgspec.Struct, frozen=True):
 
 
 class HangProbe(msgspec.Struct, frozen=True):
-    """Examines a guest in which a program, given by its name, hangs; it takes ``limit_s`` seconds at most.
+    """Examines a guest in which a program, by its name, hangs; it takes ``limit_s`` seconds at most.
 
     It must not raise, and changes no verdict.
     """
@@ -80,13 +79,13 @@ def examine(
     dump: bool,
     debug: Callable[[], Path | None] = lambda: None,
 ) -> HangReport:
-    """Keep what can be known of a hang in ``folder`` and say it; trouble of guest or disk is only noted.
+    """Write the evidence of a hang to ``folder``, and explain it; trouble of guest or disk is only noted.
 
     ``<program>.hang.txt`` has the texts, ``<program>.vmcore`` the memory.
 
-    :param root: what the files are named relative to.
-    :param dump: whether the memory is kept as well.
-    :param debug: finds an ELF file with this kernel's types, by which drgn reads the locks of what is stuck.
+    :param root: the folder to which the names of files are relative.
+    :param dump: whether to dump the memory as well.
+    :param debug: finds an ELF file with this kernel's types, with which drgn reads the locks of stuck tasks.
     """
     return _Gatherer(guest, program, folder, root, watch).all(dump, debug)
 
@@ -102,13 +101,13 @@ class _Gatherer:
         self.console = ""
         self.locks = ""
 
-    def left(self, most_s: float = BOX_MOST_S) -> float:
-        """Seconds for the next step; at least one, so that what is quick is tried."""
+    def remaining_s(self, most_s: float = BOX_MOST_S) -> float:
+        """Seconds for the next step; at least one, so that quick steps are tried."""
         return max(1.0, min(most_s * max(1.0, self.guest.factor), self.until - time.monotonic()))
 
     def all(self, dump: bool, debug: Callable[[], Path | None]) -> HangReport:
         answers = self._step("tasks over SSH", self._ask_tasks)
-        with self.watch.ours():
+        with self.watch.ignoring():
             self._step("sysrq", lambda: self._sysrq(answers))
         if not self.console.strip():
             self._step("registers", self._registers)
@@ -119,19 +118,19 @@ class _Gatherer:
         if dump:
             self._step("memory dump", self._dump)
         holders = hang.parse_holders(self.console)
-        said = hang.explain(tasks, holders, arch=self.guest.spec.arch)
-        reason = "; ".join(word for word in (said, self.locks) if word)
+        explanation = hang.explain(tasks, holders, arch=self.guest.spec.arch)
+        reason = "; ".join(word for word in (explanation, self.locks) if word)
         self._write(reason)
         return HangReport(reason, "\n".join(self.notes))
 
     def _step(self, name: str, step: Callable[[], object]) -> bool:
-        """Whether a step did what it should; else a note says why it did not."""
+        """Run a step; whether it succeeded. A failure becomes a note."""
         if time.monotonic() > self.until:
             self.notes.append(f"{name}: no time left")
             return False
         try:
             step()
-        # whatever goes wrong with evidence, a mistake of ours as well: it must not cost the verdict
+        # no failure here, not even a bug, may change the verdict
         except Exception as error:
             why = error.message if isinstance(error, InfraError) else f"{type(error).__name__}: {error}"
             self.notes.append(f"{name}: {one_line(why)}")
@@ -139,23 +138,25 @@ class _Gatherer:
         return True
 
     def _ask_tasks(self) -> None:
-        said = self.guest.ssh.raw(f"{LOOKER} --tasks", limit_s=self.left(_ASK_S), gone=self.guest.death)
-        text = clean(said)
+        output = self.guest.ssh.raw(
+            f"{LOOKER} --tasks", limit_s=self.remaining_s(_ASK_S), death=self.guest.death
+        )
+        text = clean(output)
         if "@ tasks" not in text:
             raise InfraError("the guest shows none")
         self.tasks = health.parse_tasks(text)
         self.parts.append(f"--- processes, each thread with its kernel stack ---\n{text}")
 
     def _sysrq(self, answers: bool) -> None:
-        start = self.guest.console.seen
+        start = self.guest.console.position
         try:
             for key, what in _KEYS.items():
                 self._press(key, answers)
-                self.guest.console.settle(_QUIET_S, self.left(_KEY_S))
-                if self.guest.console.seen == start:
-                    raise InfraError(f"the kernel does not answer on its console when asked for {what}")
+                self.guest.console.settle(_QUIET_S, self.remaining_s(_KEY_S))
+                if self.guest.console.position == start:
+                    raise InfraError(f"the kernel does not show {what} on its console")
         finally:
-            # what came before it went wrong is kept
+            # also after a failure
             self.console = clean(self.guest.console.since(start, _CONSOLE_MOST))
             if self.console.strip():
                 self.parts.append(f"--- the console: sysrq {', '.join(_KEYS)} ---\n{self.console}")
@@ -163,28 +164,30 @@ class _Gatherer:
     def _press(self, key: str, answers: bool) -> None:
         if answers:
             command = f"echo {key} > /proc/sysrq-trigger"
-            self.guest.ssh.raw(command, limit_s=self.left(_KEY_S), gone=self.guest.death)
+            self.guest.ssh.raw(command, limit_s=self.remaining_s(_KEY_S), death=self.guest.death)
             return
-        # a BREAK on the serial line is heard as long as one CPU takes interrupts
-        with self.guest.within(self.left(_ASK_S)):
+        # a BREAK on the serial line works as long as one CPU takes interrupts
+        with self.guest.within(self.remaining_s(_ASK_S)):
             self.guest.qmp("chardev-send-break", id="console")
         time.sleep(0.1)
         self.guest.console.send(key.encode())
 
     def _registers(self) -> None:
-        with self.guest.within(self.left(_ASK_S)):
-            said = self.guest.qmp("human-monitor-command", **{"command-line": "info registers -a"})
-        self.parts.append(f"--- registers of all CPUs ---\n{clean(str(said).encode())}")
+        with self.guest.within(self.remaining_s(_ASK_S)):
+            registers = self.guest.qmp("human-monitor-command", **{"command-line": "info registers -a"})
+        self.parts.append(f"--- registers of all CPUs ---\n{clean(str(registers).encode())}")
 
     def _locks(self, pids: Sequence[int], debug: Path | None) -> None:
-        """What only the memory tells of VMA locks: which one, and how many have it."""
+        """Facts about VMA locks that only the memory has: which VMA, and how many readers."""
         if debug is None:
             raise InfraError("they need debug information of this kernel")
         guest = self.guest
-        said = guest.ssh.raw("grep ' init_task$' /proc/kallsyms", limit_s=self.left(_ASK_S), gone=guest.death)
-        address = int(said.split()[0], 16) if said.split() else 0
+        output = guest.ssh.raw(
+            "grep ' init_task$' /proc/kallsyms", limit_s=self.remaining_s(_ASK_S), death=guest.death
+        )
+        address = int(output.split()[0], 16) if output.split() else 0
         if not address:
-            raise InfraError("the guest does not tell where its tasks are")
+            raise InfraError("the guest does not show the address of init_task")
         piece = guest.folder / "piece"
 
         def read(at: int, size: int) -> bytes:
@@ -194,19 +197,19 @@ class _Gatherer:
             guest.qmp("memsave", **{"val": at - (at >> 63 << 64), "size": size, "filename": str(piece)})
             return piece.read_bytes()
 
-        with guest.within(self.left(_ASK_S)):
+        with guest.within(self.remaining_s(_ASK_S)):
             guest.qmp("stop")
             try:
-                found = vma_locks.spaces(read, address, debug, pids, arch=guest.spec.arch)
+                address_spaces = vma_locks.spaces(read, address, debug, pids, arch=guest.spec.arch)
             finally:
                 guest.qmp("cont")
-        self.locks = vma_locks.explain(found, hang.explain(self.tasks))
-        self.parts.append(f"--- locks in memory, by drgn ---\n{vma_locks.table(found)}")
+        self.locks = vma_locks.explain(address_spaces, hang.explain(self.tasks))
+        self.parts.append(f"--- locks in memory, by drgn ---\n{vma_locks.table(address_spaces)}")
 
     def _dump(self) -> None:
         need = self.guest.spec.mem_mib
         if need > CORE_MOST_MIB:
-            raise InfraError(f"{need} MiB of memory, and {CORE_MOST_MIB} are the most that is kept")
+            raise InfraError(f"{need} MiB of memory, and the limit of a dump is {CORE_MOST_MIB}")
         free = shutil.disk_usage(self.core.parent).free >> 20
         if free < need + SPARE_MIB:
             raise InfraError(f"not kept: {free} MiB free where it may need {need} and leave {SPARE_MIB}")
@@ -220,25 +223,25 @@ class _Gatherer:
 
     def _write_core(self) -> None:
         guest = self.guest
-        with self.core.open("w+b") as stream, guest.within(self.left()):
+        with self.core.open("w+b") as stream, guest.within(self.remaining_s()):
             formats = guest.qmp("query-dump-guest-memory-capability")["formats"]
             guest.send_fd("core", stream.fileno())
             arguments = {"paging": False, "protocol": "fd:core", "detach": True}
-            chosen = {"format": "kdump-zlib"} if "kdump-zlib" in formats else {}
-            guest.qmp("dump-guest-memory", **arguments, **chosen)
+            format_ = {"format": "kdump-zlib"} if "kdump-zlib" in formats else {}
+            guest.qmp("dump-guest-memory", **arguments, **format_)
             while True:
-                said = guest.qmp("query-dump")
-                if said["status"] == "completed":
+                status = guest.qmp("query-dump")
+                if status["status"] == "completed":
                     os.fsync(stream.fileno())
                     return
-                if said["status"] == "failed":
+                if status["status"] == "failed":
                     raise InfraError("QEMU could not write it: is the disk full?")
-                if time.monotonic() > self.until + self.left():
+                if time.monotonic() > self.until + self.remaining_s():
                     raise InfraError("it did not end in time")
                 time.sleep(0.05)
 
     def _write(self, reason: str) -> None:
-        head = [reason or "nothing is known of what it waits for", *self.notes]
+        head = [reason or "it is unknown what it waits for", *self.notes]
         body = "\n".join(head) + "\n\n" + "\n\n".join(self.parts) + "\n"
         try:
             self.text.write_text(body, encoding="utf-8", errors="replace")

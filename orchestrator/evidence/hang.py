@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What hangs, and for whose lock: read out of the stacks of a guest's tasks. Pure; `gather` asks the guest.
+"""Which task hangs, and which lock it waits for, from the stacks of a guest's tasks. Pure; `collect` asks the
+guest.
 
-The stacks come from ``orc-look --tasks`` while the guest still answers, else from what sysrq ``t`` and ``w``
-print on the console; who holds which lock is what lockdep prints there (``d``), where it is on.
+The stacks come from ``orc-look --tasks`` while the guest answers, else from sysrq ``t`` and ``w`` on the
+console. The lock holders come from lockdep, if it is on.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from orchestrator.core.arch import Arch
 from orchestrator.core.text import one_line
 from orchestrator.evidence.health import Task
 
-#: In which a writer of an address space waits until the readers of one VMA have gone. It holds mmap_lock.
+#: Functions in which a writer, which holds mmap_lock, waits for the readers of one VMA.
 VMA_WAITS = frozenset(
     {"__vma_start_exclude_readers", "__vma_start_write", "__vma_exclude_readers_for_detach"}
     | {"__vma_enter_locked", "vma_start_write", "vma_mark_detached"}
 )
-#: In which a reader has locked a VMA, or may have.
+#: Functions in which a reader has locked a VMA, or may have.
 VMA_READS = frozenset(
     {"lock_vma_under_rcu", "lock_next_vma", "get_next_vma", "m_start", "m_next", "show_map", "show_smap"}
     | {"proc_get_vma", "query_vma_find_by_addr", "do_procmap_query", "handle_mm_fault", "pagemap_read"}
@@ -29,11 +30,11 @@ VMA_READS = frozenset(
 )
 _WRITE_WAITS = frozenset({"rwsem_down_write_slowpath", "down_write", "down_write_killable"})
 _READ_WAITS = frozenset({"rwsem_down_read_slowpath", "down_read", "down_read_killable"})
-#: What a sleeping task's stack begins with whatever it waits for.
+#: The first functions on every sleeping task's stack.
 _PLUMBING = frozenset(
     {"__schedule", "schedule", "schedule_timeout", "schedule_preempt_disabled", "__switch_to"}
 )
-#: Callers by which a semaphore is known to be an address space's.
+#: Callers that show that a semaphore is an address space's.
 _MM = re.compile(
     r"mmap|munmap|mremap|mprotect|madvise|mlock|brk|vma|maps|fault|exec_mm|dup_mm|exit_m|mm_|m_start"
 )
@@ -52,7 +53,7 @@ _NAMED = 3
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """Who holds a lock, by lockdep: a task as ``comm/pid``, the lock's class, the function that took it."""
+    """The holder of a lock, by lockdep: a task as ``comm/pid``, the lock's class, the locking function."""
 
     who: str
     lock: str
@@ -60,26 +61,26 @@ class Holder(msgspec.Struct, frozen=True):
 
 
 def parse_console(text: str) -> tuple[Task, ...]:
-    """The tasks that sysrq ``t`` or ``w`` has shown, clean text; of two pictures of one the later."""
-    found: dict[int, Task] = {}
+    """The tasks in the output of sysrq ``t`` or ``w``, clean text; of two entries of one task the later."""
+    tasks: dict[int, Task] = {}
     last: int | None = None
     for raw in text.splitlines():
         line = _STAMP.sub("", raw[:500])
-        if (match := _TASK.search(line)) and (int(match["pid"]) in found or len(found) < _MAX_TASKS):
+        if (match := _TASK.search(line)) and (int(match["pid"]) in tasks or len(tasks) < _MAX_TASKS):
             last = int(match["pid"])
-            found[last] = Task(int(match["tgid"] or last), last, match["state"], "0", match["comm"])
+            tasks[last] = Task(int(match["tgid"] or last), last, match["state"], "0", match["comm"])
         elif last is not None and (frame := _FRAME.search(line)):
-            task = found[last]
+            task = tasks[last]
             if not frame["doubt"] and len(task.stack) < _MAX_STACK:
-                found[last] = msgspec.structs.replace(task, stack=(*task.stack, frame[0]))
+                tasks[last] = msgspec.structs.replace(task, stack=(*task.stack, frame[0]))
         elif "sysrq: " in line or "Showing all locks" in line:
             last = None
-    return tuple(found.values())
+    return tuple(tasks.values())
 
 
 def parse_holders(text: str) -> tuple[Holder, ...]:
-    """Who holds a lock of an address space, or of a VMA, as lockdep shows it; clean text."""
-    found: list[Holder] = []
+    """The holders of locks of address spaces and VMAs, from lockdep's output; clean text."""
+    holders: list[Holder] = []
     who = ""
     for raw in text.splitlines():
         line = raw[:500]
@@ -87,9 +88,9 @@ def parse_holders(text: str) -> tuple[Holder, ...]:
             who = match["who"]
         elif who and (match := _LOCK.search(line)):
             lock = next((name for name in _LOCKS if name in match["lock"]), "")
-            if lock and len(found) < _MAX_TASKS:
-                found.append(Holder(who, lock, match["at"] or ""))
-    return tuple(dict.fromkeys(found))
+            if lock and len(holders) < _MAX_TASKS:
+                holders.append(Holder(who, lock, match["at"] or ""))
+    return tuple(dict.fromkeys(holders))
 
 
 def functions(task: Task) -> list[str]:
@@ -98,7 +99,7 @@ def functions(task: Task) -> list[str]:
 
 
 def waits_for(task: Task) -> str:
-    """``vma``, ``mmap-write``, ``mmap-read``: what of an address space a task waits for; else empty."""
+    """``vma``, ``mmap-write``, ``mmap-read``: the lock that a task waits for; else empty."""
     stack = functions(task)
     if any(name in VMA_WAITS for name in stack[:8]):
         return "vma"
@@ -110,21 +111,21 @@ def waits_for(task: Task) -> str:
 
 
 def explain(tasks: Sequence[Task], holders: Sequence[Holder] = (), *, arch: Arch | None = None) -> str:
-    """One line on what the tasks that sleep uninterruptibly wait for; empty where nothing is known."""
+    """One line on what the tasks that sleep uninterruptibly wait for; empty if unknown."""
     writers = [task for task in tasks if waits_for(task) == "vma"]
-    said = []
+    sentences = []
     if writers:
-        said.append(_writer(writers[0], tasks, holders, arch))
+        sentences.append(_writer(writers[0], tasks, holders, arch))
         if others := [_name(task) for task in writers[1 : 1 + _NAMED]]:
-            said.append(f"likewise {', '.join(others)}")
-        said += _queue(tasks, f"held for writing by {_name(writers[0])}")
+            sentences.append(f"likewise {', '.join(others)}")
+        sentences += _queue(tasks, f"held for writing by {_name(writers[0])}")
     else:
-        said += _queue(tasks, _held("mmap_lock", holders, ()))
-    if not said and (stuck := [task for task in tasks if task.state == "D"]):
-        said.append(f"{_name(stuck[0])} sleeps uninterruptibly in {_where(stuck[0])}")
+        sentences += _queue(tasks, _holder("mmap_lock", holders, ()))
+    if not sentences and (stuck := [task for task in tasks if task.state == "D"]):
+        sentences.append(f"{_name(stuck[0])} sleeps uninterruptibly in {_where(stuck[0])}")
         if len(stuck) > 1:
-            said.append(f"so do {len(stuck) - 1} more tasks")
-    return one_line("; ".join(said), limit=600)
+            sentences.append(f"so do {len(stuck) - 1} more tasks")
+    return one_line("; ".join(sentences), limit=600)
 
 
 def _writer(task: Task, tasks: Sequence[Task], holders: Sequence[Holder], arch: Arch | None) -> str:
@@ -132,18 +133,18 @@ def _writer(task: Task, tasks: Sequence[Task], holders: Sequence[Holder], arch: 
     inside = next(name for name in stack if name in VMA_WAITS)
     outer = next((name for name in stack[stack.index(inside) :] if name not in VMA_WAITS), "")
     call = _call(task, arch)
-    asked = ", ".join(word for word in (f"called by {outer}" if outer else "", call) if word)
-    what = f"{_name(task)} waits for readers of a VMA lock in {inside}{f' ({asked})' if asked else ''}"
-    return f"{what}; the VMA lock is {_held('vm_lock', holders, tasks, but=task)}"
+    context = ", ".join(word for word in (f"called by {outer}" if outer else "", call) if word)
+    what = f"{_name(task)} waits for readers of a VMA lock in {inside}{f' ({context})' if context else ''}"
+    return f"{what}; the VMA lock is {_holder('vm_lock', holders, tasks, but=task)}"
 
 
-def _held(lock: str, holders: Sequence[Holder], tasks: Sequence[Task], but: Task | None = None) -> str:
-    """Who holds a lock: as lockdep says, else whoever is inside a read of a VMA."""
-    mine = f"{but.comm}/{but.tid}" if but else ""
-    others = [holder for holder in holders if holder.lock == lock and holder.who != mine]
-    known = [f"{holder.who}{f' since {holder.at}' if holder.at else ''}" for holder in others]
-    if known:
-        return f"held by {', '.join(known[:_NAMED])}, says lockdep"
+def _holder(lock: str, holders: Sequence[Holder], tasks: Sequence[Task], but: Task | None = None) -> str:
+    """The holder of a lock: from lockdep, else the tasks inside a read of a VMA."""
+    own_name = f"{but.comm}/{but.tid}" if but else ""
+    others = [holder for holder in holders if holder.lock == lock and holder.who != own_name]
+    names = [f"{holder.who}{f' since {holder.at}' if holder.at else ''}" for holder in others]
+    if names:
+        return f"held by {', '.join(names[:_NAMED])}, says lockdep"
     if lock != "vm_lock":
         return ""
     inside = [
@@ -153,17 +154,17 @@ def _held(lock: str, holders: Sequence[Holder], tasks: Sequence[Task], but: Task
     ]
     if inside:
         return f"held, it seems, by {', '.join(inside[:_NAMED])}"
-    return "held by nobody that is inside a read of one: whoever locked it has left without unlocking it"
+    return "held by no task inside a read of a VMA: a reader has left without unlocking it"
 
 
-def _queue(tasks: Iterable[Task], held: str) -> list[str]:
+def _queue(tasks: Iterable[Task], state: str) -> list[str]:
     kinds = {"mmap-write": "write", "mmap-read": "read"}
     waiting = [(task, kinds[kind]) for task in tasks if (kind := waits_for(task)) in kinds]
     if not waiting:
-        return [f"mmap_lock is {held}"] if held else []
+        return [f"mmap_lock is {state}"] if state else []
     words = ", ".join(f"{_name(task)} ({kind}, in {_where(task)})" for task, kind in waiting[:_NAMED])
     more = f" and {len(waiting) - _NAMED} more" if len(waiting) > _NAMED else ""
-    return [f"mmap_lock is {held or 'held'}, and waited for by {words}{more}"]
+    return [f"mmap_lock is {state or 'state'}, and waited for by {words}{more}"]
 
 
 def _name(task: Task) -> str:

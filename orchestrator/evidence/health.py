@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a guest says about its kernel's health, and what is worse than it was: see guest/orc-look.c.
+"""The health of a guest's kernel before and after a program: see guest/orc-look.c.
 
-The taint mask is the catch-all: it tells that something went wrong even where the console scanner does
-not know the words. All of it comes from a hostile guest, so lines that are not as expected are left out.
+The taint mask is the catch-all: it shows trouble that the console scanner does not know. All of this comes
+from a hostile guest, so unexpected lines are ignored.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from orchestrator.core.text import clean
 from orchestrator.results.model import TAINTED, Blame, Verdict
 from orchestrator.splat.scanner import Scanner
 
-#: What each bit of `/proc/sys/kernel/tainted` says; the letter is the one in a splat's ``Tainted:`` line.
-#: Source: Documentation/admin-guide/tainted-kernels.rst.
+#: The meaning of each bit of `/proc/sys/kernel/tainted`; the letter is the one in a splat's ``Tainted:``
+#: line. Source: Documentation/admin-guide/tainted-kernels.rst.
 TAINT_BITS: tuple[str, ...] = (
     "P: proprietary module",
     "F: module loaded by force",
@@ -42,7 +42,7 @@ TAINT_BITS: tuple[str, ...] = (
     "J: mutating debug operation by user space",
 )
 
-#: What loading a module of ours leaves in the mask: out of the tree, and not signed.
+#: The bits that a module of orchestrate sets: out of the tree, and unsigned.
 OUT_OF_TREE = 1 << 12 | 1 << 13
 
 _VMSTAT = re.compile(r"^([A-Za-z_]\w{0,99}) (\d{1,20})$", re.ASCII | re.MULTILINE)
@@ -55,8 +55,8 @@ _MAX_TASKS = 4096
 _LEAK_CHARS = 16384
 _NAMED = 5
 
-#: Counters of `/proc/vmstat` that come back once the processes of a program are gone, each with what a clean
-#: kernel may be off by (pages; ``nr_kernel_stack``: KiB).
+#: Counters of `/proc/vmstat` that return to their values after the processes of a program have ended, each
+#: with the tolerance of a clean kernel (pages; ``nr_kernel_stack``: KiB).
 RETURNING: Mapping[str, int] = {
     "nr_anon_pages": 512,
     "nr_page_table_pages": 128,
@@ -64,7 +64,7 @@ RETURNING: Mapping[str, int] = {
     "nr_mlock": 0,
     "nr_anon_transparent_hugepages": 0,
 }
-#: Comes and goes with us.
+#: Its processes belong to our connections.
 _SERVER = "dropbear"
 
 
@@ -80,7 +80,7 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """A guest's state at one moment, as ``orc-look`` tells it; ``None`` or empty where it does not.
+    """A guest's state at one moment, from ``orc-look``; ``None`` or empty if unknown.
 
     ``huge`` is the number of huge pages in use or reserved by size, ``holders`` what may rightly hold some.
     ``lockdep``: whether it still checks; ``None`` in a kernel without it.
@@ -95,10 +95,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trouble(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that is worse than it was. ``passing``: it may still go away by itself.
+    """Something that got worse. ``passing``: it may still go away by itself.
 
-    ``stuck``: it is about processes that nobody can kill.
-    ``fingerprint`` as of a splat, where it is the same in every run.
+    ``stuck``: it is about processes that cannot be killed. ``fingerprint`` as of a splat, if it is the same
+    in every run.
     """
 
     verdict: Verdict
@@ -130,12 +130,12 @@ def new_taint(before: int, after: int) -> tuple[str, ...]:
 
 
 def parse_vmstat(text: str) -> dict[str, int]:
-    """Counters of `/proc/vmstat` by name, as they stand there (pages or events); odd lines are left out."""
+    """Counters of `/proc/vmstat` by name, as printed (pages or events); other lines are ignored."""
     return {name: int(value) for name, value in _VMSTAT.findall(text[:_MAX_CHARS])}
 
 
 def lockdep_on(text: str) -> bool | None:
-    """Whether lockdep still checks, from `/proc/lockdep_stats`; ``None`` if the text does not tell.
+    """Whether lockdep still checks, from `/proc/lockdep_stats`; ``None`` if the text does not show it.
 
     Lockdep turns itself off after its first report: what runs later in that boot is not lock-tested.
     """
@@ -144,11 +144,11 @@ def lockdep_on(text: str) -> bool | None:
 
 
 def parse_state(text: str) -> State:
-    """What ``orc-look`` wrote, clean text."""
+    """The state in the output of ``orc-look``, clean text."""
     parts = _SECTION.split(text[: 4 * _MAX_CHARS])
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
     tainted = sections.get("tainted", "").strip()
-    held = re.fullmatch(r"(\d{1,9}) (\d{1,9})", sections.get("holders", "").strip())
+    holders = re.fullmatch(r"(\d{1,9}) (\d{1,9})", sections.get("holders", "").strip())
     return State(
         tainted=int(tainted) if tainted.isdecimal() and len(tainted) < 20 else None,
         lockdep=lockdep_on(sections["lockdep"]) if "lockdep" in sections else None,
@@ -157,39 +157,39 @@ def parse_state(text: str) -> State:
             name: int(total) - int(free) + int(reserved)
             for name, total, free, reserved in _HUGE.findall(sections.get("hugepages", ""))
         },
-        holders=(int(held[1]), int(held[2])) if held else (0, 0),
+        holders=(int(holders[1]), int(holders[2])) if holders else (0, 0),
         tasks=parse_tasks(sections.get("tasks", "")),
     )
 
 
 def parse_tasks(text: str) -> tuple[Task, ...]:
-    """The threads in the section ``tasks`` of ``orc-look``, with their stacks where it gives them."""
-    found: list[Task] = []
+    """The threads in the section ``tasks`` of ``orc-look``, with their stacks if it has them."""
+    tasks: list[Task] = []
     for line in text.splitlines():
-        if line.startswith("  ") and found:
-            found[-1] = msgspec.structs.replace(found[-1], stack=(*found[-1].stack, line.strip()))
-        elif (match := _TASK.fullmatch(line)) and len(found) < _MAX_TASKS:
-            found.append(Task(int(match[1]), int(match[2]), match[3], match[4], match[5]))
-    return tuple(found)
+        if line.startswith("  ") and tasks:
+            tasks[-1] = msgspec.structs.replace(tasks[-1], stack=(*tasks[-1].stack, line.strip()))
+        elif (match := _TASK.fullmatch(line)) and len(tasks) < _MAX_TASKS:
+            tasks.append(Task(int(match[1]), int(match[2]), match[3], match[4], match[5]))
+    return tuple(tasks)
 
 
-def troubles(before: State, after: State, *, ours: int = 0) -> tuple[Trouble, ...]:
-    """What is worse in ``after`` than in ``before``, and not because of a program that is still at work.
+def troubles(before: State, after: State, *, own_taint: int = 0) -> tuple[Trouble, ...]:
+    """The troubles in ``after`` that are not in ``before``.
 
-    :param ours: bits of the taint mask that we set ourselves.
+    :param own_taint: bits of the taint mask that orchestrate itself sets.
     """
     return (
-        *_taint(before, after, ours),
-        *_left_behind(before, after),
+        *_taint(before, after, own_taint),
+        *_leftover_processes(before, after),
         *_huge_pages(before, after),
         *_drift(before, after),
     )
 
 
-def _taint(before: State, after: State, ours: int) -> Iterator[Trouble]:
+def _taint(before: State, after: State, own_taint: int) -> Iterator[Trouble]:
     if after.tainted is None or before.tainted is None:
         return
-    if new := new_taint(before.tainted | ours, after.tainted):
+    if new := new_taint(before.tainted | own_taint, after.tainted):
         yield Trouble(
             verdict=Verdict.CRASH,
             blame=Blame.KERNEL,
@@ -198,7 +198,7 @@ def _taint(before: State, after: State, ours: int) -> Iterator[Trouble]:
         )
 
 
-def _left_behind(before: State, after: State) -> Iterator[Trouble]:
+def _leftover_processes(before: State, after: State) -> Iterator[Trouble]:
     there = {(task.tid, task.comm) for task in before.tasks}
     new = [
         task
@@ -210,7 +210,7 @@ def _left_behind(before: State, after: State) -> Iterator[Trouble]:
         yield Trouble(
             verdict=Verdict.FAIL,
             blame=Blame.KERNEL,
-            reason=f"it left processes that sleep uninterruptibly: {_named(stuck)}",
+            reason=f"it left processes that sleep uninterruptibly: {_task_names(stuck)}",
             detail=stacks(stuck),
             passing=True,
             stuck=True,
@@ -219,12 +219,12 @@ def _left_behind(before: State, after: State) -> Iterator[Trouble]:
         yield Trouble(
             verdict=Verdict.FAIL,
             blame=Blame.TEST,
-            reason=f"it left processes that go on: {_named(new)}",
+            reason=f"it left running processes: {_task_names(new)}",
             passing=True,
         )
 
 
-def _named(tasks: list[Task]) -> str:
+def _task_names(tasks: list[Task]) -> str:
     words = [f"{task.comm} in {task.wchan}" if task.wchan != "0" else task.comm for task in tasks[:_NAMED]]
     more = f" and {len(tasks) - _NAMED} more" if len(tasks) > _NAMED else ""
     return ", ".join(words) + more
@@ -245,12 +245,12 @@ def _huge_pages(before: State, after: State) -> Iterator[Trouble]:
     if after.holders > before.holders:
         return
     for size, used in after.huge.items():
-        lost = used - before.huge.get(size, 0)
-        if lost > 0:
+        leaked = used - before.huge.get(size, 0)
+        if leaked > 0:
             yield Trouble(
                 verdict=Verdict.FAIL,
                 blame=Blame.KERNEL,
-                reason=f"huge pages leaked: {lost} of {size.removeprefix('hugepages-')} are nobody's",
+                reason=f"huge pages leaked: {leaked} of {size.removeprefix('hugepages-')} have no owner",
                 passing=True,
             )
 
@@ -265,19 +265,19 @@ def _drift(before: State, after: State) -> Iterator[Trouble]:
         yield Trouble(
             verdict=Verdict.FAIL,
             blame=Blame.KERNEL,
-            reason=f"counters did not come back after its processes had gone: {', '.join(moved)}",
+            reason=f"counters did not return after its processes had ended: {', '.join(moved)}",
             passing=True,
         )
 
 
 def leaks(report: bytes) -> tuple[Trouble, ...]:
-    """What `/sys/kernel/debug/kmemleak` says is lost, one trouble for all of it."""
+    """The leaks in `/sys/kernel/debug/kmemleak`, as one trouble."""
     scanner = Scanner()
     scanner.feed(report[:_MAX_CHARS] + b"\n")
-    found = scanner.finish()
-    if not found:
+    splats = scanner.finish()
+    if not splats:
         return ()
-    counts = Counter(splat.function or "an unknown place" for splat in found for _ in range(splat.count))
+    counts = Counter(splat.function or "an unknown place" for splat in splats for _ in range(splat.count))
     where = ", ".join(f"{function} ({number})" for function, number in counts.most_common(_NAMED))
     return (
         Trouble(
@@ -285,13 +285,13 @@ def leaks(report: bytes) -> tuple[Trouble, ...]:
             blame=Blame.KERNEL,
             reason=f"memory leaked, allocated in {where}",
             detail=clean(report, limit=_LEAK_CHARS),
-            fingerprint=found[0].fingerprint,
+            fingerprint=splats[0].fingerprint,
         ),
     )
 
 
 def negative(counters: Mapping[str, int]) -> tuple[Trouble, ...]:
-    """What counters below zero, by name, mean."""
+    """The trouble of counters below zero, by name."""
     if not counters:
         return ()
     words = ", ".join(f"{name} {value}" for name, value in sorted(counters.items()))

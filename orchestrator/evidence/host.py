@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Was the host quiet while a benchmark ran? Two looks at its CPU time, and what lies between them."""
+"""Was the host quiet while a benchmark ran? Two samples of its CPU time, and their difference."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class HostSample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def host_sample() -> HostSample:
-    """Look at the host now."""
+    """A sample of the host now."""
     times = psutil.cpu_times()
     busy = times.user + times.nice + times.system + times.irq + times.softirq
     return HostSample(
@@ -55,13 +55,13 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def steal_fraction(before: HostSample, after: HostSample) -> float:
-    """Share of the host's CPU time between two looks that a hypervisor below took away, 0 to 1."""
+    """Share of the host's CPU time between two samples that a hypervisor below took away, 0 to 1."""
     total = after.total_s - before.total_s
     return min(max((after.steal_s - before.steal_s) / total, 0.0), 1.0) if total > 0 else 0.0
 
 
 def other_fraction(before: HostSample, after: HostSample, own_cpu_s: float) -> float:
-    """Share of the host's CPU time between two looks that went to work other than our own, 0 to 1."""
+    """Share of the host's CPU time between two samples that went to work other than our own, 0 to 1."""
     total = after.total_s - before.total_s
     if total <= 0:
         return 0.0
@@ -76,7 +76,7 @@ def disturbed(
     max_steal: float = MAX_STEAL,
     max_other: float = MAX_OTHER,
 ) -> str:
-    """Why numbers taken between two looks cannot be used; empty if they can.
+    """Why numbers taken between two samples cannot be used; empty if they can.
 
     :param own_cpu_s: what our own processes (QEMU, the orchestrator) used in between, in seconds; see
         ``cpu_seconds``.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Locks of address spaces, read by drgn out of a stopped guest's memory: mmap_lock, and each VMA's own.
+"""Locks of address spaces, read by drgn from a stopped guest's memory: mmap_lock, and each VMA's own.
 
-A VMA lock has no owner, only a count: ``vm_refcnt`` is 1 for a VMA that nobody reads, one more for each
-reader, and has a bit for a writer that waits until they have gone (include/linux/mm_types.h).
+A VMA lock has no owner, only a count: ``vm_refcnt`` is 1 for a VMA without readers, one more for each
+reader, and has a bit for a writer that waits for them (include/linux/mm_types.h).
 drgn is an optional dependency (``pip install 'orchestrate[debug]'``).
 """
 
@@ -25,7 +25,7 @@ Read = Callable[[int, int], bytes]
 _PAGE = 4096
 #: VM_REFCNT_EXCLUDE_READERS_FLAG; VMA_LOCK_OFFSET before 7.0.
 _EXCLUDED = 1 << 30
-#: Bits of ``rw_semaphore.owner`` that are no address: a reader's, and that it cannot be spun on.
+#: Bits of ``rw_semaphore.owner`` that are not part of the address: reader, and non-spinnable.
 _OWNER_BITS = 7
 _READER = 1
 #: Of ``rw_semaphore.count``: held by a writer; a reader is one of ``1 << 8``.
@@ -44,12 +44,12 @@ class Vma(msgspec.Struct, frozen=True):
 
     @property
     def readers(self) -> int:
-        """How many have it locked for reading. The writer that waits for them holds no reference."""
+        """The number of its readers. A writer that waits for them holds no reference."""
         return max(0, (self.refcnt & (_EXCLUDED - 1)) - 1)
 
     @property
     def waited_for(self) -> bool:
-        """Whether a writer has shut readers out, and waits for those that are left."""
+        """Whether a writer excludes new readers, and waits for the remaining ones."""
         return bool(self.refcnt & _EXCLUDED)
 
 
@@ -64,11 +64,11 @@ class Space(msgspec.Struct, frozen=True):
 
 
 def spaces(read: Read, init_task: int, debug: Path, pids: Sequence[int], *, arch: Arch) -> tuple[Space, ...]:
-    """The address spaces of processes, out of the memory of a guest that does not run meanwhile.
+    """The address spaces of processes, from the memory of a stopped guest.
 
     :param init_task: address of that symbol in the running kernel.
     :param debug: an ELF file with the debug information of this kernel's types.
-    :raises InfraError: there is no drgn, the file does not serve, or the memory makes no sense.
+    :raises InfraError: there is no drgn, the file is useless, or the memory is inconsistent.
     """
     try:
         drgn: Any = importlib.import_module("drgn")
@@ -81,15 +81,15 @@ def spaces(read: Read, init_task: int, debug: Path, pids: Sequence[int], *, arch
         module = program.extra_module("kernel", create=True)
         module.try_file(str(debug), force=True)
         first = drgn.Object(program, "struct task_struct", address=init_task)
-        found = []
+        result = []
         for number, task in enumerate(
             linux.list_for_each_entry("struct task_struct", first.tasks.address_of_(), "tasks")
         ):
             if number >= _MOST_TASKS:
                 break
             if int(task.tgid) in pids and task.mm:
-                found.append(_space(linux, task))
-        return tuple(found)
+                result.append(_space(linux, task))
+        return tuple(result)
     except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, drgn.FaultError) as error:
         raise InfraError(f"drgn cannot read it: {type(error).__name__}: {error}") from None
 
@@ -114,7 +114,7 @@ def _space(linux: Any, task: Any) -> Space:
     count = int(mm.mmap_lock.count.counter)
     writer = ""
     if count & _WRITER_LOCKED:
-        writer = "a task that has left no name"
+        writer = "an unknown task"
         if owner & ~_OWNER_BITS:
             holder = type(task)(task.prog_, "struct task_struct", address=owner & ~_OWNER_BITS)
             writer = f"{_comm(holder)}/{int(holder.pid)}"
@@ -141,27 +141,30 @@ def _comm(task: Any) -> str:
     return clean(task.comm.string_()).replace(" ", "?")
 
 
-def explain(found: Sequence[Space], known: str = "") -> str:
-    """Which VMA is waited for, by address and count; empty where none is. ``known`` is not said again."""
-    for space in found:
+def explain(address_spaces: Sequence[Space], context: str = "") -> str:
+    """Which VMA is waited for, by address and count; empty if none is.
+
+    :param context: a text that the result does not repeat.
+    """
+    for space in address_spaces:
         for vma in space.vmas:
             if vma.waited_for and vma.readers:
                 holds = f"mmap_lock is held for writing by {space.writer}"
-                held = f"; {holds}" if space.writer and holds not in known else ""
+                suffix = f"; {holds}" if space.writer and holds not in context else ""
                 return (
                     f"the VMA {vma.start:x}-{vma.end:x} of {space.comm}/{space.pid} is waited for by a "
                     f"writer and locked by {vma.readers} reader{'s' if vma.readers > 1 else ''} "
-                    f"(vm_refcnt {vma.refcnt:#x}){held}"
+                    f"(vm_refcnt {vma.refcnt:#x}){suffix}"
                 )
     return ""
 
 
-def table(found: Sequence[Space]) -> str:
-    """All of it, for people."""
+def table(address_spaces: Sequence[Space]) -> str:
+    """All address spaces and VMAs, for people."""
     lines = []
-    for space in found:
-        held = f"written by {space.writer}" if space.writer else f"{space.readers} readers"
-        lines.append(f"{space.comm}, pid {space.pid}: mmap_lock: {held}; {len(space.vmas)} VMAs")
+    for space in address_spaces:
+        state = f"written by {space.writer}" if space.writer else f"{space.readers} readers"
+        lines.append(f"{space.comm}, pid {space.pid}: mmap_lock: {state}; {len(space.vmas)} VMAs")
         for vma in space.vmas:
             words = [f"vm_refcnt {vma.refcnt:#x}"]
             words += [f"{vma.readers} readers"] if vma.readers else []

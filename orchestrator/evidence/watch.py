@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Ties the splat scanner to a guest's console: the console's thread feeds it, the runner asks it.
+"""Connect the splat scanner to a guest's console: the console's thread feeds it, the runner asks it.
 
-The runner has the guest write marks into its kernel log where a program begins and ends, and programs that
-can do so mark their own cases. A splat belongs to what was running at its place on the console. Marks carry
-words that nobody in the guest knows before they are written, so a test cannot end before its time; where a
-mark is missing (a console that shows no such messages, a guest that died) what counts is when a splat came.
+The guest writes marks into its kernel log where a program begins and ends, and programs can mark their own
+cases. A splat belongs to the program and case at its place on the console. Marks have words that are secret
+until they are written, so a program cannot forge its end. If a mark is missing (a console without such
+messages, a dead guest), the time of a splat counts.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from orchestrator.splat import noise
 from orchestrator.splat.scanner import Kind, Scanner, Splat, blame
 from orchestrator.vm.ssh import Mark
 
-#: What a guest also says when its host does not let it run.
+#: Reports that a guest also prints if its host does not let it run.
 _STALLS = frozenset({Kind.RCU_STALL, Kind.HUNG_TASK, Kind.SOFT_LOCKUP, Kind.HARD_LOCKUP})
 _MARK = re.compile(rb"orchestrate: (begin|end) ([^\r\n]{1,600}) #(\w{8,64})\r*\n")
 _SIGN = b"orchestrate: "
 #: Bytes of a line that may still become a mark.
 _CARRY = 1024
-#: Marks of cases that are kept of one guest; a program that writes more tells no more.
+#: Marks of cases of one guest; further ones are ignored.
 _MOST = 20_000
-#: What the kernel says when it is asked for its counters and one of them is below zero.
+#: The kernel's message about a counter below zero, when its counters are read.
 _NEGATIVE = re.compile(rb"vmstat_refresh: (\w{1,60}) (-\d{1,20})\r*\n")
 
 
 class Sighting(msgspec.Struct, frozen=True, kw_only=True):
-    """A splat, whose fault it is, and where it stands.
+    """A splat, who is to blame, and its place.
 
-    ``program`` was running there, and of it ``case``, the program itself where no more is known. Both are
-    empty where none was running: then ``after`` is the program that had ended last, if there was one.
+    ``program`` was running there, and ``case`` of it, or the program itself if the case is unknown. Both are
+    empty if none was running: then ``after`` is the last program that had ended, if any.
     """
 
     finding: Splat
@@ -58,16 +58,16 @@ class _Place(msgspec.Struct, frozen=True):
 
 
 class ConsoleWatch:
-    """Feed it the console's bytes; ``take`` gives the splats since the last time.
+    """Feed it the console's bytes; ``take`` returns the splats since the last call.
 
-    ``ends`` as of `Scanner`.
+    :param ends: as of `Scanner`.
     """
 
     def __init__(self, ends: Callable[[str], str] = lambda _: "") -> None:
         self._scanner = Scanner(ends)
         self._lock = threading.Condition()
-        self._taken: Counter[str] = Counter()
-        self._known: set[tuple[int, int]] = set()
+        self._counts: Counter[str] = Counter()
+        self._reported: set[tuple[int, int]] = set()
         self._waiting: list[tuple[int, Sighting]] = []
         self._host = host.host_sample()
         self._noise = noise.load()
@@ -75,8 +75,8 @@ class ConsoleWatch:
         self._carry = b""
         self._marks: list[Mark] = []
         self._places: list[_Place] = []
-        self._seen: set[str] = set()
-        self._ours: list[tuple[int, float, tuple[Kind, ...]]] = []
+        self._words: set[str] = set()
+        self._ignored: list[tuple[int, float, tuple[Kind, ...]]] = []
         self._negative: dict[str, int] = {}
 
     def feed(self, data: bytes) -> None:
@@ -104,70 +104,70 @@ class ConsoleWatch:
             return
         program = mark.id.encode()
         if name == program:
-            # the second word is the end's alone, and only the first of each is believed
-            if word == (mark.first if begins else mark.second) and word not in self._seen:
-                self._seen.add(word)
+            # the second word is for the end only, and only the first use of each counts
+            if word == (mark.first if begins else mark.second) and word not in self._words:
+                self._words.add(word)
                 self._places.append(_Place(offset, begins, mark.id, ""))
         elif word == mark.first and name.startswith(program + b"/") and len(self._places) < _MOST:
             case = one_line(name.decode("utf-8", "replace"), limit=600)
             self._places.append(_Place(offset, begins, mark.id, case))
 
     def expect(self, mark: Mark) -> None:
-        """From now on the marks of this program count, and no other's."""
+        """From now on only the marks of this program count."""
         with self._lock:
             self._marks.append(mark)
 
     def ended(self, timeout_s: float) -> bool:
-        """Whether the end of the expected program is on the console, and so all that it burned.
+        """Whether the end of the expected program is on the console, and so are all its kernel reports.
 
         Waits for it, but not if the beginning is missing: then no marks are shown.
         """
         with self._lock:
             mark = self._marks[-1] if self._marks else None
-            if mark is None or mark.first not in self._seen:
+            if mark is None or mark.first not in self._words:
                 return False
-            return self._lock.wait_for(lambda: mark.second in self._seen, timeout_s)
+            return self._lock.wait_for(lambda: mark.second in self._words, timeout_s)
 
     @contextlib.contextmanager
-    def ours(self, *kinds: Kind) -> Iterator[None]:
-        """What the console says meanwhile was asked for by us: no finding. ``kinds``: these only."""
+    def ignoring(self, *kinds: Kind) -> Iterator[None]:
+        """Ignore reports meanwhile: orchestrate itself requests them. ``kinds``: only these."""
         with self._lock:
-            self._ours.append((self._fed, float("inf"), kinds))
+            self._ignored.append((self._fed, float("inf"), kinds))
         try:
             yield
         finally:
             with self._lock:
-                self._ours[-1] = (self._ours[-1][0], self._fed, kinds)
+                self._ignored[-1] = (self._ignored[-1][0], self._fed, kinds)
 
     def negative(self) -> dict[str, int]:
-        """Counters that the kernel found to be below zero since the last call, as they last were."""
+        """Counters that the kernel reported below zero since the last call, with their last values."""
         with self._lock:
-            found, self._negative = self._negative, {}
-        return found
+            counters, self._negative = self._negative, {}
+        return counters
 
     def waits(self) -> bool:
-        """Whether something burned that ``take`` has left for its next call."""
+        """Whether ``take`` has left a report for its next call."""
         with self._lock:
             return bool(self._waiting)
 
     def after_first_splat(self, program: str) -> frozenset[str] | None:
-        """The cases of a program that began behind the first splat of this guest.
+        """The cases of a program that began after the first splat of this guest.
 
-        ``None`` where nobody can tell: the program does not mark its cases, or there is no splat.
+        ``None`` if unknown: the program does not mark its cases, or there is no splat.
         """
         with self._lock:
             first = min((splat.offset for splat in self._splats()), default=None)
-            told = [p for p in self._places if p.program == program and p.case and p.begins]
-            if first is None or not told:
+            begins = [p for p in self._places if p.program == program and p.case and p.begins]
+            if first is None or not begins:
                 return None
-            return frozenset(p.case for p in told if p.offset > first)
+            return frozenset(p.case for p in begins if p.offset > first)
 
     def take(self, within: str = "") -> list[Sighting]:
         """Splats that began since the last call.
 
-        A stall while the host itself was robbed of its CPUs is the infrastructure's.
+        A stall while a hypervisor took the host's CPUs is blamed on the infrastructure.
 
-        :param within: the program that has just ended. What stands behind its end is left for the next call.
+        :param within: the program that has just ended. Reports after its end are left for the next call.
         """
         before, self._host = self._host, host.host_sample()
         robbed = host.steal_fraction(before, self._host) > host.MAX_STEAL
@@ -182,56 +182,58 @@ class ConsoleWatch:
                 ),
                 None,
             )
-            if not within or end is None or not mark or mark.first not in self._seen:
-                given, self._waiting = self._waiting, []
+            if not within or end is None or not mark or mark.first not in self._words:
+                items, self._waiting = self._waiting, []
             else:
-                given = [item for item in self._waiting if item[0] < end]
+                items = [item for item in self._waiting if item[0] < end]
                 self._waiting = [item for item in self._waiting if item[0] >= end]
-        return _once([sighting for _, sighting in given])
+        return _once([sighting for _, sighting in items])
 
     def _look(self, robbed: bool, within: str) -> None:
-        """Add what is new on the console to what waits, in the order of its places."""
+        """Add new splats to those that wait, in the order of their places."""
         total: Counter[str] = Counter()
         latest: dict[str, Splat] = {}
         at: Counter[int] = Counter()
-        fresh: list[tuple[int | None, Splat]] = []
+        new: list[tuple[int | None, Splat]] = []
         for splat in self._splats():
             total[splat.fingerprint] += splat.count
             latest[splat.fingerprint] = splat
             at[splat.offset] += 1
             key = (splat.offset, at[splat.offset])
-            if key not in self._known:
-                self._known.add(key)
-                fresh.append((splat.offset, splat))
-        # of a flood the scanner keeps the first few and counts the rest, and the next program's share of it
-        # must still be seen: by count, where there is no place
-        if total.total() - self._taken.total() > len(fresh):
-            named = {splat.fingerprint for _, splat in fresh}
-            fresh += [
+            if key not in self._reported:
+                self._reported.add(key)
+                new.append((splat.offset, splat))
+        # in a flood the scanner stores the first few and counts the rest; the next program's share is known
+        # by its count, without a place
+        if total.total() - self._counts.total() > len(new):
+            fingerprints = {splat.fingerprint for _, splat in new}
+            new += [
                 (None, latest[name])
                 for name, count in total.items()
-                if count > self._taken[name] and name not in named
+                if count > self._counts[name] and name not in fingerprints
             ]
-        self._taken = total
-        for offset, splat in fresh:
-            if offset is not None and self._is_ours(offset, splat.kind):
+        self._counts = total
+        for offset, splat in new:
+            if offset is not None and self._is_ignored(offset, splat.kind):
                 continue
-            whose = Blame.INFRA if robbed and splat.kind in _STALLS else blame(splat)
+            to_blame = Blame.INFRA if robbed and splat.kind in _STALLS else blame(splat)
             program, case, after = self._where(offset, within)
-            sighting = Sighting(finding=splat, blame=whose, program=program, case=case, after=after)
+            sighting = Sighting(finding=splat, blame=to_blame, program=program, case=case, after=after)
             self._waiting.append((self._fed if offset is None and not within else offset or 0, sighting))
         self._waiting.sort(key=lambda item: item[0])
 
     def _splats(self) -> tuple[Splat, ...]:
         return noise.loud(self._scanner.splats(), self._noise)
 
-    def _is_ours(self, offset: int, kind: Kind) -> bool:
-        return any(start <= offset < end and (not kinds or kind in kinds) for start, end, kinds in self._ours)
+    def _is_ignored(self, offset: int, kind: Kind) -> bool:
+        return any(
+            start <= offset < end and (not kinds or kind in kinds) for start, end, kinds in self._ignored
+        )
 
     def _where(self, offset: int | None, within: str) -> tuple[str, str, str]:
         """Program, case, and program before, at a place on the console."""
-        shown = any(mark.id == within and mark.first in self._seen for mark in self._marks[-1:])
-        if within and (offset is None or not shown):
+        is_marked = any(mark.id == within and mark.first in self._words for mark in self._marks[-1:])
+        if within and (offset is None or not is_marked):
             return within, within, ""
         program = case = after = ""
         for place in self._places:
@@ -247,8 +249,8 @@ class ConsoleWatch:
 
 
 def _once(sightings: list[Sighting]) -> list[Sighting]:
-    """The first of each fingerprint and case: those behind it come from a kernel that is tainted already."""
-    found: dict[tuple[str, str, str], Sighting] = {}
+    """The first of each fingerprint and case: later ones are from an already tainted kernel."""
+    first: dict[tuple[str, str, str], Sighting] = {}
     for each in sightings:
-        found.setdefault((each.finding.fingerprint, each.program, each.case), each)
-    return list(found.values())
+        first.setdefault((each.finding.fingerprint, each.program, each.case), each)
+    return list(first.values())

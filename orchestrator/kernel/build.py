@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From a tree to a kernel: configure, check what was configured, build, keep.
+"""Configure a tree, check the configuration, build the kernel, cache it.
 
-tuxmake does the work in a child process: as a library it sets signal handlers and knows no deadline.
-It is run twice, because it will not stop between ``config`` and ``kernel`` for us to look.
+tuxmake runs as a child process: as a library it sets signal handlers and has no deadline. It runs twice,
+because it does not stop between ``config`` and ``kernel`` for a check.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from orchestrator.core.store import Store, digest_of, file_digest
 from orchestrator.kernel import build_log as makelog
 from orchestrator.kernel import build_warnings, kconfig, make, objdir
 from orchestrator.kernel.kconfig import Fragment, Lost
-from orchestrator.kernel.objdir import Workplace
+from orchestrator.kernel.objdir import ObjectDirectory
 from orchestrator.kernel.spec import Configured, Kernel, KernelSpec, Say
 from orchestrator.source.classify import TreeClass
 
@@ -39,15 +39,15 @@ class _Facts(msgspec.Struct, frozen=True):
     toolchain: str
     cpu_s: float
     objects: int = 0
-    #: most of it was there: no measure of what a kernel costs
+    #: most objects existed already: not a measure of a kernel's cost
     warm: bool = False
 
 
 def configure(spec: KernelSpec, store: Store) -> Configured:
     """Make the final ``.config`` of a kernel and compare it with every request.
 
-    :raises UserError: a symbol that the user asked for did not survive.
-    :raises Inconclusive: one of the project's own did not.
+    :raises UserError: a request of the user was lost.
+    :raises Inconclusive: a request of the project was lost.
     :raises KernelError: the tree cannot be configured at all.
     """
     fragments = _fragments(spec)
@@ -56,12 +56,12 @@ def configure(spec: KernelSpec, store: Store) -> Configured:
     path = folder / "config"
     symbols = kconfig.parse_config(path.read_text())
     losses = [kconfig.explain(loss, spec.tree.path, symbols) for loss in kconfig.lost(fragments, symbols)]
-    _complain(losses, fragments)
+    _raise_for_losses(losses, fragments)
     return Configured(path=path, symbols=symbols, digest=digest_of(path.read_text()))
 
 
 def is_configured(spec: KernelSpec, store: Store) -> bool:
-    """Whether the configuration of a spec is in the store, so that ``configure`` takes no time."""
+    """Whether the configuration of a spec is cached, so that ``configure`` takes no time."""
     return store.find("configs", _config_key(spec, _fragments(spec))) is not None
 
 
@@ -80,11 +80,11 @@ def _config_key(spec: KernelSpec, fragments: Sequence[Fragment]) -> str:
 def _fragments(spec: KernelSpec) -> list[Fragment]:
     fragments = kconfig.own_fragments(spec.arch.name, spec.variant)
     if spec.tree_class is not TreeClass.SELECTABLE:
-        # no such symbol: the variant is proven by the kernel's symbol table alone
+        # no such symbol: only the kernel's symbol table proves the variant
         fragments = fragments[:-1]
     if spec.base:
-        # the user's own base stands for tinyconfig and our choice of drivers may not undo it; what the
-        # proofs and the guest need is still asked for and still checked
+        # the user's base replaces tinyconfig and our choice of drivers; requests that the proofs and the
+        # guest need remain, and are checked
         fragments = [f for f in fragments if f.name != "kconfigs/base.config"] + [_essentials()]
     return [*fragments, *spec.extra]
 
@@ -94,26 +94,26 @@ def _essentials() -> Fragment:
     return Fragment("kconfigs/essential.config", text)
 
 
-def _complain(losses: Sequence[Lost], fragments: Sequence[Fragment]) -> None:
+def _raise_for_losses(losses: Sequence[Lost], fragments: Sequence[Fragment]) -> None:
     if not losses:
         return
-    users = {fragment.name for fragment in fragments if not fragment.ours}
-    theirs = [loss for loss in losses if loss.request.origin in users]
-    text = "; ".join(map(str, theirs or losses))
-    if theirs:
+    users = {fragment.name for fragment in fragments if not fragment.built_in}
+    of_user = [loss for loss in losses if loss.request.origin in users]
+    text = "; ".join(map(str, of_user or losses))
+    if of_user:
         raise UserError(
-            f"kconfig request lost: {text}", remedy="Ask for what it depends on too, or drop the line."
+            f"kconfig request lost: {text}", remedy="Add the symbols that it depends on, or drop the line."
         )
     raise Inconclusive(
-        f"kconfig request of ours lost: {text}",
+        f"kconfig request of orchestrate lost: {text}",
         remedy="This tree cannot be configured as the variant needs; please report it.",
     )
 
 
 def pair_difference(spec: KernelSpec, store: Store) -> dict[str, tuple[str, str]]:
-    """How the configurations of the two variants differ; checked to be the expected symbols and no others.
+    """The difference between the configurations of the two variants: the expected symbols and no others.
 
-    Empty where the tree leaves no choice.
+    Empty if the tree has no choice.
 
     :raises Inconclusive: another symbol differs, or PER_VMA_LOCK does not.
     """
@@ -130,10 +130,10 @@ def pair_difference(spec: KernelSpec, store: Store) -> dict[str, tuple[str, str]
     surplus = sorted(set(differing) - expected)
     missing = sorted(expected - set(differing))
     if surplus or missing:
-        said = [f"{s} differs too ({differing[s][0]}, {differing[s][1]})" for s in surplus]
-        said += [f"{s} does not differ" for s in missing]
+        problems = [f"{s} differs too ({differing[s][0]}, {differing[s][1]})" for s in surplus]
+        problems += [f"{s} does not differ" for s in missing]
         raise Inconclusive(
-            f"the two variants do not make a fair pair on {spec.arch.name}: {'; '.join(said)}",
+            f"the two variants do not make a fair pair on {spec.arch.name}: {'; '.join(problems)}",
             remedy="Fix the surplus symbols to one value in both, with --kconfig.",
         )
     return differing
@@ -142,7 +142,7 @@ def pair_difference(spec: KernelSpec, store: Store) -> dict[str, tuple[str, str]
 def build(spec: KernelSpec, store: Store, *, say: Say, log: Path | None = None, jobs: int = 0) -> Kernel:
     """The kernel of a spec, from the store or built now.
 
-    :param log: where a copy of the build's log goes when it fails.
+    :param log: the file for a copy of the build's log if it fails.
     :raises KernelError: the tree does not compile; the message has the first error, file and line.
     :raises InfraError: the host failed it: no compiler, no space, no memory, no time.
     """
@@ -153,7 +153,7 @@ def build(spec: KernelSpec, store: Store, *, say: Say, log: Path | None = None, 
         "kernels",
         key,
         lambda fresh: _build(spec, configured, store, key, fresh, say, log, jobs),
-        waiting=lambda: say("waiting for another run that builds the same kernel"),
+        waiting=lambda: say("waiting for another process that builds the same kernel"),
     )
     facts = msgspec.json.decode((folder / "kernel.json").read_bytes(), type=_Facts)
     return Kernel(
@@ -179,23 +179,24 @@ def _key(spec: KernelSpec, configured: Configured) -> str:
         configured.digest,
         spec.toolchain.version,
         spec.wrapped,
-        # those before had a "+" in their release, unless their commit was tagged
+        # earlier versions had a "+" in their release, unless their commit was tagged
         *(["no scm"] if spec.tree.commit else []),
         *([file_digest(spec.module)] if spec.module else []),
     )
 
 
-def warned(folder: Path, tree: Path) -> build_warnings.Ledger:
-    """All that the build of a kernel warns of, also where most of it had been compiled before.
+def warnings_of(folder: Path, tree: Path) -> build_warnings.Ledger:
+    """All warnings of a kernel's build, including objects of earlier builds.
 
-    :param folder: the kernel's entry in the store; ``tree``: the top of its tree.
+    :param folder: the kernel's entry in the store.
+    :param tree: the top of its tree.
     """
-    known = build_warnings.load(folder / build_warnings.NAME)
-    if known is not None:
-        return known
+    ledger = build_warnings.load(folder / build_warnings.NAME)
+    if ledger is not None:
+        return ledger
     # an older entry: it was built as a whole
     log = folder / "build.log"
-    return build_warnings.merged({}, log.read_bytes() if log.is_file() else b"", tree)
+    return build_warnings.merge({}, log.read_bytes() if log.is_file() else b"", tree)
 
 
 def is_built(spec: KernelSpec, store: Store) -> bool:
@@ -207,16 +208,16 @@ def is_built(spec: KernelSpec, store: Store) -> bool:
 
 
 def usual_cost_s(arch: Arch, store: Store, *, warm: bool = False) -> float | None:
-    """What a kernel of that arch has cost here, in CPU seconds: the median; ``None`` if none was built.
+    """The median cost of a kernel of that arch here, in CPU seconds; ``None`` if none was built.
 
-    :param warm: of those for which most was there already (``KernelSpec.workplace``).
+    :param warm: of builds on existing objects (``KernelSpec.workplace``).
     """
     costs = [facts.cpu_s for facts in _earlier(arch, store, warm=warm)]
     return statistics.median(costs) if costs else None
 
 
 def _earlier(arch: Arch, store: Store, *, warm: bool = False) -> Iterator[_Facts]:
-    """What is known of the kernels of an arch that were built here."""
+    """The facts of the kernels of an arch that were built here."""
     for path in (store.root / "kernels").glob("*/kernel.json"):
         if arch.header.is_of(path.parent / Path(arch.image).name):
             with contextlib.suppress(OSError, msgspec.MsgspecError):
@@ -229,10 +230,10 @@ def _configure(spec: KernelSpec, fragments: Sequence[Fragment], fresh: Path) -> 
     base = spec.base
     if not base:
         base = _make_config(spec, fresh, "tiny", ["-k", "tinyconfig"])
-    wanted = fresh / "wanted"
-    wanted.write_text(kconfig.merge(base, fragments))
+    request = fresh / "request"
+    request.write_text(kconfig.merge(base, fragments))
     # not tuxmake's own -K FILE: that has merge_config.sh write its temporary file into the tree
-    final = _make_config(spec, fresh, "final", ["-k", str(wanted), "-K", "make:olddefconfig"])
+    final = _make_config(spec, fresh, "final", ["-k", str(request), "-K", "make:olddefconfig"])
     for rest in fresh.iterdir():
         shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
     (fresh / "config").write_text(final)
@@ -260,7 +261,7 @@ def _build(
     log: Path | None,
     jobs: int,
 ) -> None:
-    # one place a key: ccache and __FILE__ see the same paths again when a build is repeated
+    # one folder for each key: a repeated build has the same paths, for ccache and __FILE__
     with objdir.opened(spec.workplace, store.root / "builds" / key) as place:
         warm = place.warm
         try:
@@ -268,7 +269,7 @@ def _build(
         except KernelError:
             if not warm:
                 raise
-            say("it does not build with what earlier ones have left; trying with nothing")
+            say("it does not build on the objects of earlier kernels; building from scratch")
             place.restart()
             (fresh / "build.log").unlink()
             warm = False
@@ -283,8 +284,8 @@ def _build(
             shutil.copyfile(source, fresh / name)
         if spec.module is not None:
             say(f"building {_module_name(spec.module)} for it")
-            made = _build_module(spec, spec.module, place.folder, log)
-            shutil.copyfile(made, fresh / _module_name(spec.module))
+            module = _build_module(spec, spec.module, place.folder, log)
+            shutil.copyfile(module, fresh / _module_name(spec.module))
         shutil.copyfile(objects / ".config", fresh / "config")
         shutil.copyfile(objects / "System.map", fresh / "System.map")
         shutil.copyfile(place.folder / build_warnings.NAME, fresh / build_warnings.NAME)
@@ -307,13 +308,13 @@ def _make(
     spec: KernelSpec,
     configured: Configured,
     store: Store,
-    place: Workplace,
+    place: ObjectDirectory,
     build_log: Path,
     say: Say,
     log: Path | None,
     jobs: int,
 ) -> float:
-    """Have make build the kernel; the CPU seconds that it took."""
+    """Build the kernel with make; returns the CPU seconds."""
     place.configure(configured.path)
     what = f"building {spec.tree.version} {spec.arch.name} {spec.variant}"
     usual = [facts.objects for facts in _earlier(spec.arch, store) if facts.objects]
@@ -330,7 +331,7 @@ def _make(
         cache=store.root / "ccache",
         progress=lambda objects: say(f"{what}: {objects}{of} objects"),
     )
-    place.warned(build_log, spec.tree.path)
+    place.update_ledger(build_log, spec.tree.path)
     if outcome.exit != 0 or not (place.objects / spec.arch.image).is_file():
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -345,7 +346,7 @@ def _module_name(source: Path) -> str:
 
 
 def _build_module(spec: KernelSpec, source: Path, place: Path, log: Path | None) -> Path:
-    """Build a module of ours against the kernel, while its build directory is there.
+    """Build a module of orchestrate against the kernel, while its object directory exists.
 
     :raises Inconclusive: it does not compile against this tree.
     """
@@ -354,10 +355,12 @@ def _build_module(spec: KernelSpec, source: Path, place: Path, log: Path | None)
     folder.mkdir()
     shutil.copyfile(source, folder / source.name)
     (folder / "Makefile").write_text(f"obj-m := {source.stem}.o\n")
-    # what `make modules` of the kernel itself would leave; an older one is of an earlier kernel
-    ours, theirs = objects / "Module.symvers", objects / "vmlinux.symvers"
-    if theirs.is_file() and not (ours.is_file() and ours.stat().st_mtime >= theirs.stat().st_mtime):
-        shutil.copyfile(theirs, ours)
+    # `make modules` of the kernel itself would write this; an older one is of an earlier kernel
+    symvers, of_vmlinux = objects / "Module.symvers", objects / "vmlinux.symvers"
+    if of_vmlinux.is_file() and not (
+        symvers.is_file() and symvers.stat().st_mtime >= of_vmlinux.stat().st_mtime
+    ):
+        shutil.copyfile(of_vmlinux, symvers)
     argv = ["make", "-C", str(spec.tree.path), f"O={objects}", f"ARCH={spec.arch.make_arch}"]
     argv += [f"CROSS_COMPILE={spec.arch.compiler_prefix}", f"CC={spec.toolchain.compiler}"]
     argv += ["LLVM=1"] if "clang" in spec.toolchain.tuxmake else []
@@ -387,6 +390,6 @@ def _build_module(spec: KernelSpec, source: Path, place: Path, log: Path | None)
     )
 
 
-def _fail(spec: KernelSpec, what: str, outcome: Outcome, log: Path, kept: Path | None = None) -> None:
+def _fail(spec: KernelSpec, what: str, outcome: Outcome, log: Path, copy: Path | None = None) -> None:
     which = f"{spec.tree.version} {spec.arch.name} {spec.variant}"
-    makelog.raise_for(f"cannot {what} {which}", spec.tree.path, outcome, log, kept)
+    makelog.raise_for(f"cannot {what} {which}", spec.tree.path, outcome, log, copy)

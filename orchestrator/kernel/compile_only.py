@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Configurations that are compiled and never booted: a file each in ``kconfigs/also``.
 
-They are those that changes of this field have broken before. Only some directories are compiled, in an
-object directory that is kept, so that the next commit costs what it changes.
+Changes to mm have broken these before. Only some directories are compiled, in a permanent object directory,
+so that the next commit compiles only its changes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from orchestrator.core.errors import Inconclusive, InfraError, UserError
 from orchestrator.core.process import Outcome, Supervised, require
 from orchestrator.core.store import digest_of
 from orchestrator.kernel import build_log, build_warnings, kconfig, make, objdir
-from orchestrator.kernel.objdir import Workplace
+from orchestrator.kernel.objdir import ObjectDirectory
 from orchestrator.kernel.spec import Say
 from orchestrator.source.model import Tree
 
@@ -45,7 +45,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def prefix(self) -> str:
-        """Of the compiler; empty on a host of that architecture."""
+        """The prefix of the compiler; empty on a host of that architecture."""
         return "" if os.uname().machine in self.machines else self.cross_prefix
 
     @property
@@ -55,14 +55,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def missing(self) -> str:
-        """Why it cannot be compiled on this host, and the package that mends it; empty where it can."""
+        """Why it cannot be compiled on this host, and the package to install; empty if it can."""
         if shutil.which(self.compiler):
             return ""
         return f"{self.compiler} is not installed: apt-get install {self.package}"
 
 
 def names() -> tuple[str, ...]:
-    """All configurations there are, in alphabetical order."""
+    """The names of all configurations, in alphabetical order."""
     return tuple(data.also())
 
 
@@ -78,13 +78,13 @@ def load(name: str) -> Config:
 def compile_(
     config: Config, tree: Tree, folder: Path, log: Path, *, say: Say = lambda _: None, jobs: int = 0
 ) -> build_warnings.Ledger:
-    """Configure, and compile the directories; the warnings of all that is compiled there by now.
+    """Configure, and compile the directories; returns the warnings of all their objects.
 
-    :param folder: a place for this configuration of commits of one repository; kept between them.
-    :param log: where the build's log goes.
+    :param folder: the object directory for this configuration of one repository, used again for each commit.
+    :param log: the file for the build's log.
     :raises KernelError: it does not configure or compile.
-    :raises InfraError: the host failed it: no compiler, no space.
-    :raises Inconclusive: it is not the configuration that was asked for, or nothing was compiled.
+    :raises InfraError: the host failed: no compiler, no space.
+    :raises Inconclusive: a request was lost, or nothing was compiled.
     """
     if config.missing:
         raise InfraError(f"{config.compiler} is not installed", remedy=f"apt-get install {config.package}")
@@ -96,36 +96,36 @@ def compile_(
     with objdir.opened(folder, folder) as place:
         _configure(config, tree, place, log, what)
         outcome = _make(config, tree, place, log, [*config.targets, f"-j{jobs or os.cpu_count() or 1}"])
-        known = place.warned(log, tree.path)
+        warnings = place.update_ledger(log, tree.path)
         if outcome.exit != 0:
             place.trust_after(outcome, log)
             build_log.raise_for(what, tree.path, outcome, log, log)
         place.trust()
         if empty := [name for name in config.targets if not any((place.objects / name).rglob("*.o"))]:
-            raise Inconclusive(f"{what}: make was content, and made nothing in {', '.join(empty)}")
-    return known
+            raise Inconclusive(f"{what}: make succeeded, but made nothing in {', '.join(empty)}")
+    return warnings
 
 
 def place_name(config: Config) -> str:
-    """What names the place of a configuration, whatever the commit."""
+    """A name for the object directory of a configuration, the same for every commit."""
     version = ""
     if compiler := shutil.which(config.compiler):
         version = f"{compiler} {Path(compiler).resolve()}"
     return digest_of("compile only 2", config.name, config.config, config.symbols, version)
 
 
-def _configure(config: Config, tree: Tree, place: Workplace, log: Path, what: str) -> None:
-    """Write the configuration; make itself leaves alone what has not changed."""
+def _configure(config: Config, tree: Tree, place: ObjectDirectory, log: Path, what: str) -> None:
+    """Write the configuration; make does not rebuild unchanged parts."""
     outcome = _make(config, tree, place, log, [config.config])
     path = place.objects / ".config"
     if outcome.exit == 0 and config.symbols and path.is_file():
-        asked = kconfig.Fragment(f"kconfigs/also/{config.name}.toml", "\n".join(config.symbols))
-        path.write_text(kconfig.merge(path.read_text(), [asked]))
+        fragment = kconfig.Fragment(f"kconfigs/also/{config.name}.toml", "\n".join(config.symbols))
+        path.write_text(kconfig.merge(path.read_text(), [fragment]))
         outcome = _make(config, tree, place, log, ["olddefconfig"])
-        if outcome.exit == 0 and (gone := kconfig.lost([asked], kconfig.parse_config(path.read_text()))):
+        if outcome.exit == 0 and (losses := kconfig.lost([fragment], kconfig.parse_config(path.read_text()))):
             place.trust()
             raise Inconclusive(
-                f"{what}: request lost: {'; '.join(map(str, gone))}",
+                f"{what}: request lost: {'; '.join(map(str, losses))}",
                 remedy="This tree does not have that configuration; leave it out with --also-build.",
             )
     if outcome.exit != 0 or not path.is_file():
@@ -133,22 +133,22 @@ def _configure(config: Config, tree: Tree, place: Workplace, log: Path, what: st
         build_log.raise_for(what, tree.path, outcome, log, log)
 
 
-def _make(config: Config, tree: Tree, place: Workplace, log: Path, words: list[str]) -> Outcome:
+def _make(config: Config, tree: Tree, place: ObjectDirectory, log: Path, words: list[str]) -> Outcome:
     argv = ["make", "-C", str(tree.path), f"O={place.objects}", f"ARCH={config.make_arch}"]
     argv += [f"CROSS_COMPILE={config.prefix}", *(f"{n}={v}" for n, v in make.BANNER.items())]
     child = Supervised([*argv, *words], limit_s=_LIMIT_S, grace_s=1.0, output=log, env=make.environment())
     return child.to_end()
 
 
-def check_names(asked: tuple[str, ...]) -> tuple[str, ...]:
-    """What ``--also-build`` comes to: all by default, none of them for ``none``.
+def check_names(selection: tuple[str, ...]) -> tuple[str, ...]:
+    """The configurations of ``--also-build``: all by default, none for ``none``.
 
     :raises UserError: there is no such configuration, or ``none`` beside others.
     """
-    if not asked:
+    if not selection:
         return names()
-    if "none" in asked:
-        if len(set(asked)) > 1:
-            raise UserError("--also-build none, and others beside it", remedy="Leave one or the others out.")
+    if "none" in selection:
+        if len(set(selection)) > 1:
+            raise UserError("--also-build none excludes all others", remedy="Remove none, or the others.")
         return ()
-    return tuple(load(name).name for name in dict.fromkeys(asked))
+    return tuple(load(name).name for name in dict.fromkeys(selection))

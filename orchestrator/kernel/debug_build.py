@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Line numbers for a kernel that was built without: a debug build, and the proof that it is the same code.
+"""Line numbers for a kernel without DWARF: a debug build, and the proof that it is the same code.
 
-A cell's kernel has no DWARF, which would double its build. When one crashes, the same source and
-configuration are built again with it (``kconfigs/debug-info.config``), and kept in the store like any other
-kernel. The second build explains the first only if each function lies where it lay: ``mismatch`` compares.
+A cell's kernel has no DWARF, which would double its build time. When one crashes, the same source and
+configuration are built again with it (``kconfigs/debug-info.config``), and cached like any other kernel. The
+second build explains the first only if each function has the same address: ``mismatch`` compares.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from orchestrator.kernel.kconfig import Fragment
 from orchestrator.kernel.spec import Kernel, KernelSpec, Say
 
 FRAGMENT = "debug-info.config"
-#: What the vmlinux of a debug build is called where it lies beside the one that crashed.
-KEPT = "vmlinux.debug"
+#: The name of a debug build's vmlinux beside the one that crashed.
+DEBUG_VMLINUX = "vmlinux.debug"
 
 #: Elf64_Sym of a little-endian machine (ELF-64 Object File Format, "Symbol Table").
 _SYMBOL = struct.Struct("<IBBHQQ")
@@ -60,30 +60,31 @@ def build(spec: KernelSpec, store: Store, *, say: Say, jobs: int = 0) -> Kernel:
 def find(spec: KernelSpec, store: Store) -> Kernel | None:
     """The debug build of a kernel if it is in the store; errors as of ``build.configure``.
 
-    Where there is none it is quick: a guest that hangs is not kept waiting while something is configured.
+    It does not configure anything, since a hanging guest is waiting.
     """
-    wanted = spec_of(spec)
-    if not kernels.is_configured(wanted, store) or not kernels.is_built(wanted, store):
+    debug_spec = spec_of(spec)
+    if not kernels.is_configured(debug_spec, store) or not kernels.is_built(debug_spec, store):
         return None
     return build(spec, store, say=lambda _: None)
 
 
-def explaining(own: Path, made: Callable[[], Kernel | None]) -> Path | None:
-    """The vmlinux whose line numbers and types are those of a kernel; ``None`` if there is none.
+def vmlinux_with_lines(own: Path, debug_build: Callable[[], Kernel | None]) -> Path | None:
+    """A vmlinux with the line numbers and types of a kernel; ``None`` if there is none.
 
-    That is the kernel's own if it has any, else the debug build that is kept beside it, else what ``made``
-    gives. What is not the kernel's own has to be the same code.
+    It is the kernel's own if that has line numbers, else the debug build beside it, else the result of
+    ``debug_build``. Any but the kernel's own must be the same code.
 
     :param own: the kernel's own vmlinux.
-    :param made: gives its debug build, if there is one, or makes it.
-    :raises UserError: ``own`` cannot be read. Inconclusive: what ``made`` gave is other code.
+    :param debug_build: returns its debug build, if there is one, or makes it.
+    :raises UserError: ``own`` cannot be read.
+    :raises Inconclusive: the result of ``debug_build`` is other code.
     """
     if has_lines(own):
         return own
-    kept = own.with_name(KEPT)
-    if kept.is_file() and not mismatch(own, kept):
-        return kept
-    build = made()
+    copy = own.with_name(DEBUG_VMLINUX)
+    if copy.is_file() and not mismatch(own, copy):
+        return copy
+    build = debug_build()
     if build is None or build.vmlinux is None:
         return None
     if why := mismatch(own, build.vmlinux):
@@ -94,7 +95,7 @@ def explaining(own: Path, made: Callable[[], Kernel | None]) -> Path | None:
 def has_lines(vmlinux: Path) -> bool:
     """Whether a vmlinux has line numbers.
 
-    :raises UserError: it is no ELF file.
+    :raises UserError: it is not an ELF file.
     """
     try:
         with vmlinux.open("rb") as stream:
@@ -106,9 +107,9 @@ def has_lines(vmlinux: Path) -> bool:
 def text_symbols(vmlinux: Path) -> tuple[Symbol, ...]:
     """The symbols of a vmlinux that lie in executable sections, by address and name.
 
-    :raises UserError: it is no ELF file, or has no symbols.
+    :raises UserError: it is not an ELF file, or has no symbols.
     """
-    found: list[tuple[int, str, int]] = []
+    symbols: list[tuple[int, str, int]] = []
     try:
         with vmlinux.open("rb") as stream:
             file = ELFFile(stream)
@@ -120,20 +121,20 @@ def text_symbols(vmlinux: Path) -> tuple[Symbol, ...]:
             table = file.get_section_by_name(".symtab")
             if isinstance(table, SymbolTableSection):
                 strings = file.get_section(table["sh_link"]).data()
-                # not its own iterator: that takes seconds for a hundred thousand symbols
+                # pyelftools' own iterator takes seconds for a hundred thousand symbols
                 for at, info, _, section, address, _ in _SYMBOL.iter_unpack(table.data()):
                     if section in ends and info & 0xF in _KINDS:
                         name = strings[at : strings.index(b"\0", at)].decode(errors="replace")
-                        # arm64's mapping symbols ($x, $d) and local labels are no functions
+                        # arm64's mapping symbols ($x, $d) and local labels are not functions
                         if not name.startswith(("$", ".L")):
-                            found.append((address, name, ends[section]))
+                            symbols.append((address, name, ends[section]))
     except (OSError, ELFError, ValueError, struct.error) as error:
         raise UserError(f"{vmlinux} cannot be read: {error}") from error
-    if not found:
+    if not symbols:
         raise UserError(f"{vmlinux} has no symbols: its addresses cannot be compared")
-    found.sort()
-    starts = sorted({address for address, _, _ in found})
-    return tuple(Symbol(name, address, _until(address, end, starts)) for address, name, end in found)
+    symbols.sort()
+    starts = sorted({address for address, _, _ in symbols})
+    return tuple(Symbol(name, address, _until(address, end, starts)) for address, name, end in symbols)
 
 
 def _until(address: int, end: int, starts: Sequence[int]) -> int:
@@ -142,13 +143,13 @@ def _until(address: int, end: int, starts: Sequence[int]) -> int:
 
 
 class Ends:
-    """The ends of a kernel's functions, by the name of the function behind each; read when asked for."""
+    """The ends of a kernel's functions, by the name of the function behind each; read on first use."""
 
     def __init__(self, vmlinux: Path | None) -> None:
         self.vmlinux = vmlinux
 
     def __call__(self, name: str) -> str:
-        """``f+0x40/0x40`` where ``name`` begins at the end of ``f``; empty where that cannot be told."""
+        """``f+0x40/0x40`` where ``name`` begins at the end of ``f``; empty if that is unknown."""
         return self._ends.get(name, "")
 
     @functools.cached_property
@@ -157,37 +158,37 @@ class Ends:
             symbols = text_symbols(self.vmlinux) if self.vmlinux is not None else ()
         except UserError:
             return {}
-        found: dict[str, str] = {}
+        ends: dict[str, str] = {}
         for before, symbol in itertools.pairwise(symbols):
             # a name that occurs twice, or a place that has two
-            known = symbol.name not in found and before.address < symbol.address
-            found[symbol.name] = f"{before.name}+{before.size:#x}/{before.size:#x}" if known else ""
-        return found
+            is_unique = symbol.name not in ends and before.address < symbol.address
+            ends[symbol.name] = f"{before.name}+{before.size:#x}/{before.size:#x}" if is_unique else ""
+        return ends
 
 
 def demand_match(crashed: Path, debug: Path) -> None:
-    """Demand that a vmlinux explains a kernel.
+    """Demand that a vmlinux matches a kernel.
 
     :param crashed: the kernel's own vmlinux.
-    :raises UserError: it does not, or cannot be read.
+    :raises UserError: it does not match, or cannot be read.
     """
     if why := mismatch(crashed, debug):
         raise UserError(
             f"{debug} does not match the kernel of this cell: {why}",
-            remedy="Give the vmlinux of the same source, configuration and compiler.",
+            remedy="Name the vmlinux of the same source, configuration and compiler.",
         )
 
 
 def mismatch(crashed: Path, debug: Path) -> str:
-    """Why a debug build does not explain a kernel, in a line; empty where each text symbol lies where it lay.
+    """Why a debug build does not match a kernel, in a line; empty if every text symbol has the same address.
 
     :raises UserError: one of them cannot be read.
     """
-    ours = {(s.name, s.address, s.size) for s in text_symbols(crashed)}
-    theirs = {(s.name, s.address, s.size) for s in text_symbols(debug)}
-    differing = sorted(ours ^ theirs, key=lambda one: one[1])
+    own = {(s.name, s.address, s.size) for s in text_symbols(crashed)}
+    other = {(s.name, s.address, s.size) for s in text_symbols(debug)}
+    differing = sorted(own ^ other, key=lambda one: one[1])
     if not differing:
         return ""
     name, address, _ = differing[0]
-    share = f"{len(ours - theirs)} of {len(ours)}"
+    share = f"{len(own - other)} of {len(own)}"
     return f"{share} text symbols differ in name, address or size, first {name} at {address:#x}"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kconfig fragments, what became of them, and the wrapper that makes a promptless symbol selectable.
+"""Kconfig fragments, the check of the final ``.config``, and a wrapper that makes a symbol selectable.
 
-``olddefconfig`` drops what it cannot have and says nothing: every request is compared with the final
-``.config`` here, and a lost one is traced to the line that made it.
+``olddefconfig`` drops requests silently. So every request is compared with the final ``.config``, and a lost
+one is reported with the line that made it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ config PER_VMA_LOCK
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One line of a fragment: the symbol without ``CONFIG_``, the value asked for, and where."""
+    """One line of a fragment: the symbol without ``CONFIG_``, the requested value, and the place."""
 
     symbol: str
     value: str
@@ -55,34 +55,34 @@ class Lost(msgspec.Struct, frozen=True):
 
 
 class Fragment(msgspec.Struct, frozen=True):
-    """A named text of requests; ``ours`` tells the project's own from the user's."""
+    """A named text of requests; ``built_in``: it is the project's, not the user's."""
 
     name: str
     text: str
-    ours: bool = True
+    built_in: bool = msgspec.field(name="ours", default=True)
 
     def requests(self) -> list[Request]:
         """The requests in order.
 
         :raises UserError: on a line that is neither a request, a comment nor empty.
         """
-        found = []
+        requests = []
         for number, line in enumerate(self.text.splitlines(), 1):
             line = line.strip()
             if match := _SET.match(line):
-                found.append(Request(match[1], match[2], self.name, number))
+                requests.append(Request(match[1], match[2], self.name, number))
             elif match := _UNSET.match(line):
-                found.append(Request(match[1], "n", self.name, number))
+                requests.append(Request(match[1], "n", self.name, number))
             elif line and not line.startswith("#"):
                 raise UserError(
                     f"{self.name}:{number}: not a kconfig line: {line[:60]!r}",
                     remedy="Write CONFIG_X=y, or `# CONFIG_X is not set`.",
                 )
-        return found
+        return requests
 
 
 def variants() -> tuple[str, ...]:
-    """All variants there is a file for; the one with the feature first."""
+    """The names of all variants; the one with the feature first."""
     return tuple(sorted(data.variants(), reverse=True))
 
 
@@ -100,13 +100,13 @@ def own_fragments(arch: str, variant: str) -> list[Fragment]:
 def user_fragment(spec: str) -> Fragment:
     """The fragment that ``--kconfig`` names: a file, or ``CONFIG_X=value`` itself.
 
-    :raises UserError: no such file, or no kconfig line.
+    :raises UserError: no such file, or not a kconfig line.
     """
     if spec.startswith(("CONFIG_", "# CONFIG_")):
-        fragment = Fragment("--kconfig", spec, ours=False)
+        fragment = Fragment("--kconfig", spec, built_in=False)
     else:
         try:
-            fragment = Fragment(spec, Path(spec).read_text(), ours=False)
+            fragment = Fragment(spec, Path(spec).read_text(), built_in=False)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
                 f"--kconfig {spec}: {getattr(error, 'strerror', None) or 'not a text file'}",
@@ -117,9 +117,9 @@ def user_fragment(spec: str) -> Fragment:
 
 
 def check_user_fragments(fragments: Iterable[Fragment], arch: str) -> None:
-    """Refuse a user's request for a symbol that the variants are there to decide.
+    """Refuse a user's request for a symbol that the variant decides.
 
-    :raises UserError: naming the line.
+    :raises UserError: there is one; the message names the line.
     """
     decided = {r.symbol for v in variants() for r in own_fragments(arch, v)[-1].requests()}
     for fragment in fragments:
@@ -137,20 +137,20 @@ def parse_config(text: str) -> dict[str, str]:
 
 
 def merge(base: str, fragments: Sequence[Fragment]) -> str:
-    """A ``.config`` with the fragments' requests in place of what it says about their symbols."""
+    """A ``.config`` in which the fragments' requests replace the values of their symbols."""
     last = {request.symbol: request for fragment in fragments for request in fragment.requests()}
-    kept = []
+    lines = []
     for line in base.splitlines():
         match = _SET.match(line) or _UNSET.match(line)
         if match is None or match[1] not in last:
-            kept.append(line)
+            lines.append(line)
     for r in last.values():
-        kept.append(f"# CONFIG_{r.symbol} is not set" if r.value == "n" else f"CONFIG_{r.symbol}={r.value}")
-    return "\n".join(kept) + "\n"
+        lines.append(f"# CONFIG_{r.symbol} is not set" if r.value == "n" else f"CONFIG_{r.symbol}={r.value}")
+    return "\n".join(lines) + "\n"
 
 
 def lost(fragments: Sequence[Fragment], config: Mapping[str, str]) -> list[Lost]:
-    """The requests that did not survive; of several about one symbol only the last counts."""
+    """The requests that did not survive; of several for one symbol only the last counts."""
     last = {request.symbol: request for fragment in fragments for request in fragment.requests()}
     return [
         Lost(request, config.get(request.symbol, "n"))
@@ -160,19 +160,19 @@ def lost(fragments: Sequence[Fragment], config: Mapping[str, str]) -> list[Lost]
 
 
 def explain(loss: Lost, tree: Path, config: Mapping[str, str]) -> Lost:
-    """The same loss with the unmet dependency, where the tree's Kconfig files tell it.
+    """The same loss with the unmet dependency, if the tree's Kconfig files show it.
 
-    A plain reading of the symbol's ``depends on`` lines, not an evaluation of Kconfig's language:
-    enclosing ``if`` blocks and ``select`` chains stay unsaid.
+    This reads the symbol's ``depends on`` lines, and does not evaluate Kconfig's language: enclosing ``if``
+    blocks and ``select`` chains are ignored.
     """
     definition = re.compile(rf"^(?:menu)?config {re.escape(loss.request.symbol)}$\n((?:[ \t].*\n|\n)*)", re.M)
-    known = False
+    is_defined = False
     for path in _kconfig_files(tree):
         text = path.read_text(errors="replace")
         if f"config {loss.request.symbol}\n" not in text:
             continue
         for match in definition.finditer(text):
-            known = True
+            is_defined = True
             for depends in re.findall(r"^[ \t]+depends on (.+)$", match[1], re.M):
                 symbols = re.findall(r"(?<![\w!])[A-Z][A-Z0-9_]+\b(?!\s*[!=])", depends)
                 unmet = [s for s in symbols if config.get(s, "n") == "n"]
@@ -180,7 +180,7 @@ def explain(loss: Lost, tree: Path, config: Mapping[str, str]) -> Lost:
                     where = path.relative_to(tree)
                     why = f"it depends on {depends.strip()}, and {', '.join(unmet)} is not set ({where})"
                     return Lost(loss.request, loss.got, why)
-    if not known:
+    if not is_defined:
         return Lost(loss.request, loss.got, "this tree has no such symbol")
     if loss.request.value == "n":
         return Lost(loss.request, loss.got, "it has no prompt, or something selects it")
@@ -209,7 +209,7 @@ def write_wrapper(tree: Path, folder: Path) -> Path:
     """
     wrapper = folder / "Kconfig.wrapper"
     text = (tree / "Kconfig").read_text() + _PROMPT
-    # its time tells make whether to configure again
+    # make configures again if its time changes
     if not wrapper.is_file() or wrapper.read_text() != text:
         wrapper.write_text(text)
     return wrapper

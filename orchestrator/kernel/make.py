@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How make is called: what it sees of this host, and by tuxmake under the supervisor."""
+"""Run make: its environment, and tuxmake under the supervisor."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from orchestrator.core.process import Outcome, Supervised, require
 from orchestrator.kernel import build_log, kconfig
 from orchestrator.kernel.spec import KernelSpec
 
-#: Seconds between two words about how far a build is.
+#: Seconds between two progress lines of a build.
 _PROGRESS_S = 30.0
 
-#: What a kernel's banner would say of the host, the same on each.
+#: Facts of the host in a kernel's banner, made the same on every host.
 BANNER = {
     "KBUILD_BUILD_TIMESTAMP": "@0",
     "KBUILD_BUILD_USER": "orchestrate",
@@ -27,11 +27,11 @@ BANNER = {
 
 
 def environment() -> dict[str, str]:
-    """Ours, without what would change a build."""
+    """Our environment, without variables that would change a build."""
     return {
         **{k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "KBUILD", "KCONFIG", "CCACHE"))},
         "LC_ALL": "C.UTF-8",
-        # set, if to nothing, it keeps the state of the git repository out of the release and the image
+        # set, even if empty, it keeps the state of the git repository out of the release and the image
         "LOCALVERSION": "",
     }
 
@@ -48,19 +48,19 @@ def tuxmake(
     cache: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Outcome, float]:
-    """Run tuxmake under the supervisor; its outcome and the CPU seconds of the whole tree."""
+    """Run tuxmake under the supervisor; returns its outcome and the CPU seconds of the process tree."""
     require("make", remedy=f"Install the build tools: apt-get install {build_log.BASE_PACKAGES}")
     argv = [sys.executable, "-m", "tuxmake", "-C", str(spec.tree.path), "-b", str(objects), "-o", str(output)]
     argv += ["-r", "null", "-z", "none", "-v", "-F", "-t", spec.toolchain.tuxmake]
     if not spec.arch.native:
         argv += ["-a", spec.arch.make_arch]
-    # as options: tuxmake has values of its own, which win over the environment
+    # as options: tuxmake's own values override the environment
     for name, value in BANNER.items():
         argv += ["-e", f"{name}={value}"]
     env = environment()
     plain = re.sub(r"-\d+$", "", spec.toolchain.compiler)
     if plain != spec.toolchain.compiler:
-        # tuxmake drops the version where it builds on the host itself, and takes what has the plain name
+        # tuxmake drops the version in a native build, and runs the program with the plain name
         tools = wrap / "tools"
         shutil.rmtree(tools, ignore_errors=True)
         tools.mkdir()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A kernel image that somebody else built: what its own header says of it."""
+"""A kernel image that the user built, identified by its header."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LIMIT = 512 << 20
 
 
 class Prebuilt(msgspec.Struct, frozen=True, kw_only=True):
-    """``arch`` is a name of ours; ``release`` what the image says, or empty."""
+    """``arch`` is a name of orchestrate; ``release`` from the image, or empty."""
 
     path: Path
     arch: str
@@ -31,7 +31,7 @@ class Prebuilt(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
 
     def kernel(self) -> Kernel:
-        """The image as a kernel of which nothing but the image is known."""
+        """The image as a kernel without vmlinux and configuration."""
         return Kernel(
             key=self.digest[:32],
             folder=self.path.parent,
@@ -47,29 +47,29 @@ class Prebuilt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def keep(image: Prebuilt, store: Store) -> Prebuilt:
-    """The image as a copy in the store: the user's file may be another one before the last boot.
+    """Copy the image into the store: the user's file may change before the last boot.
 
-    :raises UserError: it changed while it was copied.
+    :raises UserError: the file changed while it was copied.
     """
 
     def make(fresh: Path) -> None:
         shutil.copyfile(image.path, fresh / image.path.name)
         if file_digest(fresh / image.path.name) != image.digest:
-            raise UserError(f"{image.path}: it changed while it was copied", remedy="Try again.")
+            raise UserError(f"{image.path}: the file changed while it was copied", remedy="Try again.")
 
     folder = store.entry("prebuilt", digest_of("prebuilt", image.digest, image.path.name), make)
     return msgspec.structs.replace(image, path=folder / image.path.name)
 
 
 def inspect(name: str) -> Prebuilt:
-    """What a kernel image is.
+    """Identify a kernel image.
 
-    :raises UserError: there is none, or it is none that QEMU boots.
+    :raises UserError: there is none, or QEMU cannot boot it.
     """
     path = absolute(Path(name))
     try:
         if path.stat().st_size > _LIMIT:
-            raise UserError(f"--kernel {name}: larger than {_LIMIT >> 20} MiB, so no kernel image")
+            raise UserError(f"--kernel {name}: larger than {_LIMIT >> 20} MiB, so not a kernel image")
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"--kernel {name}: {error.strerror}", remedy="Name a bzImage or an Image.") from error

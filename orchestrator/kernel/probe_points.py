@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Points of the kernel where a window can be made wide: ``guest/widen.toml``, found in a vmlinux.
+"""Points of the kernel where a race window can be widened: ``guest/widen.toml``, located in a vmlinux.
 
 The catalogue names them by anchors in a function, such as the instruction behind a call, which survive
 another compiler; the module ``guest/widen.c`` takes addresses.
@@ -27,11 +27,11 @@ _TARGET = re.compile(r"<([\w.]+)>")
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One point. Where ``function`` was inlined it is looked for in those of ``inside``, one after the other.
+    """One point. If ``function`` was inlined, it is searched in those of ``inside``, one after the other.
 
     ``at`` is ``entry``, ``before call F`` or ``after call F``, with `` #2`` for the second call of F.
-    ``spins`` are turns of ``cpu_relax()``, ``permille`` how often; ``task`` says who passes: reader, query,
-    writer.
+    ``spins`` are turns of ``cpu_relax()``, ``permille`` how often; ``task`` are the tasks that pass it:
+    reader, query, writer.
     """
 
     name: str
@@ -55,28 +55,28 @@ class _Function(msgspec.Struct, frozen=True):
 
 
 def catalogue() -> dict[str, Point]:
-    """All points there are, by name."""
-    found = msgspec.toml.decode((data.guest() / "widen.toml").read_bytes(), type=_Catalogue)
-    return {point.name: point for point in found.point}
+    """All points, by name."""
+    content = msgspec.toml.decode((data.guest() / "widen.toml").read_bytes(), type=_Catalogue)
+    return {point.name: point for point in content.point}
 
 
 def locate(points: list[Point], vmlinux: Path, arch: Arch) -> dict[str, int]:
-    """The addresses of points in a kernel, by name; those that it does not have are missing.
+    """The addresses of points in a kernel, by name; those that it lacks are missing.
 
     :raises InfraError: the architecture's objdump is not installed.
     """
-    found: dict[str, int] = {}
+    addresses: dict[str, int] = {}
     with vmlinux.open("rb") as stream:
         table = ELFFile(stream).get_section_by_name(".symtab")
         symbols = list(_functions(table)) if isinstance(table, SymbolTableSection) else []
     for point in points:
         for name in (point.function, *point.inside):
-            for function in _named(symbols, name, point.file):
+            for function in _functions_named(symbols, name, point.file):
                 if (address := _at(point.at, function, vmlinux, arch)) is not None:
-                    found.setdefault(point.name, address)
-            if point.name in found:
+                    addresses.setdefault(point.name, address)
+            if point.name in addresses:
                 break
-    return found
+    return addresses
 
 
 def _functions(table: SymbolTableSection) -> Iterator[tuple[str, str, _Function]]:
@@ -90,12 +90,12 @@ def _functions(table: SymbolTableSection) -> Iterator[tuple[str, str, _Function]
             yield symbol.name, file if local else "", _Function(symbol["st_value"], symbol["st_size"])
 
 
-def _named(symbols: list[tuple[str, str, _Function]], name: str, file: str) -> Iterator[_Function]:
+def _functions_named(symbols: list[tuple[str, str, _Function]], name: str, file: str) -> Iterator[_Function]:
     for symbol, where, function in symbols:
-        # the compiler's own copies have a suffix; what it made of the unlikely parts is no function
+        # the compiler's copies have a suffix; its cold parts are not functions
         plain, dot, suffix = symbol.partition(".")
-        named = plain == name and not (dot and suffix.startswith("cold"))
-        if named and (not where or not file or where == Path(file).name):
+        matches = plain == name and not (dot and suffix.startswith("cold"))
+        if matches and (not where or not file or where == Path(file).name):
             yield function
 
 
@@ -125,8 +125,8 @@ def _at(anchor: str, function: _Function, vmlinux: Path, arch: Arch) -> int | No
         and (target := _TARGET.search(rest))
         and target[1].partition(".")[0] == callee
     ]
-    wanted = int(number or 1) - 1
-    if wanted >= len(calls):
+    index = int(number or 1) - 1
+    if index >= len(calls):
         return None
-    place = calls[wanted] + (side == "after")
+    place = calls[index] + (side == "after")
     return instructions[place][0] if place < len(instructions) else None

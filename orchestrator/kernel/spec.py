@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A kernel as asked for and as built."""
+"""A kernel, as requested and as built."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orchestrator.kernel.kconfig import Fragment
 from orchestrator.source.classify import TreeClass
 from orchestrator.source.model import Tree
 
-#: Takes one line about what is going on.
+#: Takes one line of progress.
 Say = Callable[[str], None]
 
 
@@ -39,12 +39,12 @@ class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wrapped(self) -> bool:
-        """Whether its Kconfig is read through one of ours, which gives the variant's symbol a prompt."""
+        """Whether its Kconfig is read through a wrapper, which gives the variant's symbol a prompt."""
         return self.tree_class is TreeClass.SELECTABLE
 
 
 class Configured(msgspec.Struct, frozen=True, kw_only=True):
-    """The final configuration of a spec: the file, its symbols and the release it leads to."""
+    """The final configuration of a spec: the file, its symbols and its digest."""
 
     path: Path
     symbols: dict[str, str]
@@ -52,11 +52,11 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Kernel(msgspec.Struct, frozen=True, kw_only=True):
-    """A kernel that can be booted; no path of it is to be written to.
+    """A kernel that can be booted; nothing may write to its files.
 
-    A prebuilt one has neither ``vmlinux`` nor ``config``, and its ``build_id`` is not known before it runs.
-    ``module`` is the one that was built against it, if one was asked for.
-    ``cpu_s`` is what its build cost when it was built, in CPU seconds; ``cached`` whether it was found.
+    A prebuilt one has neither ``vmlinux`` nor ``config``, and its ``build_id`` is unknown before it runs.
+    ``module`` is the module that was built against it, if any. ``cpu_s`` are the CPU seconds of its build;
+    ``cached``: it was in the store.
     """
 
     key: str

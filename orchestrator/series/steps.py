@@ -154,7 +154,7 @@ def _build_rows(
     if key and (folder := workspace.store.find("kernels", key)):
         assert target.tree is not None
         row = kernel.row(WARNINGS)
-        ledger = build.warned(folder, target.tree.path)
+        ledger = build.warnings_of(folder, target.tree.path)
         rows[row.name] = RowResult(cases=(_warned(row, patch, ledger, workspace.folder),))
     return rows
 

@@ -142,6 +142,7 @@ class Report:
 
     @property
     def line(self) -> str:
+        """The first line."""
         return self.record.text
 
     def retitle(self, rule: Rule, match: re.Match[str], record: Record) -> None:

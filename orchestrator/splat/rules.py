@@ -42,6 +42,7 @@ class Rule:
 
     @property
     def fatal(self) -> bool:
+        """Whether the kernel dies of it."""
         return "fatal" in self.flags
 
 

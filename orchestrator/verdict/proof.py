@@ -82,7 +82,7 @@ def prove(
     script = "; ".join(
         f"echo '@@{name}'; {command} 2>/dev/null | base64" for name, command in _SECTIONS.items()
     )
-    answer = guest.ssh.raw(script, limit_s=30 * guest.factor, gone=guest.death)
+    answer = guest.ssh.raw(script, limit_s=30 * guest.factor, death=guest.death)
     return judge(
         _sections(answer),
         build_id=build_id,

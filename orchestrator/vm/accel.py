@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""KVM or emulation: decided by what really came up, remembered, and said in every result.
+"""KVM or emulation: decided by a real boot, remembered, and recorded in every result.
 
 That ``/dev/kvm`` exists and opens proves nothing: on some hosts QEMU starts, the firmware runs, and the
 guest kernel never prints a character. So the first boot under KVM is the trial; a host is marked as
@@ -21,7 +21,6 @@ from orchestrator.core.files import write_atomically
 from orchestrator.vm import qemu
 from orchestrator.vm.machine import BootFailure, Deadlines, Guest
 
-CHOICES = ("auto", "kvm", "tcg")
 _KVM = Path("/dev/kvm")
 #: A kernel under working KVM shows its banner in a fraction of a second.
 _KVM_BANNER_S = 20.0
@@ -41,19 +40,19 @@ class _Mark(msgspec.Struct, frozen=True):
     reason: str
 
 
-def choose(arch: Arch, asked: str, cache: Path) -> Accelerator:
+def choose(arch: Arch, setting: str, cache: Path) -> Accelerator:
     """The accelerator to try first.
 
-    :param asked: ``auto``, ``kvm`` or ``tcg``.
+    :param setting: ``auto``, ``kvm`` or ``tcg``.
     :raises UserError: KVM is forced where it cannot be.
     """
-    if asked == "tcg":
-        return Accelerator("tcg", "asked for with --accel tcg")
+    if setting == "tcg":
+        return Accelerator("tcg", "requested with --accel tcg")
     hindrance = _hindrance(arch)
-    if asked == "kvm":
+    if setting == "kvm":
         if hindrance:
             raise UserError(f"--accel kvm cannot be used: {hindrance}", remedy="Use --accel auto or tcg.")
-        return Accelerator("kvm", "asked for with --accel kvm")
+        return Accelerator("kvm", "requested with --accel kvm")
     if hindrance:
         return Accelerator("tcg", hindrance)
     mark = _recall(arch, cache)
@@ -93,7 +92,7 @@ def boot(
     try:
         guest = start("kvm", Deadlines(banner=_KVM_BANNER_S))
     except (BootFailure, InfraError) as error:
-        # a kernel that got as far as its banner has shown that KVM works
+        # a kernel that prints its banner shows that KVM works
         if isinstance(error, BootFailure) and error.phase != "banner":
             raise
         what = (
@@ -111,7 +110,7 @@ def boot(
             guest = start("tcg", Deadlines())
         except BootFailure as later:
             if later.phase in ("init", "ssh"):
-                # it showed its banner, which is all that KVM was asked for
+                # it printed its banner, which KVM did not
                 _remember(arch, cache, works=False, reason=reason)
             raise
         _remember(arch, cache, works=False, reason=reason)
@@ -139,7 +138,7 @@ def _recall(arch: Arch, cache: Path) -> _Mark | None:
 
 
 def _remember(arch: Arch, cache: Path, *, works: bool, reason: str) -> None:
-    # what cannot be remembered is tried again: no reason to fail
+    # without the mark the next run tries again
     with contextlib.suppress(OSError, InfraError):
         mark = _Mark(boot_id=_boot_id(), qemu=qemu.version(arch), works=works, reason=reason)
         write_atomically(_mark_file(cache), msgspec.json.encode(mark))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The guest's serial console: to a bounded log file, to whoever listens, and to those who wait for a word."""
+"""The guest's serial console: a bounded log file, a sink for every byte, and waits for a pattern."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pexpect.socket_pexpect import SocketSpawn
 
 from orchestrator.core.text import clean
 
-#: A kernel that floods its console fills neither the disk nor our memory.
+#: Bytes of the log: a flood must fill neither the disk nor our memory.
 LOG_LIMIT = 32 << 20
 _WINDOW = 1 << 18
 
 
 class Console:
-    """One serial line. QEMU is the client: nothing it says at its start is lost.
+    """One serial line. QEMU is the client, so none of its first output is lost.
 
-    :param sink: is given every byte in order, from the reading thread.
+    :param sink: gets every byte in order, from the reading thread.
     """
 
     def __init__(self, path: Path, log: Path, sink: Callable[[bytes], None] = lambda _: None) -> None:
@@ -35,7 +35,7 @@ class Console:
         self._sink = sink
         self._log = log
         self._window = b""
-        self.seen = 0
+        self.position = 0
         self._news = threading.Condition()
         self._ended = False
         self._spawn: SocketSpawn[bytes] | None = None
@@ -66,7 +66,7 @@ class Console:
                             end.close()
 
     def _take(self, data: bytes, write: Callable[[bytes], object]) -> None:
-        room = LOG_LIMIT - self.seen
+        room = LOG_LIMIT - self.position
         # a full disk must not end the listening: the guest would be blamed for its silence
         with contextlib.suppress(OSError):
             if room > 0:
@@ -75,32 +75,32 @@ class Console:
                     write(b"\n[orchestrate: the log is cut here]\n")
         self._sink(data)
         with self._news:
-            self.seen += len(data)
+            self.position += len(data)
             self._window = (self._window + data)[-_WINDOW:]
             self._news.notify_all()
 
     def wait_for(
-        self, pattern: bytes, timeout_s: float, *, gone: Callable[[], bool] = lambda: False
+        self, pattern: bytes, timeout_s: float, *, is_dead: Callable[[], bool] = lambda: False
     ) -> re.Match[bytes] | None:
-        """The first match in what was said so far or within ``timeout_s``; ``None`` if there is none.
+        """The first match in the output so far or within ``timeout_s``; ``None`` if there is none.
 
-        Gives up early when the line has ended or ``gone()`` says that nothing can come any more.
+        Returns early if the line has ended, or if ``is_dead()``.
         """
-        wanted = re.compile(pattern)
+        regex = re.compile(pattern)
         until = time.monotonic() + timeout_s
         with self._news:
             while True:
-                if match := wanted.search(self._window):
+                if match := regex.search(self._window):
                     return match
-                left = until - time.monotonic()
-                if left <= 0 or self._ended:
+                remaining = until - time.monotonic()
+                if remaining <= 0 or self._ended:
                     return None
-                self._news.wait(min(left, 0.25))
-                if gone() and not wanted.search(self._window):
+                self._news.wait(min(remaining, 0.25))
+                if is_dead() and not regex.search(self._window):
                     return None
 
     def settle(self, quiet_s: float = 0.05, limit_s: float = 1.0) -> None:
-        """Wait until the console has been silent for a moment: what was printed is then in."""
+        """Wait until the console has been silent for a moment."""
         until = time.monotonic() + limit_s
         with self._news:
             while time.monotonic() < until and not self._ended:
@@ -113,11 +113,11 @@ class Console:
             window = self._window
         return [line for line in clean(window[-16384:]).splitlines() if line.strip()][-lines:]
 
-    def since(self, seen: int, limit: int) -> bytes:
-        """What the log has from a place on (an earlier value of ``seen``), ``limit`` bytes at most."""
+    def since(self, position: int, limit: int) -> bytes:
+        """The log from a position (an earlier value of ``position``), ``limit`` bytes at most."""
         try:
             with self._log.open("rb") as log:
-                log.seek(seen)
+                log.seek(position)
                 return log.read(limit)
         except OSError:
             return b""

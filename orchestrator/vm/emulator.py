@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A running QEMU: its commands, its events, its end and the reason of it."""
+"""A running QEMU: its commands, its events, its end and the reason for that."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from orchestrator.core.process import Outcome, Supervised
 from orchestrator.core.text import clean
 from orchestrator.vm.qemu import GuestSpec
 
-# qemu.qmp reports a killed QEMU on its logger; it is our business to say that, once
+# qemu.qmp logs that a QEMU was killed; we report that ourselves
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
 _QMP_TROUBLE = (QMPError, OSError, EOFError, TimeoutError)
-#: Between the loss of a guest's connections and QEMU's end.
+#: Seconds between the loss of a guest's connections and QEMU's end.
 _DYING_S = 3.0
-#: For a guest that has said that it panics to print the rest and to end, on a machine of reference speed.
+#: Seconds for a guest that panics to print the rest and to end, on a machine of reference speed.
 _PANIC_S = 10.0
-#: How often it is asked whether it has said so, and how long that may take.
+#: Seconds between two checks for a panic, and for one check.
 _ASK_S, _ASKING_S = 0.25, 0.001
-#: No QMP command of ours takes QEMU long; one that is stopped or wedged must not stop us as well.
+#: Seconds for a QMP command: a stopped or hanging QEMU must not stop us.
 _QMP_S = 60.0
 _PANICKED = "GUEST_PANICKED"
-#: For the last events of a QEMU that has ended.
+#: Seconds for the last events of a QEMU that has ended.
 _EVENTS_S = 0.1
 
 
@@ -50,7 +50,7 @@ class Emulator:
     def __init__(self, spec: GuestSpec, accel: str, output: Path) -> None:
         """Prepare; nothing is started.
 
-        :param output: takes what QEMU itself has to complain about.
+        :param output: the file for QEMU's own messages.
         """
         self.spec = spec
         self.accel = accel
@@ -59,13 +59,14 @@ class Emulator:
         self.factor = 1.0
         self.argv: tuple[str, ...] = ()
         self._started = time.monotonic()
-        self._asked = self._started
+        self._polled_at = self._started
         self._panic_s = _PANIC_S
         self._panicked_at: float | None = None
         self._events: list[str] = []
         self._ending = ""
         self._process: Supervised | None = None
-        # it takes the thread's, and threads that make guests come and go: this one goes with the guest
+        # the protocol takes the thread's event loop, which may end before the guest does: give it one of its
+        # own
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
         self._qmp = QEMUMonitorProtocol(str(self.folder / "qmp"), server=True)
@@ -95,15 +96,15 @@ class Emulator:
             self._qmp.settimeout(_QMP_S)
         except _QMP_TROUBLE:
             outcome = self._process.wait(1.0)
-            said = (self._complaint() or str(outcome or "no answer")).rstrip(".")
+            complaint = (self._complaint() or str(outcome or "no answer")).rstrip(".")
             raise InfraError(
-                f"{self.spec.arch.qemu} did not start under {self.accel}: {said}",
-                remedy=f"What QEMU said is in {self._output}.",
+                f"{self.spec.arch.qemu} did not start under {self.accel}: {complaint}",
+                remedy=f"QEMU's messages are in {self._output}.",
             ) from None
-        self.passed("qemu")
+        self.finish_phase("qemu")
 
-    def passed(self, phase: str) -> None:
-        """Note when a phase ended."""
+    def finish_phase(self, phase: str) -> None:
+        """Record the end of a phase."""
         self.phases_s[phase] = self.elapsed_s()
 
     def elapsed_s(self) -> float:
@@ -111,7 +112,7 @@ class Emulator:
         return round(time.monotonic() - self._started, 3)
 
     def unhurried(self) -> None:
-        """Let it stay in a panic as long as it likes: somebody may be looking at it."""
+        """Do not end a guest that stays in its panic: a user may be debugging it."""
         self._panic_s = math.inf
 
     def send_fd(self, name: str, descriptor: int) -> None:
@@ -126,11 +127,11 @@ class Emulator:
         self.qmp("getfd", fdname=name)
 
     def port(self) -> int:
-        """The loopback port that leads to the guest's SSH server; QEMU is asked."""
-        said = self.usernet()
-        match = re.search(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)", said)
+        """The loopback port that leads to the guest's SSH server; from QEMU."""
+        table = self.usernet()
+        match = re.search(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)", table)
         if match is None:
-            raise InfraError(f"QEMU names no forwarded port: {clean(said.encode())[:200]}")
+            raise InfraError(f"QEMU shows no forwarded port: {clean(table.encode())[:200]}")
         return int(match[1])
 
     def usernet(self) -> str:
@@ -145,7 +146,7 @@ class Emulator:
         try:
             return self._qmp.cmd(command, **arguments)
         except _QMP_TROUBLE as error:
-            raise InfraError(f"QEMU did not carry out {command}: {error or type(error).__name__}") from None
+            raise InfraError(f"QEMU did not execute {command}: {error or type(error).__name__}") from None
 
     @contextlib.contextmanager
     def within(self, timeout_s: float) -> Iterator[None]:
@@ -173,16 +174,16 @@ class Emulator:
         return outcome
 
     def _panicked_for_s(self) -> float:
-        """Seconds since a living guest said that it panics; 0 if it has not."""
+        """Seconds since the panic of a guest that still runs; 0 without one."""
         now = time.monotonic()
-        if self._panicked_at is None and now - self._asked > _ASK_S:
-            self._asked = now
+        if self._panicked_at is None and now - self._polled_at > _ASK_S:
+            self._polled_at = now
             self._collect_events(_ASKING_S)
             self._panicked_at = now if _PANICKED in self._events else None
         return now - self._panicked_at if self._panicked_at is not None else 0.0
 
     def death(self) -> str:
-        """Why the guest is gone, in words; empty while it is alive."""
+        """Why the guest is gone; empty while it is alive."""
         outcome = self.poll()
         if outcome is None:
             return ""
@@ -197,13 +198,13 @@ class Emulator:
             elif outcome.signal is not None:
                 self._ending = f"QEMU was killed by signal {outcome.signal}"
             else:
-                self._ending = f"QEMU ended with {outcome}: {self._complaint() or 'no word why'}"
+                self._ending = f"QEMU ended with {outcome}: {self._complaint() or 'no message'}"
         return self._ending
 
     def ending(self) -> str:
-        """Why the guest is gone, once a connection to it broke: that happens a moment before QEMU ends.
+        """Why the guest is gone, after a connection broke, which happens a moment before QEMU ends.
 
-        One that panics is given the time to.
+        A guest that panics gets time to end.
         """
         if self._process is not None:
             self._process.wait(_DYING_S)
@@ -220,7 +221,7 @@ class Emulator:
         if self._loop.is_closed():
             return
         with contextlib.suppress(*_QMP_TROUBLE):
-            # each call gives what is queued, or waits; silence ends it as a TimeoutError
+            # each call returns queued events, or waits; silence raises TimeoutError
             while True:
                 self._take_events(self._qmp.get_events(wait=wait_s))
 
@@ -245,7 +246,7 @@ class Emulator:
         if not self._loop.is_closed():
             with contextlib.suppress(*_QMP_TROUBLE):
                 self._qmp.close()
-            # what is closed may still be asked why it ended
+            # death() may still be called after this
             self._collect_events(_ASKING_S)
             self._loop.close()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -158,11 +158,11 @@ class Guest(Emulator):
         return qemu.argv(self.spec, accel=self.accel, folder=self.folder, initrd=initrd, cmdline=cmdline)
 
     def _phase(self, name: str, pattern: bytes, timeout_s: float, what: str) -> re.Match[bytes]:
-        match = self.console.wait_for(pattern, timeout_s, gone=lambda: self.poll() is not None)
+        match = self.console.wait_for(pattern, timeout_s, is_dead=lambda: self.poll() is not None)
         if match is None:
             self._give_up(name, what, timeout_s)
         assert match is not None
-        self.passed(name)
+        self.finish_phase(name)
         return match
 
     def _give_up(self, name: str, what: str, timeout_s: float) -> None:
@@ -187,7 +187,7 @@ class Guest(Emulator):
             host_key=self.keys.host_public,
             user_key=self.keys.user,
             timeout_s=timeout_s,
-            gone=lambda: self.poll() is not None,
+            is_dead=lambda: self.poll() is not None,
         )
 
     def disconnect(self) -> None:
@@ -207,7 +207,7 @@ class Guest(Emulator):
                 f"boot phase 'ssh': {error.message}{f' ({died})' if died else ''}",
                 self.console.tail(),
             ) from None
-        self.passed("ssh")
+        self.finish_phase("ssh")
 
     def run(
         self,
@@ -233,14 +233,14 @@ class Guest(Emulator):
                 options=options,
                 mark=mark,
                 late=late,
-                gone=self.death,
+                death=self.death,
                 patience=self.factor,
             )
         except Lost as error:
             if reason := self.ending():
-                lost = Lost(reason)
-                lost.stdout, lost.stderr = error.stdout, error.stderr
-                raise lost from None
+                fatal = Lost(reason)
+                fatal.stdout, fatal.stderr = error.stdout, error.stderr
+                raise fatal from None
             raise error
 
     def read(self, path: str, *, limit_s: float = 30.0) -> bytes:
@@ -248,7 +248,7 @@ class Guest(Emulator):
 
         :raises Lost: as ``run``.
         """
-        return self.ssh.raw(f"cat {path} 2>/dev/null", limit_s=limit_s * self.factor, gone=self.death)
+        return self.ssh.raw(f"cat {path} 2>/dev/null", limit_s=limit_s * self.factor, death=self.death)
 
     @property
     def ssh(self) -> Ssh:

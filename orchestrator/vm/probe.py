@@ -27,17 +27,17 @@ _OF_A_KERNEL = ("-kernel", "-initrd", "-append")
 
 
 class Started(msgspec.Struct, frozen=True):
-    """What a trial showed: ``version`` of QEMU where it told; ``trouble`` is empty where all went well."""
+    """The result of a trial: the ``version`` of QEMU, if it answered; ``trouble`` is empty on success."""
 
     version: str = ""
     trouble: str = ""
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """Whether KVM works (``None``: not settled), and one line of what was seen."""
+    """Whether KVM works (``None``: unknown), and one line about it."""
 
     works: bool | None
-    said: str
+    text: str
 
 
 def paused(arch: Arch, accel: str, *, limit_s: float = 5.0) -> Started:
@@ -62,10 +62,10 @@ def shows_banner(arch: Arch, accel: str, kernel: Path, *, limit_s: float) -> Sta
     :raises OSError: there is no room for its sockets.
     """
     with _started(arch, accel, kernel, limit_s) as (running, complaint, _, console):
-        seen = b""
+        output = b""
         for data in _read(console, running):
-            seen += data
-            if re.search(BANNER, seen):
+            output += data
+            if re.search(BANNER, output):
                 return Started()
         return Started(trouble=complaint() or f"no kernel banner within {limit_s:.0f} s")
 
@@ -84,8 +84,8 @@ def try_kvm(arch: Arch, cache: Path, *, limit_s: float = 5.0) -> Trial:
         if started.trouble:
             return Trial(False, started.trouble)
         return Trial(None, "makes virtual CPUs; whether a kernel comes up is found out at the first run")
-    shown = shows_banner(arch, "kvm", kernel, limit_s=limit_s)
-    return Trial(False, shown.trouble) if shown.trouble else Trial(True, "a kernel came up now")
+    start = shows_banner(arch, "kvm", kernel, limit_s=limit_s)
+    return Trial(False, start.trouble) if start.trouble else Trial(True, "a kernel came up now")
 
 
 def _a_kernel(arch: Arch, cache: Path) -> Path | None:
@@ -113,7 +113,7 @@ def _started(
         unwanted = ("-initrd", "-append") if kernel else _OF_A_KERNEL
         argv = [word for i, word in enumerate(argv) if word not in unwanted and argv[i - 1] not in unwanted]
         argv += ["-append", f"console={arch.console} panic=-1"] if kernel else ["-S"]
-        output = folder / "said"
+        output = folder / "output"
         child = Supervised(argv, limit_s=limit_s + 5, output=output)
         stack.callback(child.kill)
         until = time.monotonic() + limit_s
@@ -174,11 +174,11 @@ class _Answers(msgspec.Struct):
 
 
 def _talk(qmp: socket.socket, running: Running) -> _Answers:
-    asked = b'{"execute": "qmp_capabilities"}\n{"execute": "query-cpus-fast", "id": "cpus"}\n'
+    request = b'{"execute": "qmp_capabilities"}\n{"execute": "query-cpus-fast", "id": "cpus"}\n'
     answers = _Answers()
-    seen = b""
-    for data in _read(qmp, running, asked):
-        *lines, seen = (seen + data).split(b"\n")
+    buffer = b""
+    for data in _read(qmp, running, request):
+        *lines, buffer = (buffer + data).split(b"\n")
         for line in lines:
             try:
                 _take(json.loads(line), answers)
@@ -198,7 +198,7 @@ def _take(message: dict[str, object], answers: _Answers) -> None:
 
 
 def _no_answer(junk: str, limit_s: float) -> str:
-    return f"its answer is no QMP: {junk}" if junk else f"no answer within {limit_s:.0f} s"
+    return f"its answer is not QMP: {junk}" if junk else f"no answer within {limit_s:.0f} s"
 
 
 def _last_words(output: Path) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The QEMU command line of a guest: a pure function of what is asked for and of the arch's data."""
+"""The QEMU command line of a guest: a pure function of the guest's spec and of the arch's data."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import msgspec
 from orchestrator.core.arch import Arch
 from orchestrator.core.process import require, tool
 
+#: Network, randomness, and the device that reports a panic.
 _DEVICES = (
     *("-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"),
     *("-device", "virtio-net-pci,netdev=net,romfile="),
@@ -20,7 +21,7 @@ _DEVICES = (
 
 
 class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine to boot. ``cmdline`` is appended to what the arch and the guest image need.
+    """A machine to boot. ``cmdline`` is appended to the words that the arch and the guest image need.
 
     ``slower``: by how much its kernel's flavor slows programs down, and its boot too.
     """
@@ -76,10 +77,10 @@ def argv(
     """The command that starts the guest, or with ``incoming`` the same machine for a saved one.
 
     QEMU connects to two sockets in ``folder`` that must be listening: ``qmp`` and ``console``. The SSH
-    port is the kernel's choice; QEMU tells it when asked (``info usernet``).
+    port is the kernel's choice; ``info usernet`` shows it.
 
-    :param incoming: descriptor that the saved state is read from. Kernel, image and command line are then
-        not given: all that came of them is in the saved memory, and loading them again takes time.
+    :param incoming: descriptor of the saved state. Kernel, image and command line are then left out: they are
+        in the saved memory, and loading them again takes time.
     """
     loaded = ["-kernel", str(spec.kernel), "-initrd", str(initrd), "-append", cmdline]
     return [
@@ -106,7 +107,7 @@ def machine(spec: GuestSpec, accel: str) -> list[str]:
         "-nodefaults",
         "-no-user-config",
         "-no-reboot",
-        # pvpanic speaks before all of a panic is printed: what is told in an NMI only comes after it
+        # pvpanic fires before the whole panic is printed: the output of an NMI comes after it
         *("-action", "panic=none"),
         *("-display", "none"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),

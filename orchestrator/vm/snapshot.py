@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A guest that has come up once, saved, and restored for each program that wants a fresh one.
+"""Save a booted guest, and restore it for each program that needs a fresh one.
 
-The state lives in an unnamed, sealed file in memory, since it holds the run's keys: it goes with its
-descriptor, whatever this process dies of. Restored guests have the saved one's addresses, slab order and
-hash seeds: they are fresh, but no independent samples. Rates and benchmarks boot.
+The state is in an unnamed, sealed file in memory, since it contains the run's keys: it disappears with its
+descriptor, however this process dies. Restored guests have the saved one's addresses, slab order and hash
+seeds: they are fresh, but not independent samples. Rates and benchmarks boot.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ CLOCK_S = 2.0
 _HANG_UP_S = 10.0
 _PAUSE_S = 0.003
 _ENTROPY_BYTES = 64
-#: Connections that the guest has yet to let go of, in HMP ``info usernet``.
+#: Connections that the guest has not closed yet, in HMP ``info usernet``.
 _OPEN = re.compile(r"TCP\[(?!HOST_FORWARD|TIME_WAIT|CLOSED|LISTEN)")
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-#: Changes when restored guests are made in another way, which what was remembered says nothing about.
+#: A new number when guests are restored in another way, which invalidates remembered results.
 _WAY = 1
-#: Sleeps that may go wrong before time is said not to pass as it should.
+#: Sleeps that may fail before the guest's timers count as broken.
 _SLEEPS = 3
 _SPIN = "i=0; while [ $i -lt 1000 ]; do i=$((i + 1)); done"
 
 
 @dataclass
 class Saved:
-    """The state of a guest at one moment; ``close`` frees the memory it takes.
+    """The state of a guest at one moment; ``close`` frees its memory.
 
     ``state`` is a descriptor to it, ``size`` its bytes, ``took_s`` the time that saving took. ``draw`` are
     random bytes that the saved guest produced afterwards.
@@ -66,14 +66,14 @@ class Saved:
     draw: bytes = field(default=b"", repr=False)
 
     def close(self) -> None:
-        """Forget the state; restored guests that are running go on."""
+        """Free the state; restored guests continue to run."""
         if self.state >= 0:
             os.close(self.state)
             self.state = -1
 
 
 class Freshened(msgspec.Struct, frozen=True):
-    """What ``orc-exec --freshen`` did: ``clock_ns`` is the time read back; error numbers, 0 is well."""
+    """The report of ``orc-exec --freshen``: ``clock_ns`` is the time read back; 0 is no error."""
 
     clock_ns: int
     was_ns: int
@@ -84,17 +84,17 @@ class Freshened(msgspec.Struct, frozen=True):
 
 
 class Trust(msgspec.Struct, frozen=True):
-    """Whether restored guests of a kind behave; ``reason`` is what was shown, or what was wrong."""
+    """Whether restored guests of a kind behave; ``reason`` is the proof, or the failure."""
 
     good: bool
     reason: str
 
 
 def save(guest: Guest, *, limit_s: float = SAVE_S) -> Saved:
-    """Save a guest that answers over SSH; it goes on and is connected anew.
+    """Save a guest that answers over SSH; it continues and is connected again.
 
-    :raises Lost: the guest died, or does not go on.
-    :raises InfraError: it cannot be saved, but goes on and is connected.
+    :raises Lost: the guest died, or does not continue.
+    :raises InfraError: it cannot be saved, but continues and is connected.
     """
     since = time.monotonic()
     state = _new_state()
@@ -106,10 +106,10 @@ def save(guest: Guest, *, limit_s: float = SAVE_S) -> Saved:
         except InfraError as error:
             if reason := guest.ending():
                 raise Lost(reason) from None
-            _go_on(guest, error.message)
+            _resume(guest, error.message)
             raise error
         took = time.monotonic() - since
-        _go_on(guest)
+        _resume(guest)
         return Saved(
             spec=guest.spec,
             accel=guest.accel,
@@ -139,16 +139,16 @@ def _new_state() -> int:
 def _write(guest: Guest, state: int, limit_s: float) -> None:
     until = time.monotonic() + limit_s
     guest.send_fd("state", state)
-    # QEMU spares a network that there is none of: without this it writes 128 MiB a second
+    # by default QEMU limits itself to 128 MiB a second, for a network that is not there
     guest.qmp("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
     guest.qmp("migrate", uri="fd:state")
     while True:
-        said = guest.qmp("query-migrate")
-        match said.get("status"):
+        status = guest.qmp("query-migrate")
+        match status.get("status"):
             case "completed":
                 return
             case "failed" | "cancelled":
-                raise InfraError(f"QEMU did not save the guest: {said.get('error-desc', 'no word why')}")
+                raise InfraError(f"QEMU did not save the guest: {status.get('error-desc', 'no message')}")
         if time.monotonic() > until:
             with contextlib.suppress(InfraError):
                 guest.qmp("migrate_cancel")
@@ -156,13 +156,13 @@ def _write(guest: Guest, state: int, limit_s: float) -> None:
         time.sleep(_PAUSE_S)
 
 
-def _go_on(guest: Guest, trouble: str = "") -> None:
+def _resume(guest: Guest, trouble: str = "") -> None:
     try:
         guest.qmp("cont")
         guest.connect(DEADLINES.ssh * guest.factor)
     except InfraError as error:
-        said = f"{trouble}; {error.message}" if trouble else error.message
-        raise Lost(f"the guest does not go on after saving: {said}") from None
+        message = f"{trouble}; {error.message}" if trouble else error.message
+        raise Lost(f"the guest does not continue after saving: {message}") from None
 
 
 def hang_up(guest: Guest) -> None:
@@ -188,13 +188,13 @@ def restore(
     deadlines: Deadlines = DEADLINES,
     limit_s: float = 4 * 3600.0,
 ) -> Guest:
-    """A guest that goes on where the saved one was, connected, its clock set, its randomness its own.
+    """A guest that continues where the saved one was: connected, with the right clock and its own randomness.
 
     ``phases_s`` has ``qemu``, ``restore``, ``ssh`` and ``fresh``, the last with the first answered command.
 
     :param log: the console's log file, which begins after the boot; see ``Guest.boot``.
     :raises BootFailure: it panicked.
-    :raises InfraError: whatever else befalls it: its kernel had come up.
+    :raises InfraError: it failed in another way: its kernel had booted before.
     """
     state = _reader(saved)
     try:
@@ -209,16 +209,16 @@ def restore(
             words = qemu.argv(saved.spec, accel=saved.accel, folder=guest.folder, incoming=state)
             guest.start(words, limit_s=limit_s, timeout_s=deadlines.qemu, pass_fds=(state,))
             phase = "restore"
-            if (found := _version(guest)) != saved.qemu:
-                raise InfraError(f"QEMU {found} cannot be trusted with a guest that {saved.qemu} has saved")
+            if (version := _version(guest)) != saved.qemu:
+                raise InfraError(f"QEMU {version} cannot be trusted with a guest that {saved.qemu} has saved")
             _await_running(guest, deadlines.restore * saved.factor)
-            guest.passed(phase)
+            guest.finish_phase(phase)
             phase = "ssh"
             guest.connect(deadlines.ssh * saved.factor)
-            guest.passed(phase)
+            guest.finish_phase(phase)
             phase = "fresh"
             freshen(guest)
-            guest.passed(phase)
+            guest.finish_phase(phase)
         except InfraError as error:
             _blame(guest, phase, error)
     except BaseException:
@@ -230,7 +230,7 @@ def restore(
 
 
 def _reader(saved: Saved) -> int:
-    """The state opened anew: each restore reads from its beginning."""
+    """A new descriptor of the state: each restore reads from its beginning."""
     try:
         return os.open(f"/proc/self/fd/{saved.state}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -246,7 +246,7 @@ def _await_running(guest: Guest, timeout_s: float) -> None:
 
 
 def _blame(guest: Guest, phase: str, error: InfraError) -> NoReturn:
-    """Say what ended a guest that had come up before: its own panic, or the infrastructure."""
+    """Raise the error of a restored guest: its own panic, or the infrastructure's."""
     what = f"restoring a saved {guest.spec.arch.name} guest ({guest.accel}), phase {phase!r}"
     died = guest.ending() if phase != "qemu" else ""
     if guest.panicked:
@@ -257,9 +257,9 @@ def _blame(guest: Guest, phase: str, error: InfraError) -> NoReturn:
 
 def _version(guest: Guest) -> str:
     """The version of the running QEMU, with its packager's."""
-    said = guest.qmp("query-version")
-    number = said["qemu"]
-    return f"{number['major']}.{number['minor']}.{number['micro']} {said.get('package', '')}".strip()
+    answer = guest.qmp("query-version")
+    number = answer["qemu"]
+    return f"{number['major']}.{number['minor']}.{number['micro']} {answer.get('package', '')}".strip()
 
 
 def _draw(guest: Guest) -> bytes:
@@ -267,36 +267,36 @@ def _draw(guest: Guest) -> bytes:
 
 
 def freshen(guest: Guest) -> Freshened:
-    """Set the guest's clock by the host's and give it randomness of its own.
+    """Set the guest's clock to the host's and give it its own randomness.
 
     :raises Lost: as ``Guest.run``.
     :raises InfraError: the guest could not do it.
     """
-    said = guest.ssh.raw(
+    output = guest.ssh.raw(
         f"{RUNNER} --freshen {time.time_ns()}",
         stdin=os.urandom(_ENTROPY_BYTES),
         limit_s=30.0 * guest.factor,
-        gone=guest.death,
+        death=guest.death,
     )
     try:
-        done = msgspec.json.decode(said, type=Freshened)
+        report = msgspec.json.decode(output, type=Freshened)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise InfraError(f"the guest did not say that it is fresh: {error}") from None
+        raise InfraError(f"the guest sent no valid freshness report: {error}") from None
     for what, number in (
-        ("clock", done.clock_errno),
-        ("entropy", done.entropy_errno),
-        ("reseeding", done.reseed_errno),
+        ("clock", report.clock_errno),
+        ("entropy", report.entropy_errno),
+        ("reseeding", report.reseed_errno),
     ):
         if number:
             raise InfraError(f"the restored guest cannot be made fresh: {what}: {os.strerror(number)}")
-    return done
+    return report
 
 
 def behaves(guest: Guest, saved: Saved) -> str:
-    """Why a restored guest is no good; empty where it behaves.
+    """Why a restored guest does not behave; empty if it does.
 
-    Its clock is the host's, each of its CPUs runs what is put on it, time passes, its randomness is not
-    the saved guest's, and it takes another connection.
+    Its clock must be the host's, each CPU must run programs, time must pass, its randomness must differ from
+    the saved guest's, and it must accept another connection.
 
     :raises Lost: it went away meanwhile.
     """
@@ -304,28 +304,28 @@ def behaves(guest: Guest, saved: Saved) -> str:
 
 
 def _clock(guest: Guest) -> str:
-    said = guest.run(["/bin/date", "-u", "+%s"], limit_s=30 * guest.factor).stdout.strip()
-    if not said.isdigit():
-        return f"its date is {said[:40]!r}"
+    date = guest.run(["/bin/date", "-u", "+%s"], limit_s=30 * guest.factor).stdout.strip()
+    if not date.isdigit():
+        return f"its date is {date[:40]!r}"
     # whole seconds only
-    off = time.time() - int(said) - 0.5
+    off = time.time() - int(date) - 0.5
     return f"its clock is {off:+.1f} s off" if abs(off) > 0.5 + CLOCK_S * guest.factor else ""
 
 
 def _cpus(guest: Guest) -> str:
     online = guest.read("/sys/devices/system/cpu/online").strip().decode("ascii", "replace")
-    wanted = f"0-{guest.spec.smp - 1}" if guest.spec.smp > 1 else "0"
-    if online != wanted:
-        return f"CPUs {wanted} were saved, {online[:40]} are online"
+    expected = f"0-{guest.spec.smp - 1}" if guest.spec.smp > 1 else "0"
+    if online != expected:
+        return f"CPUs {expected} were saved, {online[:40]} are online"
     for number in range(guest.spec.smp):
         ran = guest.run(["/bin/sh", "-c", _SPIN], limit_s=30 * guest.factor, options=("--cpus", str(number)))
         if not ran.ok or ran.facts.cpus != str(number):
-            return f"CPU {number} does not run what is put on it"
+            return f"CPU {number} does not run programs"
     return ""
 
 
 def _timers(guest: Guest) -> str:
-    # on a crowded host a single sleep may be hit by whatever else is going on
+    # on a busy host a single sleep may be too long
     for _ in range(_SLEEPS):
         if not (trouble := _sleeps(guest)):
             break
@@ -338,17 +338,17 @@ def _sleeps(guest: Guest) -> str:
     took = (time.monotonic() - before) * 1000
     if not ran.ok:
         return "it does not sleep"
-    # more than passed on the host, the connection's share included, is more than there was
+    # the guest's time cannot exceed the host's, which includes the connection
     if not 300 <= ran.facts.wall_ms <= 1.1 * took:
         return f"0.3 s of sleep are {ran.facts.wall_ms} ms on its clock, {took:.0f} ms on the host's"
     return ""
 
 
 def _randomness(guest: Guest, saved: Saved) -> str:
-    drawn = _draw(guest)
-    if len(drawn) != len(saved.draw) or not drawn:
-        return f"it draws {drawn[:40]!r} as random"
-    return "its randomness is the saved guest's" if drawn == saved.draw else ""
+    draw = _draw(guest)
+    if len(draw) != len(saved.draw) or not draw:
+        return f"it draws {draw[:40]!r} as random"
+    return "its randomness is the saved guest's" if draw == saved.draw else ""
 
 
 def _connects(guest: Guest) -> str:
@@ -358,7 +358,7 @@ def _connects(guest: Guest) -> str:
 
 
 def key(spec: GuestSpec, accel: str, *, kernel: str, image: str) -> str:
-    """What a proof that restored guests behave holds for.
+    """The key for which a proof that restored guests behave is valid.
 
     :param kernel: the kernel's key in the store, or its image's digest.
     :param image: digest of the guest image.
@@ -368,8 +368,8 @@ def key(spec: GuestSpec, accel: str, *, kernel: str, image: str) -> str:
     return digest_of("restore", _WAY, kernel, image, qemu.version(spec.arch), accel, host, machine)
 
 
-def trusted(store: Store, key: str) -> Trust | None:
-    """What was found out about restored guests of this kind; ``None`` if nothing is remembered."""
+def recall(store: Store, key: str) -> Trust | None:
+    """The remembered proof about restored guests of this kind; ``None`` if there is none."""
     try:
         trust = msgspec.json.decode(_memory(store, key).read_bytes(), type=Trust)
     except (OSError, msgspec.DecodeError, msgspec.ValidationError):
@@ -379,10 +379,10 @@ def trusted(store: Store, key: str) -> Trust | None:
 
 def remember(store: Store, key: str, trouble: str) -> Trust:
     """Remember that restored guests of this kind behave; trouble is not remembered, it may be the host's."""
-    trust = Trust(good=not trouble, reason=trouble or "a restored guest has shown that it behaves")
+    trust = Trust(good=not trouble, reason=trouble or "a restored guest behaved as it should")
     if trouble:
         return trust
-    # what cannot be remembered is found out again
+    # without it the next run tries again
     with contextlib.suppress(InfraError):
         write_atomically(_memory(store, key), msgspec.json.encode(trust))
     return trust

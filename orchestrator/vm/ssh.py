@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""SSH into a guest: one pinned key on each side, wall-clock limits, and a return code that means something.
+"""SSH into a guest: one pinned key on each side, wall-clock limits, and a reliable exit status.
 
 paramiko's own time-outs only know silence, its return code is -1 both for a signal and for a lost
 connection, and reading one stream while the other fills deadlocks. So commands run under the guest's
@@ -26,7 +26,7 @@ import paramiko
 from orchestrator.core.errors import InfraError
 from orchestrator.vm.rootfs import overlay
 
-# QEMU's port forward accepts before the guest listens: the retries must not write tracebacks
+# QEMU's port forward accepts before the guest listens; retries must not log tracebacks
 logging.getLogger("paramiko.transport").setLevel(logging.CRITICAL)
 
 #: The in-guest runner that every command goes through.
@@ -34,14 +34,14 @@ RUNNER = str(overlay.RUNNER)
 _TROUBLE = (paramiko.SSHException, OSError, EOFError)
 _STREAM_LIMIT = 20 << 20
 _GRACE_S = 20.0
-#: For a guest that answers at all to open a channel, and to start what is asked for on it.
+#: Seconds for a guest to open a channel and to start a command on it.
 _ANSWER_S = 30.0
 
 
 class Lost(InfraError):
     """The connection is gone, or the guest no longer answers.
 
-    ``stdout`` and ``stderr`` are what the command that ran had written until then.
+    ``stdout`` and ``stderr`` are the output of the command until then.
     """
 
     stdout: bytes = b""
@@ -49,11 +49,11 @@ class Lost(InfraError):
 
 
 class Silent(Lost):
-    """Nothing came back in time, and nobody closed the connection either."""
+    """Nothing came back in time, but the connection was not closed."""
 
 
 class Trailer(msgspec.Struct, frozen=True):
-    """What ``orc-exec`` says of the command it ran; times in ms, sizes in KiB."""
+    """The report of ``orc-exec`` about its command; times in ms, sizes in KiB."""
 
     exit: int | None = None
     signal: int | None = None
@@ -139,6 +139,68 @@ def _answered(channel: paramiko.Channel, limit_s: float) -> Iterator[None]:
         timer.cancel()
 
 
+class _Drain:
+    """Both streams of a channel, each up to ``_STREAM_LIMIT`` bytes."""
+
+    def __init__(self, late: tuple[bytes, Callable[[], object]] | None) -> None:
+        self._late = late
+        self._is_late = False
+        self._streams: tuple[list[bytes], list[bytes]] = ([], [])
+        self._sizes = [0, 0]
+        self._tail = b""
+
+    def read(self, channel: paramiko.Channel) -> bool:
+        """Read all that has arrived; whether anything had."""
+        stdout = self._read(0, channel.recv_ready, channel.recv)
+        stderr = self._read(1, channel.recv_stderr_ready, channel.recv_stderr)
+        return stdout or stderr
+
+    def _read(self, number: int, ready: Callable[[], bool], receive: Callable[[int], bytes]) -> bool:
+        has_read = False
+        while ready() and (data := receive(65536)):
+            has_read = True
+            if number and self._late is not None:
+                line = self._late[0]
+                self._tail = self._tail[-len(line) :] + data
+                self._is_late = self._is_late or line in self._tail
+            self._sizes[number] += len(data)
+            if self._sizes[number] <= _STREAM_LIMIT:
+                self._streams[number].append(data)
+        return has_read
+
+    def look_if_late(self, channel: paramiko.Channel) -> float:
+        """Execute the action once the late line has arrived; the seconds that it took."""
+        if self._late is None or not self._is_late:
+            return 0.0
+        since = time.monotonic()
+        self._late[1]()
+        self._late = None
+        channel.shutdown_write()
+        return time.monotonic() - since
+
+    def output(self) -> tuple[bytes, bytes]:
+        """Standard output and standard error so far."""
+        return b"".join(self._streams[0]), b"".join(self._streams[1])
+
+    def attach(self, error: Lost) -> Lost:
+        """The error with the output so far."""
+        error.stdout, error.stderr = self.output()
+        return error
+
+
+def _send(channel: paramiko.Channel, stdin: bytes, *, close: bool) -> None:
+    try:
+        if stdin:
+            channel.sendall(stdin)
+        if close:
+            channel.shutdown_write()
+    except TimeoutError:
+        raise
+    except OSError:
+        # the command ended before it read everything; its own output explains why
+        pass
+
+
 class Ssh:
     """An SSH connection to the guest behind a loopback port."""
 
@@ -153,24 +215,24 @@ class Ssh:
         host_key: paramiko.PKey,
         user_key: paramiko.PKey,
         timeout_s: float,
-        gone: Callable[[], bool] = lambda: False,
+        is_dead: Callable[[], bool] = lambda: False,
     ) -> Ssh:
         """Connect, trying again until the time is up.
 
-        :param gone: says that the guest is dead, so that waiting is useless.
+        :param is_dead: says that the guest is dead, so that waiting is useless.
         :raises Lost: no connection in time; the message has the last reason.
         """
         until = time.monotonic() + timeout_s
         reason = "no attempt was made"
-        while time.monotonic() < until and not gone():
-            left = max(1.0, until - time.monotonic())
+        while time.monotonic() < until and not is_dead():
+            remaining = max(1.0, until - time.monotonic())
             transport = None
             try:
-                connection = socket.create_connection(("127.0.0.1", port), timeout=left)
+                connection = socket.create_connection(("127.0.0.1", port), timeout=remaining)
                 # a command is many small packets: without this each waits for the one before
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 transport = paramiko.Transport(connection)
-                transport.banner_timeout = transport.auth_timeout = transport.handshake_timeout = left
+                transport.banner_timeout = transport.auth_timeout = transport.handshake_timeout = remaining
                 transport.connect(hostkey=host_key, username="root", pkey=user_key)
                 return cls(transport)
             except paramiko.AuthenticationException as error:
@@ -192,17 +254,17 @@ class Ssh:
         options: Sequence[str] = (),
         mark: Mark | None = None,
         late: Late | None = None,
-        gone: Callable[[], str] = lambda: "",
+        death: Callable[[], str] = lambda: "",
         patience: float = 1.0,
     ) -> Ran:
         """Run a command in the guest.
 
-        :param limit_s: wall-clock limit in the guest, which kills the command and all it started.
+        :param limit_s: wall-clock limit in the guest, which kills the command and all its children.
         :param options: more options of ``orc-exec`` (``--cpus``, ``--nice``).
-        :param mark: has the kernel log tell when it ran.
-        :param late: is called once the limit has passed and before anything is killed.
-        :param gone: is asked while waiting; a reason ends the wait at once.
-        :param patience: factor on the host's own grace after the guest's limit.
+        :param mark: has the kernel log show when it ran.
+        :param late: called once the limit has passed, before anything is killed.
+        :param death: called while waiting; a reason ends the wait at once.
+        :param patience: factor on the host's grace after the guest's limit.
         :raises Lost: the connection or the guest went away, or nothing came back in time.
         """
         nonce = secrets.token_hex(8)
@@ -216,19 +278,19 @@ class Ssh:
         if late is not None:
             command += ["--late", f"{late.limit_s:.3f}"]
         command += ["--", *argv]
-        said_late = f"\n@orc {nonce} late\n".encode()
+        late_line = f"\n@orc {nonce} late\n".encode()
         out, err = self._exec(
             shlex.join(command),
             stdin="".join(f"{word}\n" for word in words).encode(),
             limit_s=limit_s + _GRACE_S * patience,
-            gone=gone,
-            late=(said_late, late.look) if late is not None else None,
+            death=death,
+            late=(late_line, late.look) if late is not None else None,
         )
-        body, trailer, tail = err.replace(said_late, b"", 1).rpartition(f"\n@orc {nonce} ".encode())
+        body, trailer, tail = err.replace(late_line, b"", 1).rpartition(f"\n@orc {nonce} ".encode())
         if not trailer:
-            lost = Lost(f"the connection was lost while {argv[0]} ran")
-            lost.stdout, lost.stderr = out, err
-            raise lost
+            error = Lost(f"the connection was lost while {argv[0]} ran")
+            error.stdout, error.stderr = out, err
+            raise error
         try:
             facts = msgspec.json.decode(tail, type=Trailer)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
@@ -236,13 +298,13 @@ class Ssh:
         return Ran(tuple(argv), out, body, facts)
 
     def raw(
-        self, command: str, *, limit_s: float, stdin: bytes = b"", gone: Callable[[], str] = lambda: ""
+        self, command: str, *, limit_s: float, stdin: bytes = b"", death: Callable[[], str] = lambda: ""
     ) -> bytes:
-        """Standard output of a shell command, run without ``orc-exec``; for our own small needs.
+        """Standard output of a shell command, run without ``orc-exec``.
 
         :raises Lost: as ``run``.
         """
-        return self._exec(command, stdin=stdin, limit_s=limit_s, gone=gone)[0]
+        return self._exec(command, stdin=stdin, limit_s=limit_s, death=death)[0]
 
     def _exec(
         self,
@@ -250,14 +312,15 @@ class Ssh:
         *,
         stdin: bytes,
         limit_s: float,
-        gone: Callable[[], str],
+        death: Callable[[], str],
         late: tuple[bytes, Callable[[], object]] | None = None,
     ) -> tuple[bytes, bytes]:
-        """Both streams. ``late``: a line on the second one, and what is called when it comes, once."""
-        until = time.monotonic() + limit_s
-        streams: tuple[list[bytes], list[bytes]] = ([], [])
-        sizes = [0, 0]
-        tail = b""
+        """Standard output and standard error of a command.
+
+        :param late: a line on standard error, and an action to execute once when it arrives.
+        """
+        deadline = time.monotonic() + limit_s
+        drain = _Drain(late)
         channel: paramiko.Channel | None = None
         try:
             answer_s = min(limit_s, _ANSWER_S)
@@ -265,74 +328,59 @@ class Ssh:
             channel.settimeout(answer_s)
             with _answered(channel, answer_s):
                 channel.exec_command(command)
-            try:
-                if stdin:
-                    channel.sendall(stdin)
-                if late is None:
-                    channel.shutdown_write()
-            except TimeoutError:
-                raise
-            except OSError:
-                # the command ended without reading it all; what it said, if anything, tells why
-                pass
-            quiet_since = time.monotonic()
-            while True:
-                moved = False
-                for number, (ready, receive) in enumerate(
-                    ((channel.recv_ready, channel.recv), (channel.recv_stderr_ready, channel.recv_stderr))
-                ):
-                    while ready():
-                        data = receive(65536)
-                        if not data:
-                            break
-                        moved = True
-                        if number and late is not None:
-                            tail = tail[-len(late[0]) :] + data
-                        sizes[number] += len(data)
-                        if sizes[number] <= _STREAM_LIMIT:
-                            streams[number].append(data)
-                if late is not None and late[0] in tail:
-                    since = time.monotonic()
-                    late[1]()
-                    until += time.monotonic() - since
-                    late = None
-                    channel.shutdown_write()
-                if moved:
-                    quiet_since = time.monotonic()
-                    continue
-                if (channel.exit_status_ready() or channel.closed) and channel.eof_received:
-                    if not (channel.recv_ready() or channel.recv_stderr_ready()):
-                        break
-                    continue
-                if reason := gone():
-                    raise Lost(reason)
-                if not self._transport.is_active():
-                    raise Lost("the SSH connection was lost")
-                if time.monotonic() > until:
-                    raise Silent(f"the guest did not answer within {limit_s:.0f} s")
-                # a tenth late at most, and little work while a benchmark runs
-                time.sleep(min(0.001 + (time.monotonic() - quiet_since) / 10, 0.02))
+            _send(channel, stdin, close=late is None)
+            self._wait(channel, drain, deadline, limit_s, death)
         except _TROUBLE as error:
-            # paramiko says "Timeout opening channel." with an error of its own
+            # paramiko has an error of its own for "Timeout opening channel."
             silent = isinstance(error, TimeoutError) or "timeout" in str(error).lower()
-            kind = Silent if silent and not gone() else Lost
-            lost = kind(gone() or f"the SSH connection was lost: {error}")
-            lost.stdout, lost.stderr = map(b"".join, streams)
-            raise lost from None
+            reason = death()
+            kind = Silent if silent and not reason else Lost
+            raise drain.attach(kind(reason or f"the SSH connection was lost: {error}")) from None
         except Lost as error:
-            error.stdout, error.stderr = map(b"".join, streams)
+            drain.attach(error)
             raise
         finally:
             if channel is not None:
                 with contextlib.suppress(*_TROUBLE):
                     channel.close()
-        return b"".join(streams[0]), b"".join(streams[1])
+        return drain.output()
+
+    def _wait(
+        self,
+        channel: paramiko.Channel,
+        drain: _Drain,
+        deadline: float,
+        limit_s: float,
+        death: Callable[[], str],
+    ) -> None:
+        """Drain a channel until its command has ended.
+
+        :raises Lost: the connection or the guest is gone, or the deadline has passed.
+        """
+        quiet_since = time.monotonic()
+        while True:
+            has_read = drain.read(channel)
+            deadline += drain.look_if_late(channel)
+            if has_read:
+                quiet_since = time.monotonic()
+            elif (channel.exit_status_ready() or channel.closed) and channel.eof_received:
+                if not (channel.recv_ready() or channel.recv_stderr_ready()):
+                    return
+            elif reason := death():
+                raise Lost(reason)
+            elif not self._transport.is_active():
+                raise Lost("the SSH connection was lost")
+            elif time.monotonic() > deadline:
+                raise Silent(f"the guest did not answer within {limit_s:.0f} s")
+            else:
+                # at most a tenth late, and little work while a benchmark runs
+                time.sleep(min(0.001 + (time.monotonic() - quiet_since) / 10, 0.02))
 
     def shell(self, size: tuple[int, int] | None, folder: str = "") -> paramiko.Channel:
-        """A login shell, for somebody to type at.
+        """A login shell for a user.
 
         :param size: columns and lines of the terminal; without one the shell reads a script.
-        :param folder: in which it starts, and where it looks for programs first.
+        :param folder: in which it starts; the first folder of its PATH.
         :raises Lost: as ``run``.
         """
         try:
@@ -344,7 +392,7 @@ class Ssh:
                     channel.get_pty("xterm", *size)
                 channel.exec_command(f"{there}exec /bin/sh -l")
         except _TROUBLE as error:
-            raise Lost(f"the guest gives no shell: {error}") from None
+            raise Lost(f"the guest did not start a shell: {error}") from None
         return channel
 
     def put(self, files: Mapping[str, Path], folder: str, *, limit_s: float = 60.0) -> None:
@@ -358,10 +406,10 @@ class Ssh:
                 _inside(name)
                 archive.add(path, arcname=name, recursive=False)
         place = shlex.quote(folder)
-        said = self.raw(
+        output = self.raw(
             f"mkdir -p {place} && tar -xf - -C {place} && echo done", limit_s=limit_s, stdin=buffer.getvalue()
         )
-        if said.strip() != b"done":
+        if output.strip() != b"done":
             raise Lost(f"could not copy {len(files)} files to {folder} in the guest")
 
     def get(
@@ -372,7 +420,7 @@ class Ssh:
         The guest is hostile: nothing leaves ``target``, no links or devices are made, and a stream
         larger than ``limit_bytes`` ends the copy.
 
-        :raises Lost: as ``run``, or the stream is no tar archive or too large.
+        :raises Lost: as ``run``, or the stream is not a tar archive or too large.
         """
         stream = self.raw(
             f"tar -cf - -C {shlex.quote(folder)} . | head -c {limit_bytes + 1}", limit_s=limit_s
@@ -381,7 +429,7 @@ class Ssh:
             raise Lost(f"{folder} in the guest is larger than {limit_bytes >> 20} MiB")
         written = []
         try:
-            # uncompressed only, and no holes: a small stream must not unpack to a full disk
+            # uncompressed and without holes: a small stream must not fill the disk
             with tarfile.open(fileobj=io.BytesIO(stream), mode="r:") as archive:
                 for member in archive:
                     if not member.isfile() or member.issparse():
@@ -394,11 +442,11 @@ class Ssh:
                     path.write_bytes(source.read(limit_bytes))
                     written.append(path)
         except (tarfile.TarError, ValueError, OSError) as error:
-            raise Lost(f"what the guest sent of {folder} cannot be used: {error}") from None
+            raise Lost(f"the guest's copy of {folder} cannot be used: {error}") from None
         return written
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         with contextlib.suppress(*_TROUBLE):
             self._transport.close()
 

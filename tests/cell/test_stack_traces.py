@@ -82,7 +82,7 @@ class Crashed:
         return path
 
     def kept(self) -> Path:
-        return self.kernel / debug_build.KEPT
+        return self.kernel / debug_build.DEBUG_VMLINUX
 
 
 @pytest.fixture

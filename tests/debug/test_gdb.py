@@ -63,7 +63,7 @@ def test_symbols_are_the_best_there_are(tmp_path: Path) -> None:
     assert gdb.symbols(found, None) is None
     kernel = tmp_path / "artifacts/k"
     kernel.mkdir(parents=True)
-    own, kept = kernel / "vmlinux", kernel / debug_build.KEPT
+    own, kept = kernel / "vmlinux", kernel / debug_build.DEBUG_VMLINUX
     compiled(own)
     assert gdb.symbols(found, None) == own
     compiled(kept, "-g", "-DOTHER")

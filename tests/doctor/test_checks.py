@@ -114,18 +114,18 @@ def test_what_make_deps_installs_is_found(here: tuple[Check, ...]) -> None:
     expected = ["Python", "libelf headers", "openssl headers", "build tools", "ccache", "apt"]
     expected += [f"{what} {a.name}" for a in ALL for what in ("QEMU", "compiler", "static libc")]
     assert {name: named(here, name).status for name in expected} == dict.fromkeys(expected, "ok")
-    tools = named(here, "build tools").found
+    tools = named(here, "build tools").text
     assert all(re.search(rf"(^|, ){tool}( [\d.]+)?(,|$)", tools) for tool in doctor_checks.BUILD_TOOLS)
     assert re.search(r"\bmake \d+\.\d", tools)
-    assert re.match(r"\d+\.\d+\.\d+, ", named(here, f"QEMU {HOST.name}").found)
-    assert re.search(r"gcc \d+\.\d+", named(here, f"compiler {HOST.name}").found)
+    assert re.match(r"\d+\.\d+\.\d+, ", named(here, f"QEMU {HOST.name}").text)
+    assert re.search(r"gcc \d+\.\d+", named(here, f"compiler {HOST.name}").text)
 
 
 def test_every_check_answers_in_a_line(here: tuple[Check, ...]) -> None:
     for each in here:
-        assert each.found
-        assert "\n" not in each.found + each.remedy
-        assert "cannot be found out" not in each.found
+        assert each.text
+        assert "\n" not in each.text + each.remedy
+        assert "cannot be found out" not in each.text
     assert {"cache", "disk, cache", "disk, temporary", "home", "memory", "CPUs", "KVM"} <= {
         c.name for c in here
     }
@@ -148,7 +148,7 @@ def test_a_build_tool_is_missing(hide: Hide, root: None, tool: str) -> None:
     package = doctor_checks.BUILD_TOOLS[tool]
     gone = named(checks, tool)
     assert (gone.status, gone.remedy, gone.packages) == ("missing", f"{INSTALL} {package}", (package,))
-    present = {words.split()[0] for words in named(checks, "build tools").found.split(", ")}
+    present = {words.split()[0] for words in named(checks, "build tools").text.split(", ")}
     assert present == {*doctor_checks.BUILD_TOOLS} - {tool}
     assert doctor.exit_code(checks) == 3
 
@@ -211,7 +211,7 @@ def test_tools_of_an_optional_architecture_are_not_missed(hide: Hide, tmp_path: 
     hide(FOREIGN.qemu)
     (check,) = doctor_checks.optional(FOREIGN)
     assert (check.name, check.status, check.packages) == (FOREIGN.name, "note", ())
-    assert check.found.startswith(f"optional, only for --arch {FOREIGN.name}: ")
+    assert check.text.startswith(f"optional, only for --arch {FOREIGN.name}: ")
     assert check.remedy.endswith(f"{INSTALL} {FOREIGN.packages.qemu}")
     assert doctor.exit_code([check]) == 0
 
@@ -264,7 +264,7 @@ def test_a_host_without_apt(hide: Hide) -> None:
     hide("apt-get", "bc")
     apt = named(doctor_checks.apt(), "apt")
     assert (apt.status, apt.remedy) == ("missing", "")
-    assert "apt-get" in apt.found
+    assert "apt-get" in apt.text
     checks = (apt, *doctor_checks.build_tools())
     assert doctor.install_command(checks) == ""
     assert "No apt-get here. Install with this host's own tools what Debian calls:\n  bc\n" in shown(checks)
@@ -284,7 +284,7 @@ def qemu_that(fake: Fake) -> Callable[[str], None]:
 def test_qemu_prints_nonsense(qemu_that: Callable[[str], None]) -> None:
     qemu_that("echo 'I am \033[31mno QEMU'")
     bad = named(doctor_checks.qemu(HOST), f"QEMU {HOST.name}")
-    assert (bad.status, bad.found) == ("missing", "does not start as it must: I am no QEMU")
+    assert (bad.status, bad.text) == ("missing", "does not start as it must: I am no QEMU")
 
 
 def test_qemu_says_nothing(qemu_that: Callable[[str], None]) -> None:
@@ -311,9 +311,9 @@ TALKER = """\
 @pytest.mark.parametrize(
     ("answer", "trouble"),
     [
-        (b"no JSON at all\n", "its answer is no QMP: no JSON at all"),
-        (b'{"QMP": "x"}\n', 'its answer is no QMP: {"QMP": "x"}'),
-        (b"[1]\n", "its answer is no QMP: [1]"),
+        (b"no JSON at all\n", "its answer is not QMP: no JSON at all"),
+        (b'{"QMP": "x"}\n', 'its answer is not QMP: {"QMP": "x"}'),
+        (b"[1]\n", "its answer is not QMP: [1]"),
         (b'{"QMP": {"version": {"qemu": {"major": 9, "minor": 1, "micro": 0}}}}\n', "no answer within 1 s"),
         (b"\xff" * 200_000, "no answer within 1 s"),
     ],
@@ -335,7 +335,7 @@ def test_qemu_hangs_and_leaves_nothing(qemu_that: Callable[[str], None], tmp_pat
 def test_an_old_qemu_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "paused", lambda *_: Started("6.2.0"))
     old = named(doctor_checks.qemu(HOST), f"QEMU {HOST.name}")
-    assert (old.status, old.found.split(",")[0]) == ("note", "6.2.0")
+    assert (old.status, old.text.split(",")[0]) == ("note", "6.2.0")
     monkeypatch.setattr(probe, "paused", lambda *_: Started("10.0.2"))
     assert named(doctor_checks.qemu(HOST), f"QEMU {HOST.name}").status == "ok"
 
@@ -350,30 +350,30 @@ def test_an_old_qemu_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
             "No space left",
             0,
         ),
-        ("exit 0", "it made nothing", 0),
-        ("exit 9", "says nothing", 0),
+        ("exit 0", "it wrote no file", 0),
+        ("exit 9", "no output", 0),
     ],
 )
 def test_static_library(fake: Fake, root: None, script: str, found: str, packages: int) -> None:
     fake("gcc", f'[ "$1" = --version ] && {{ echo "gcc (Debian 1.2-3) 4.5.6"; exit 0; }}\n{script}')
     checks = tuple(doctor_checks.compiler(HOST))
-    assert named(checks, f"compiler {HOST.name}").found == "gcc 4.5.6"
+    assert named(checks, f"compiler {HOST.name}").text == "gcc 4.5.6"
     library = named(checks, f"static libc {HOST.name}")
     assert (library.status, len(library.packages)) == ("missing", packages)
-    assert found in library.found
+    assert found in library.text
 
 
 def test_a_compiler_that_is_none(fake: Fake) -> None:
     fake("gcc", "echo hello")
     bad = named(doctor_checks.compiler(HOST), f"compiler {HOST.name}")
-    assert (bad.status, bad.found) == ("missing", "gcc --version: hello")
+    assert (bad.status, bad.text) == ("missing", "gcc --version: hello")
 
 
 def test_a_tool_that_hangs(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_host, "TOOL_S", 0.3)
     fake("bc", "sleep 1000")
     hung = named(doctor_checks.build_tools(), "bc")
-    assert (hung.status, hung.found) == ("missing", "bc --version: does not end within 0 s")
+    assert (hung.status, hung.text) == ("missing", "bc --version: does not end within 0 s")
 
 
 def _is_ended(pid: int) -> bool:
@@ -403,7 +403,7 @@ def test_a_program_that_cannot_be_executed(hide: Hide) -> None:
     program.write_text("#!/no/such/interpreter\n")
     program.chmod(0o755)
     bad = named(doctor_checks.build_tools(), "bc")
-    assert "cannot be started: No such file" in bad.found
+    assert "cannot be started: No such file" in bad.text
 
 
 # KVM
@@ -428,7 +428,7 @@ def test_what_runs_have_learnt_is_shown(kvm_opens: None, tmp_path: Path) -> None
     accel._remember(HOST, tmp_path, works=False, reason="KVM is broken on this host: QEMU aborts")
     found = kvm(tmp_path, never)
     assert (found.status, found.remedy) == ("note", "")
-    assert found.found == "KVM is broken on this host: QEMU aborts; guests are emulated, which is slower"
+    assert found.text == "KVM is broken on this host: QEMU aborts; guests are emulated, which is slower"
     accel._remember(HOST, tmp_path, works=True, reason="a kernel has come up under /dev/kvm")
     assert kvm(tmp_path, never) == Check("KVM", "ok", "a kernel has come up under /dev/kvm")
 
@@ -440,7 +440,7 @@ def test_what_runs_have_learnt_is_shown(kvm_opens: None, tmp_path: Path) -> None
 def test_what_is_not_known_is_tried(kvm_opens: None, tmp_path: Path, trial: Trial, status: str) -> None:
     found = kvm(tmp_path, lambda *_: trial)
     assert found.status == status
-    assert trial.said.rstrip(".") in found.found
+    assert trial.text.rstrip(".") in found.text
     assert not (tmp_path / "kvm.json").exists(), "the doctor changes nothing"
 
 
@@ -449,7 +449,7 @@ def test_there_is_no_kvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(module, name, tmp_path / "nothing")
     found = kvm(tmp_path, never)
     assert (found.status, found.remedy) == ("note", "")
-    assert "No such file" in found.found
+    assert "No such file" in found.text
 
 
 #: In one's own group without having logged in again since.
@@ -493,7 +493,7 @@ def test_kvm_is_denied(
     monkeypatch.setattr(os, "access", lambda *_: False)
     monkeypatch.setattr(grp, "getgrgid", named_group)
     found = kvm(tmp_path, never)
-    assert (found.status, "Permission denied" in found.found) == ("note", True)
+    assert (found.status, "Permission denied" in found.text) == ("note", True)
     assert found.remedy == remedy.replace("DEV", str(tmp_path / "dev-kvm"))
     assert f"KVM: {found.remedy}\n" in shown([found])
 
@@ -580,8 +580,8 @@ def test_a_read_only_cache(tmp_path: Path) -> None:
     (cache / "kernels").mkdir(parents=True)
     out = in_a_namespace(
         f"mount --bind '{cache}' '{cache}'; mount -o remount,ro,bind '{cache}'",
-        f"for c in d.cache(Path({str(cache)!r})): print(c.status, c.found, c.remedy, sep='|')",
-        f"for c in d.cache(Path({str(cache / 'not' / 'yet')!r})): print(c.status, c.found, sep='|')",
+        f"for c in d.cache(Path({str(cache)!r})): print(c.status, c.text, c.remedy, sep='|')",
+        f"for c in d.cache(Path({str(cache / 'not' / 'yet')!r})): print(c.status, c.text, sep='|')",
     )
     first, second = out.splitlines()
     assert first.split("|")[0] == "missing"
@@ -595,7 +595,7 @@ def test_a_nearly_full_temporary_disk(tmp_path: Path) -> None:
     small.mkdir()
     out = in_a_namespace(
         f"mount -t tmpfs -o size=8m x {small}; export TMPDIR={small}; head -c 6m /dev/zero >{small}/filler",
-        f"for c in d.disk(Path({str(small)!r})): print(c.name, c.status, c.found, c.remedy, sep='|')",
+        f"for c in d.disk(Path({str(small)!r})): print(c.name, c.status, c.text, c.remedy, sep='|')",
     )
     cache, temporary = (line.split("|") for line in out.splitlines())
     assert cache[:2] == ["disk, cache", "missing"]
@@ -610,7 +610,7 @@ def test_a_full_cache_disk(tmp_path: Path) -> None:
     small.mkdir()
     out = in_a_namespace(
         f"mount -t tmpfs -o size=1m none {small}; head -c 2m /dev/zero >{small}/filler || true",
-        f"print([c.found for c in d.cache(Path({str(small)!r}))])",
+        f"print([c.text for c in d.cache(Path({str(small)!r}))])",
     )
     assert "cannot be written: No space left on device" in out
 
@@ -620,7 +620,7 @@ def test_too_few_files(tmp_path: Path) -> None:
     small.mkdir()
     out = in_a_namespace(
         f"mount -t tmpfs -o size=64g,nr_inodes=1000 none {small}",
-        f"print([(c.status, c.found) for c in d.disk(Path({str(small)!r}))][0])",
+        f"print([(c.status, c.text) for c in d.disk(Path({str(small)!r}))][0])",
     )
     assert "'missing'" in out
     assert "room for 999 files only" in out
@@ -633,7 +633,7 @@ def test_an_unwritable_cache_is_told_once(
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
     checks = doctor.check((FOREIGN,), tmp_path / name)
-    told = [c.name for c in checks if "ORCHESTRATE_CACHE" in c.found + c.remedy or c.status == "missing"]
+    told = [c.name for c in checks if "ORCHESTRATE_CACHE" in c.text + c.remedy or c.status == "missing"]
     assert told == ["cache"]
     assert "disk, temporary" in {each.name for each in checks}
     assert doctor.exit_code(checks) == 3
@@ -643,11 +643,11 @@ def test_a_home_that_cannot_be_written_and_need_not(tmp_path: Path, monkeypatch:
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
     home = named(doctor_checks.home(tmp_path / "cache"), "home")
-    assert (home.status, home.found) == ("ok", "cannot be written; the cache can")
+    assert (home.status, home.text) == ("ok", "cannot be written; the cache can")
 
 
 def test_what_the_cache_holds(tmp_path: Path) -> None:
-    assert "0 MiB" not in named(doctor_checks.cache(tmp_path / "new"), "cache").found
+    assert "0 MiB" not in named(doctor_checks.cache(tmp_path / "new"), "cache").text
     assert not (tmp_path / "new").exists(), "the doctor changes nothing"
     for name in ("kernels/a", "kernels/b", "kernels/.half", "images/c", "sources/d"):
         (tmp_path / name).mkdir(parents=True)
@@ -721,7 +721,7 @@ def test_sources_without_debian(fake: Fake) -> None:
     fake("apt-get", "exit 0")
     apt = named(doctor_checks.apt(), "apt")
     assert apt.status == "missing"
-    assert apt.found.startswith("the host's apt sources name no Debian archive")
+    assert apt.text.startswith("the host's apt sources name no Debian archive")
 
 
 @pytest.mark.parametrize(
@@ -750,13 +750,13 @@ def test_the_mirror(
     fake_apt(fake, update)
     said = named(doctor_checks.mirror(), "mirror")
     assert said.status == status
-    assert found in said.found
-    assert "secret" not in said.found + said.remedy, "where packages come from is nobody's business"
+    assert found in said.text
+    assert "secret" not in said.text + said.remedy, "where packages come from is nobody's business"
 
 
 def test_apts_own_words_are_not_repeated(fake: Fake) -> None:
     fake("apt-get", "echo 'E: secret.invalid is malformed' >&2; exit 100")
-    assert named(doctor_checks.apt(), "apt").found.startswith("apt-get cannot read its sources")
+    assert named(doctor_checks.apt(), "apt").text.startswith("apt-get cannot read its sources")
 
 
 def test_the_network_is_asked_on_request_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -799,7 +799,7 @@ def test_a_check_that_breaks_is_not_green(
 
     checks = doctor.check((HOST,), tmp_path, try_kvm=broken)
     assert named(checks, "KVM").status == "missing"
-    assert named(checks, "KVM").found.startswith("cannot be found out: ")
+    assert named(checks, "KVM").text.startswith("check failed: ")
     assert doctor.exit_code(checks) == 3
 
 

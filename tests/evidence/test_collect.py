@@ -128,7 +128,7 @@ def test_a_leaked_vma_lock_is_named(guest: Guest, tmp_path: Path) -> None:
         "leak/",
         "waits for readers of a VMA lock in __vma_start_exclude_readers",
         "munmap(0x",
-        "whoever locked it has left without unlocking it",
+        "a reader has left without unlocking it",
         "mmap_lock is held for writing by leak/",
     ):
         assert word in told.reason, word

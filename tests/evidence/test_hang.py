@@ -82,8 +82,8 @@ def test_a_writer_that_waits_for_a_lock_that_nobody_holds() -> None:
     said = explain(tasks(IDLE, WRITER), arch=X86)
     assert said == (
         "holders/212 waits for readers of a VMA lock in __vma_start_exclude_readers (called by "
-        "vms_gather_munmap_vmas, munmap(0x7f0000001000, 0x1000)); the VMA lock is held by nobody that is "
-        "inside a read of one: whoever locked it has left without unlocking it; "
+        "vms_gather_munmap_vmas, munmap(0x7f0000001000, 0x1000)); the VMA lock is held by no task "
+        "inside a read of a VMA: a reader has left without unlocking it; "
         "mmap_lock is held for writing by holders/212"
     )
 
@@ -163,7 +163,7 @@ def test_a_real_hang(name: str) -> None:
     assert said.startswith(
         "progress/95 waits for readers of a VMA lock in __vma_start_exclude_readers (called by vma_"
     )
-    assert "whoever locked it has left without unlocking it" in said
+    assert "a reader has left without unlocking it" in said
     assert "mmap_lock is held for writing by progress/95" in said
     assert "likewise progress/100" in said
     # the arguments of the system call are not on the console

@@ -145,19 +145,19 @@ STUCK = "81 81 S do_wait sh\n90 91 D __vma_start_exclude_readers bad\n  [<0>] __
             [("82 82 S", "83 83 R 0 rest\n82 82 S")],
             Verdict.FAIL,
             Blame.TEST,
-            "it left processes that go on: rest",
+            "it left running processes: rest",
         ),
         (
             [("hugepages-2048kB 8 8 0", "hugepages-2048kB 8 6 1")],
             Verdict.FAIL,
             Blame.KERNEL,
-            "huge pages leaked: 3 of 2048kB are nobody's",
+            "huge pages leaked: 3 of 2048kB have no owner",
         ),
         (
             [("nr_mlock 0", "nr_mlock 1"), ("nr_anon_pages 700", "nr_anon_pages 9000")],
             Verdict.FAIL,
             Blame.KERNEL,
-            "counters did not come back after its processes had gone: "
+            "counters did not return after its processes had ended: "
             "nr_anon_pages 700 -> 9000, nr_mlock 0 -> 1",
         ),
     ],
@@ -183,7 +183,7 @@ def test_what_is_worse(changes: list[tuple[str, str]], verdict: Verdict, blame: 
     ],
 )
 def test_what_is_not(changes: list[tuple[str, str]]) -> None:
-    assert troubles(state(), state(*changes), ours=OUT_OF_TREE) == ()
+    assert troubles(state(), state(*changes), own_taint=OUT_OF_TREE) == ()
 
 
 def test_a_guest_that_tells_nothing_is_not_accused() -> None:
@@ -192,7 +192,7 @@ def test_a_guest_that_tells_nothing_is_not_accused() -> None:
         Trouble(
             verdict=Verdict.FAIL,
             blame=Blame.TEST,
-            reason="it left processes that go on: sh in do_wait",
+            reason="it left running processes: sh in do_wait",
             passing=True,
         ),
     )

@@ -218,7 +218,7 @@ def test_what_we_asked_for_is_no_finding(mark: Mark) -> None:
     watch = ConsoleWatch()
     watch.expect(mark)
     watch.feed(begin(mark) + WARNING)
-    with watch.ours():
+    with watch.ignoring():
         watch.feed(OOPS)
     watch.feed(WARNING + end(mark))
     assert {seen.finding.title for seen in watch.take("s/p")} == {"WARNING in vma_start_read"}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from under_test import SOURCE
 
+from fakes.overlays import keys_and_files
 from orchestrator import source
 from orchestrator.core import arch as arches
 from orchestrator.core import toolchain
@@ -63,11 +64,7 @@ def _machine(name: str, folder: Path, files: Mapping[str, Path]) -> GuestSpec:
         toolchain=toolchain.find("gcc", known),
     )
     kernel = kernels.build(wanted, store, say=print)
-    archive = overlay.build_overlay(
-        folder / "overlay.cpio",
-        host_key=KEYS.host_key,
-        authorized_key=KEYS.authorized_key,
-        files={RUNNER: overlay.build_runner(known, store), **files},
-    )
+    programs = {RUNNER: overlay.build_runner(known, store), **files}
+    archive = keys_and_files(folder / "overlay.cpio", KEYS, programs)
     base = image.build_image(name, cache=store.root, say=print)
     return GuestSpec(arch=known, kernel=kernel.image, initrds=(base.path, archive))

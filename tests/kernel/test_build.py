@@ -106,7 +106,7 @@ def test_a_build_that_fails(
     if name == "slow":
         monkeypatch.setattr(kernels, "_BUILD_LIMIT_S", 2.0)
     # a kernel of its own: the good one is in the store
-    spec = spec_of(linux, extra=(Fragment("f", "CONFIG_PARENT=y\n", ours=False),))
+    spec = spec_of(linux, extra=(Fragment("f", "CONFIG_PARENT=y\n", built_in=False),))
     log = tmp_path / "cell/build.log"
     with pytest.raises(error, match=message) as caught:
         build(spec, warm, log)
@@ -141,7 +141,7 @@ def test_a_compiler_of_some_version_is_the_one_that_compiles(
 def test_a_request_of_the_users_that_is_lost(linux: Tree, warm: Store) -> None:
     text = "# mine\nCONFIG_NOSUCH=y\nCONFIG_CHILD=y\n# CONFIG_MULTIUSER is not set\n"
     with pytest.raises(UserError) as caught:
-        kernels.configure(spec_of(linux, extra=(Fragment("my.config", text, ours=False),)), warm)
+        kernels.configure(spec_of(linux, extra=(Fragment("my.config", text, built_in=False),)), warm)
     assert caught.value.message == (
         "kconfig request lost: CONFIG_NOSUCH=y (my.config:2) became n; this tree has no such symbol; "
         "CONFIG_CHILD=y (my.config:3) became n; it depends on PARENT, and PARENT is not set (mm/Kconfig)"

@@ -64,7 +64,7 @@ def test_the_word_of_a_log(
 ) -> None:
     (tmp_path / "log").write_text(text)
     with pytest.raises(OrchestrateError) as caught:
-        build_log.raise_for("here", Path("/tree"), outcome, tmp_path / "log", kept=tmp_path / "kept")
+        build_log.raise_for("here", Path("/tree"), outcome, tmp_path / "log", copy=tmp_path / "kept")
     assert type(caught.value) is error
     assert message in caught.value.message
     assert str(tmp_path / "kept") in caught.value.remedy

@@ -37,7 +37,7 @@ def test_each_kind_is_found_and_put_on_its_unit() -> None:
     }  # fmt: skip
     assert compiled == {"mm/memory", "fs/x", "vmlinux", "vmlinux.symvers", "modpost"}
     (unused,) = found["mm/memory"]
-    assert unused.shown == "mm/memory.c:12:6: warning: unused variable ‘i’ [-Wunused-variable]"
+    assert unused.line == "mm/memory.c:12:6: warning: unused variable ‘i’ [-Wunused-variable]"
     assert unused.text == "mm/memory.c: unused variable 'i' [-Wunused-variable]"
 
 
@@ -67,13 +67,13 @@ def test_a_size_that_changed_is_the_same_warning() -> None:
 
 def test_what_is_not_compiled_again_keeps_its_warnings() -> None:
     before, _ = build_warnings.read(LOG)
-    ledger = build_warnings.merged(before, b"  CC      mm/other.o\nmm/other.c:1:1: warning: odd\n")
+    ledger = build_warnings.merge(before, b"  CC      mm/other.o\nmm/other.c:1:1: warning: odd\n")
     assert set(ledger) == {"mm/memory", "fs/x", "vmlinux", "modpost", "mm/other"}
     # what was compiled anew and is silent has been mended
-    ledger = build_warnings.merged(ledger, b"  CC      mm/memory.o\n")
+    ledger = build_warnings.merge(ledger, b"  CC      mm/memory.o\n")
     assert "mm/memory" not in ledger
     # and when it warns again, that is new
-    again = build_warnings.merged(ledger, b"  CC      mm/memory.o\nmm/memory.c:3:1: warning: unused\n")
+    again = build_warnings.merge(ledger, b"  CC      mm/memory.o\nmm/memory.c:3:1: warning: unused\n")
     assert build_warnings.new(ledger, again) == ["mm/memory.c:3:1: warning: unused"]
 
 
@@ -88,7 +88,7 @@ def test_a_header_warned_of_in_many_units_is_told_once() -> None:
 def test_names_are_seen_from_the_top_of_the_tree(tmp_path: Path) -> None:
     log = f"  CC      mm/a.o\n{tmp_path}/mm/a.c:5:1: warning: odd\n".encode()
     found, _ = build_warnings.read(log, tmp_path)
-    assert found == {"mm/a": [build_warnings.Warned("mm/a.c: odd", "mm/a.c:5:1: warning: odd")]}
+    assert found == {"mm/a": [build_warnings.BuildWarning("mm/a.c: odd", "mm/a.c:5:1: warning: odd")]}
 
 
 def test_a_ledger_is_kept_in_a_file(tmp_path: Path) -> None:

@@ -101,20 +101,20 @@ def _not_asked() -> NoReturn:
 
 
 def test_what_explains_a_kernel(plain: Path, tmp_path: Path) -> None:
-    assert debug_build.explaining(plain, lambda: None) is None
+    assert debug_build.vmlinux_with_lines(plain, lambda: None) is None
     store = tmp_path / "store"
     store.mkdir()
     made = _kernel(_vmlinux(store, "vmlinux", "-g"))
-    assert debug_build.explaining(plain, lambda: made) == made.vmlinux
+    assert debug_build.vmlinux_with_lines(plain, lambda: made) == made.vmlinux
     other = _kernel(_vmlinux(store, "other", "-g", "-DMORE=1000001"))
     with pytest.raises(Inconclusive, match="other code than the kernel that crashed"):
-        debug_build.explaining(plain, lambda: other)
-    kept = _vmlinux(tmp_path, debug_build.KEPT, "-g", "-DMORE=1000001")
-    assert debug_build.explaining(plain, lambda: made) == made.vmlinux
-    _vmlinux(tmp_path, debug_build.KEPT, "-g")
-    assert debug_build.explaining(plain, _not_asked) == kept
+        debug_build.vmlinux_with_lines(plain, lambda: other)
+    kept = _vmlinux(tmp_path, debug_build.DEBUG_VMLINUX, "-g", "-DMORE=1000001")
+    assert debug_build.vmlinux_with_lines(plain, lambda: made) == made.vmlinux
+    _vmlinux(tmp_path, debug_build.DEBUG_VMLINUX, "-g")
+    assert debug_build.vmlinux_with_lines(plain, _not_asked) == kept
     _vmlinux(tmp_path, "vmlinux", "-g")
-    assert debug_build.explaining(plain, _not_asked) == plain
+    assert debug_build.vmlinux_with_lines(plain, _not_asked) == plain
 
 
 def test_ends_of_functions(plain: Path, tmp_path: Path) -> None:

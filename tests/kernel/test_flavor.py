@@ -24,7 +24,7 @@ def test_every_flavor_says_what_it_is_for(name: str) -> None:
     each = flavor.load(name)
     assert each.reason
     assert each.slower >= 1
-    assert each.fragment.ours
+    assert each.fragment.built_in
     assert each.fragment.requests()
     assert set(each.not_with) <= set(flavor.names()) - {name}
     # what the pair is about stays the pair's

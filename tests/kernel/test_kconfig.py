@@ -52,7 +52,7 @@ def test_what_is_no_kconfig_line(line: str) -> None:
 
 def test_what_was_lost() -> None:
     one = Fragment("one", "CONFIG_A=y\nCONFIG_B=y\n# CONFIG_C is not set\nCONFIG_N=64\n")
-    two = Fragment("two", '# CONFIG_B is not set\nCONFIG_D=m\nCONFIG_S="x"\n', ours=False)
+    two = Fragment("two", '# CONFIG_B is not set\nCONFIG_D=m\nCONFIG_S="x"\n', built_in=False)
     assert kconfig.lost([one, two], {"A": "y", "D": "m", "N": "64", "S": '"x"'}) == []
     config = {"B": "y", "C": "m", "D": "y", "N": "32", "S": '"y"'}
     assert {str(loss) for loss in kconfig.lost([one, two], config)} == {
@@ -140,11 +140,11 @@ def test_the_wrapper_leaves_the_tree_alone(tree: Path, tmp_path: Path) -> None:
 
 
 def test_a_users_fragment(tmp_path: Path) -> None:
-    assert kconfig.user_fragment("CONFIG_A=y") == Fragment("--kconfig", "CONFIG_A=y", ours=False)
+    assert kconfig.user_fragment("CONFIG_A=y") == Fragment("--kconfig", "CONFIG_A=y", built_in=False)
     assert kconfig.user_fragment("# CONFIG_A is not set").requests()[0].value == "n"
     path = tmp_path / "my.config"
     path.write_text("# mine\nCONFIG_A=y\n")
-    assert kconfig.user_fragment(str(path)) == Fragment(str(path), path.read_text(), ours=False)
+    assert kconfig.user_fragment(str(path)) == Fragment(str(path), path.read_text(), built_in=False)
 
 
 @pytest.mark.parametrize(
@@ -174,12 +174,12 @@ def test_a_folder_is_no_fragment(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["CONFIG_PER_VMA_LOCK=y", "# CONFIG_PER_VMA_LOCK is not set"])
 def test_the_variant_decides(line: str) -> None:
-    fragment = Fragment("my.config", f"CONFIG_A=y\n{line}\n", ours=False)
+    fragment = Fragment("my.config", f"CONFIG_A=y\n{line}\n", built_in=False)
     with pytest.raises(
         UserError, match=r"PER_VMA_LOCK=. \(my.config:2\): this symbol is decided by the variant"
     ):
         kconfig.check_user_fragments([fragment], "x86_64")
-    kconfig.check_user_fragments([Fragment("my.config", "CONFIG_A=y\n", ours=False)], "x86_64")
+    kconfig.check_user_fragments([Fragment("my.config", "CONFIG_A=y\n", built_in=False)], "x86_64")
 
 
 def test_differences() -> None:

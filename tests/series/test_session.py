@@ -307,7 +307,7 @@ def test_an_equal_tip_is_not_measured(linux: Path, scene: Scene) -> None:
 def test_options_that_do_not_fit(linux: Path, scene: Scene) -> None:
     refused: list[tuple[dict[str, Any], str]] = [
         ({"also": ("nowhere",)}, "unknown configuration 'nowhere'"),
-        ({"also": ("none", "x86_64-up")}, "others beside it"),
+        ({"also": ("none", "x86_64-up")}, "excludes all others"),
         ({"suites": ("map-latency",)}, "is a benchmark, and --no-bench"),
         ({"arches": ("vax",)}, "unknown architecture"),
     ]

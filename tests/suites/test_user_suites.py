@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fakes.guests import FakeGuest
+from fakes.overlays import keys_and_files
 from paths import DATA, ROOT
 from under_test import SOURCE
 
@@ -632,9 +633,7 @@ class Guests:
             built[suite.name] = build.build(suite, tree=None, arch=known, store=store, log=log)
             files |= {build.guest_path(suite, name): path for name, path in built[suite.name].items()}
         base = image.build_image(arch_name, cache=store.root, say=print, extra=catalog.packages(self.suites))
-        archive = overlay.build_overlay(
-            folder / "overlay.cpio", host_key=keys.host_key, authorized_key=keys.authorized_key, files=files
-        )
+        archive = keys_and_files(folder / "overlay.cpio", keys, files)
         kernel = _kernel(known, store)
         spec = GuestSpec(arch=known, kernel=kernel, initrds=(base.path, archive))
         watch = ConsoleWatch()

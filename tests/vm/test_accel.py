@@ -130,8 +130,8 @@ def test_under_tcg_there_is_nothing_to_fall_back_to(cache: Path) -> None:
 
 def test_what_is_asked_for(cache: Path) -> None:
     boot(cache, Starts(kvm=silent()))
-    assert accel.choose(HOST, "tcg", cache) == Accelerator("tcg", "asked for with --accel tcg")
-    assert accel.choose(HOST, "kvm", cache) == Accelerator("kvm", "asked for with --accel kvm")
+    assert accel.choose(HOST, "tcg", cache) == Accelerator("tcg", "requested with --accel tcg")
+    assert accel.choose(HOST, "kvm", cache) == Accelerator("kvm", "requested with --accel kvm")
 
 
 def test_without_dev_kvm(cache: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_nothing_is_lost(line: Line) -> None:
     line.end()
     assert line.log.read_bytes() == said
     assert bytes(line.heard) == said
-    assert line.console.seen == len(said)
+    assert line.console.position == len(said)
 
 
 def test_the_first_byte_may_come_before_anyone_reads(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_waiting_ends_with_the_line(line: Line) -> None:
 
 
 def test_waiting_ends_when_nothing_can_come(line: Line) -> None:
-    assert line.console.wait_for(rb"ready", 600, gone=lambda: True) is None
+    assert line.console.wait_for(rb"ready", 600, is_dead=lambda: True) is None
 
 
 def test_the_log_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_a_flood(tmp_path: Path) -> None:
         total += len(block)
     qemu.close()
     console.close()
-    assert console.seen == total
+    assert console.position == total
     assert heard.digest() == sent.digest()
     assert log.stat().st_size < consoles.LOG_LIMIT + 100
     assert len(console._window) <= consoles._WINDOW

@@ -59,15 +59,15 @@ def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_was_found_is_remembered(store: Store) -> None:
-    assert snapshot.trusted(store, "one") is None
+    assert snapshot.recall(store, "one") is None
     assert snapshot.remember(store, "one", "").good
     assert not snapshot.remember(store, "two", "its clock is off").good
-    kept = snapshot.trusted(store, "one")
+    kept = snapshot.recall(store, "one")
     # the host may have been at fault: it is tried again
-    assert snapshot.trusted(store, "two") is None
+    assert snapshot.recall(store, "two") is None
     assert kept
     assert kept.good
-    assert snapshot.trusted(store, "three") is None
+    assert snapshot.recall(store, "three") is None
 
 
 def test_a_torn_memory_is_none(store: Store) -> None:
@@ -75,7 +75,7 @@ def test_a_torn_memory_is_none(store: Store) -> None:
     (memory,) = (store.root / "restore").iterdir()
     for content in (b"", b'{"good": tr', b'{"good": 1, "reason": ""}', b"[]"):
         memory.write_bytes(content)
-        assert snapshot.trusted(store, "one") is None
+        assert snapshot.recall(store, "one") is None
 
 
 def test_no_room_to_remember_is_no_error(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ class Rooted:
         self.ssh = SimpleNamespace(raw=self.raw)
         self.answer, self.given = answer, b""
 
-    def raw(self, command: str, *, stdin: bytes, limit_s: float, gone: Callable[[], str]) -> bytes:
+    def raw(self, command: str, *, stdin: bytes, limit_s: float, death: Callable[[], str]) -> bytes:
         assert command.startswith(f"{RUNNER} --freshen ")
         assert abs(int(command.split()[-1]) - time.time_ns()) < 60e9
         self.given = stdin
@@ -421,7 +421,7 @@ def test_a_guest_that_cannot_be_saved_goes_on(origin: Origin, monkeypatch: pytes
 @pytest.mark.guest
 def test_a_qemu_that_ends_or_stops_while_it_saves(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     write = snapshot._write
-    for number, message in ((signal.SIGKILL, "killed by signal 9"), (signal.SIGSTOP, "did not carry out")):
+    for number, message in ((signal.SIGKILL, "killed by signal 9"), (signal.SIGSTOP, "did not execute")):
         guest = origin.restore()
 
         def struck(guest: Guest, state: int, limit_s: float, number: int = number) -> None:

@@ -186,7 +186,7 @@ def test_nobody_there(server: Dropbear) -> None:
         connect(server, timeout_s=0.3)
     with pytest.raises(Lost, match="no attempt was made"):
         Ssh.connect(
-            server.port, host_key=KEYS.host_public, user_key=KEYS.user, timeout_s=600, gone=lambda: True
+            server.port, host_key=KEYS.host_public, user_key=KEYS.user, timeout_s=600, is_dead=lambda: True
         )
 
 
@@ -248,7 +248,7 @@ def test_the_reason_of_a_death_is_passed_on(guest: Ssh, marker: str) -> None:
         guest.run(
             ["bash", "-c", f"exec -a {marker} sleep 300"],
             limit_s=300,
-            gone=lambda: "the guest panicked" if alive(marker) else "",
+            death=lambda: "the guest panicked" if alive(marker) else "",
         )
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The guest's root file system: a few files out of Debian packages, packed as an initramfs without root.
+"""The guest's root file system: a few files of Debian packages, packed as an initramfs without root.
 
-``guest/packages.toml`` says what goes in. Equal inputs give equal bytes, whoever builds and wherever.
+``guest/packages.toml`` lists them. Equal inputs give equal bytes on every host.
 """
 
 from __future__ import annotations
@@ -38,14 +38,16 @@ _NAME = "guest.cpio"
 Say = Callable[[str], None]
 
 
-class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A package, and the shell patterns of the files to take out of it."""
+class PackageFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A package, and the shell patterns of the files to copy from it."""
 
     name: str
     files: tuple[str, ...]
 
 
 class Directory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A directory of the guest."""
+
     path: str
     mode: int = 0o755
 
@@ -66,7 +68,7 @@ class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``guest/packages.toml``."""
 
-    package: tuple[Wanted, ...]
+    package: tuple[PackageFiles, ...]
     applets: Applets
     directory: tuple[Directory, ...]
     links: dict[str, str]
@@ -88,68 +90,64 @@ def build_image(
     *,
     cache: Path,
     say: Say,
-    suite: str | None = None,
-    refresh: bool = False,
     extra: Iterable[str] = (),
 ) -> GuestImage:
-    """The guest image of ``arch``, out of the cache or newly made.
+    """The guest image of ``arch``, from the cache or newly built, from the arch's or the host's Debian suite.
 
-    Which versions a suite gives is asked once and then remembered, so a second call needs no network.
+    The versions of the packages are remembered, so a second call needs no network.
 
-    :param cache: ``images/``, ``debs/`` and ``apt/`` are kept in it (see ``store``).
-    :param say: gets a line of progress before each step that takes time.
-    :param suite: a Debian suite; the arch's or the host's own by default.
-    :param refresh: ask the suite again.
-    :param extra: further packages whose programs the guest is to have (see ``extras``).
+    :param cache: the folder of ``images/``, ``debs/`` and ``apt/`` (see ``store``).
+    :param say: gets a line of progress before each slow step.
+    :param extra: more packages for the guest (see ``extras``).
     :raises UserError: no such architecture, no such package among ``extra``, or they are too large.
-    :raises InfraError: a package cannot be had, or does not hold what it should.
+    :raises InfraError: a package cannot be fetched, or lacks a file.
     """
-    known, store, recipe = load_arch(arch), Store(cache), load_recipe()
-    suite = suite or known.guest_suite or mirror.host_codename() or FALLBACK_SUITE
+    architecture, store, recipe = load_arch(arch), Store(cache), load_recipe()
+    suite = architecture.guest_suite or mirror.host_codename() or FALLBACK_SUITE
     names = [package.name for package in recipe.package]
-    further = tuple(sorted(set(extra)))
-    memory = cache / "images" / f"{suite}-{arch}-{digest_of([*names, *further])}.json"
-    packages = None if refresh else _recall(memory)
+    more = tuple(sorted(set(extra)))
+    memory = cache / "images" / f"{suite}-{arch}-{digest_of([*names, *more])}.json"
+    packages = _recall(memory)
     if packages is not None:
-        digest = _inputs(known, recipe, packages, further)
-        found = store.find("images", digest)
-        if found is not None:
-            return _image(found, digest, packages)
+        digest = _inputs(architecture, recipe, packages, more)
+        folder = store.find("images", digest)
+        if folder is not None:
+            return _image(folder, digest, packages)
 
     with store.lock(f"guest-{suite}-{arch}", waiting=lambda: say(f"{arch}: waiting for the guest image")):
-        state = apt.AptState(cache / "apt" / f"{suite}-{known.debian}", [suite], known.debian)
-        packages, debs = _fetch(state, names, further, packages, cache / "debs", say)
+        state = apt.AptState(cache / "apt" / f"{suite}-{architecture.debian}", [suite], architecture.debian)
+        packages, debs = _fetch(state, names, more, packages, cache / "debs", say)
         write_atomically(memory, msgspec.json.format(msgspec.json.encode(packages)))
 
     def make(folder: Path) -> None:
         say(f"{arch}: packing the guest image")
-        write_atomically(folder / _NAME, assemble(known, recipe, unpack(debs), further))
+        write_atomically(folder / _NAME, assemble(architecture, recipe, unpack(debs), more))
 
-    digest = _inputs(known, recipe, packages, further)
+    digest = _inputs(architecture, recipe, packages, more)
     return _image(store.entry("images", digest, make), digest, packages)
 
 
 def load_recipe() -> Recipe:
     """``guest/packages.toml``.
 
-    :raises InfraError: it is absent or not as it should be.
+    :raises InfraError: it is absent or damaged.
     """
     path = data.guest() / "packages.toml"
     try:
         return msgspec.toml.decode(path.read_bytes(), type=Recipe)
     except (OSError, msgspec.MsgspecError) as error:
-        raise InfraError(f"{path}: {error}", remedy="mend the file, or install orchestrate again") from error
+        raise InfraError(f"{path}: {error}", remedy="correct it, or install orchestrate again") from error
 
 
 def assemble(
     arch: Arch,
     recipe: Recipe,
     packages: Mapping[str, Mapping[str, Member]],
-    further: Sequence[str] = (),
+    more: Sequence[str] = (),
 ) -> bytes:
-    """The archive of what ``recipe`` names; a pure function of its arguments and the templates.
+    """The archive of the files that ``recipe`` names; a pure function of its arguments and the templates.
 
-    :param further: packages that are taken whole.
+    :param more: packages to include as a whole.
     :raises UserError: those are too large.
     :raises InfraError: a package lacks a file or a library, or is of another architecture.
     """
@@ -170,19 +168,19 @@ def assemble(
         put(cpio.regular(path, text.lstrip("\n").encode()))
     for name, template in recipe.templates.items():
         put(cpio.regular(template.path, render(name).encode(), template.mode))
-    for wanted in recipe.package:
-        for path, content in _taken(wanted, packages.get(wanted.name, {})).items():
+    for package in recipe.package:
+        for path, content in _select_files(package, packages.get(package.name, {})).items():
             program(path, content)
             if elf.machine(content, path) != arch.elf:
-                raise InfraError(f"{path} of {wanted.name} is not for {arch.name}")
+                raise InfraError(f"{path} of {package.name} is not for {arch.name}")
             for word in elf.closure(content, path, lambda word: library(everything, word)[1]):
-                place, found = library(everything, word)
-                program(place, found or b"")
-    files |= extras.entries(arch, further, packages, files)
-    theirs = {PurePosixPath(path).name for path in files if extras.is_program(path)}
+                place, library_content = library(everything, word)
+                program(place, library_content or b"")
+    files |= extras.entries(arch, more, packages, files)
+    replaced = {PurePosixPath(path).name for path in files if extras.is_program(path)}
     for name in applets(files[recipe.applets.of].data):
         link = f"{PurePosixPath(recipe.applets.of).parent}/{name}"
-        if name not in theirs:
+        if name not in replaced:
             put(cpio.symlink(link, PurePosixPath(recipe.applets.of).name))
     # the kernel opens these before it starts /init
     put(cpio.char_device("dev/console", 5, 1))
@@ -212,11 +210,11 @@ def render(name: str) -> str:
 def applets(binary: bytes) -> tuple[str, ...]:
     """The applet names in a busybox binary: a sorted list of NUL-ended strings that begins with ``[``.
 
-    The binary is another architecture's and cannot be asked.
+    The binary is for another architecture, so it cannot be executed.
 
     :raises InfraError: no such list, or one without a shell.
     """
-    # nothing is said of the byte before it: in some builds the list follows on a table of numbers
+    # any byte may come before it: in some builds the list follows a table of numbers
     for start in re.finditer(rb"\[\0\[\[\0", binary):
         names: list[str] = []
         for raw in binary[start.start() : start.start() + 16384].split(b"\0"):
@@ -232,32 +230,32 @@ def applets(binary: bytes) -> tuple[str, ...]:
 def _fetch(
     state: apt.AptState,
     names: Sequence[str],
-    further: Sequence[str],
+    more: Sequence[str],
     packages: tuple[apt.Package, ...] | None,
     dest: Path,
     say: Say,
 ) -> tuple[tuple[apt.Package, ...], list[Path]]:
-    """The packages' files, in the versions remembered or, failing those, in today's."""
+    """The packages' files, in the remembered versions, else in the current ones."""
     if packages is not None:
         try:
             return packages, state.download_all(packages, dest)
         except InfraError:
-            say(f"{state.arch}: the packages remembered are no longer to be had, asking for today's")
-    say(f"{state.arch}: fetching {', '.join((*names, *further))} from {' '.join(state.suites)}")
+            say(f"{state.arch}: the remembered packages are no longer available; using current versions")
+    say(f"{state.arch}: fetching {', '.join((*names, *more))} from {' '.join(state.suites)}")
     state.update()
-    for name in further:
-        # asked one by one: apt names no culprit among several, and takes `name-` for a removal
-        if not any(found.name == name for found in state.show([name])):
+    for name in more:
+        # one by one: apt does not name the missing one, and takes `name-` for a removal
+        if not any(candidate.name == name for candidate in state.show([name])):
             raise UserError(
                 f"there is no package '{name}' for {state.arch} in Debian's {' '.join(state.suites)}",
                 remedy="correct `packages` in the suite.toml",
             )
-    packages = tuple(state.closure(sorted({*names, *further})))
+    packages = tuple(state.closure(sorted({*names, *more})))
     return packages, state.download_all(packages, dest)
 
 
 def _inputs(arch: Arch, recipe: Recipe, packages: Sequence[apt.Package], further: Sequence[str]) -> str:
-    """The digest of all that makes the image what it is, the code that does among it."""
+    """The digest of all inputs of the image, including this code."""
     code = [file_digest(Path(file)) for file in (__file__, cpio.__file__, deb.__file__, elf.__file__)]
     templates = {name: render(name) for name in sorted(recipe.templates)}
     pinned = [(package.name, package.version, package.sha256) for package in packages]
@@ -271,22 +269,22 @@ def _image(folder: Path, digest: str, packages: Sequence[apt.Package]) -> GuestI
 
 
 def _recall(memory: Path) -> tuple[apt.Package, ...] | None:
-    """The packages that the suite gave when it was last asked; None where that is not known."""
+    """The packages of the last build; ``None`` if unknown."""
     try:
         return msgspec.json.decode(memory.read_bytes(), type=tuple[apt.Package, ...])
     except (OSError, msgspec.MsgspecError):
         return None
 
 
-def _taken(wanted: Wanted, members: Mapping[str, Member]) -> dict[str, bytes]:
+def _select_files(package: PackageFiles, members: Mapping[str, Member]) -> dict[str, bytes]:
     """The contents of the files that the patterns name, links followed."""
-    taken: dict[str, bytes] = {}
-    for pattern in wanted.files:
+    contents: dict[str, bytes] = {}
+    for pattern in package.files:
         paths = [path for path in sorted(members) if fnmatch.fnmatchcase(path, merged_path(pattern))]
         if not paths:
-            raise InfraError(f"package {wanted.name} has no file {pattern}")
+            raise InfraError(f"package {package.name} has no file {pattern}")
         for path in paths:
             content = follow(members, path)
             if content is not None:
-                taken[path] = content
-    return taken
+                contents[path] = content
+    return contents

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a run adds to the guest image: its keys, the suites' binaries and the runner, as a second archive.
+"""The additions of a run to the guest image: keys, suite binaries and the runner, as further archives.
 
 The kernel unpacks concatenated archives one after the other, so a run costs no rebuild of the image and no
 transfer through an emulated cipher.
@@ -27,11 +27,11 @@ from orchestrator.vm.rootfs import cpio
 
 #: Where the guest's SSH server looks for its key (guest/inittab.j2 is rendered with it).
 HOST_KEY = "/etc/orchestrate/host_key"
-#: The only place that a run may put files to.
+#: The only folder for a run's files.
 PAYLOAD = PurePosixPath("/opt/orchestrate")
-#: The in-guest runner (guest/orc-exec.c), where `build_overlay` callers are to put it.
+#: The in-guest runner (guest/orc-exec.c).
 RUNNER = PAYLOAD / "orc-exec"
-#: Likewise what tells the guest's state (guest/orc-look.c).
+#: Likewise the program that shows the guest's state (guest/orc-look.c).
 LOOKER = PAYLOAD / "orc-look"
 
 _AUTHORIZED_KEYS = "root/.ssh/authorized_keys"
@@ -41,7 +41,7 @@ _CFLAGS = ("-O2", "-Werror")
 
 @dataclass(frozen=True)
 class RunKeys:
-    """The two key pairs of a run; neither is used in another one.
+    """The two key pairs of a run; no other run uses them.
 
     ``host_key`` is the guest's secret in dropbear's format, ``host_public`` what its clients pin;
     ``user`` is the clients' key, ``authorized_key`` its line for the guest.
@@ -79,16 +79,11 @@ def build_overlay(
     *,
     host_key: bytes,
     authorized_key: str,
-    files: Mapping[str, Path] | None = None,
-    data: Mapping[str, Path] | None = None,
 ) -> Path:
-    """Write the overlay archive to ``dest`` by atomic rename, readable by its owner only; return ``dest``.
+    """Write the archive of a run's keys to ``dest``, readable by its owner only; returns ``dest``.
 
     :param host_key: as of ``dropbear_key``.
     :param authorized_key: one line of OpenSSH's ``authorized_keys``.
-    :param files: programs of the host by their absolute guest paths below ``/opt/orchestrate``.
-    :param data: likewise, what is not to be executed.
-    :raises UserError: a guest path leads elsewhere, or a host file cannot be read.
     :raises InfraError: the archive cannot be written.
     """
     if "\n" in authorized_key.strip():
@@ -100,17 +95,16 @@ def build_overlay(
         cpio.regular(_AUTHORIZED_KEYS, authorized_key.strip().encode() + b"\n", 0o600),
         cpio.regular(HOST_KEY.lstrip("/"), host_key, 0o600),
     ]
-    entries += _entries(files or {}, data or {})
     write_atomically(dest, _archive(entries), mode=0o600)
     return dest
 
 
 def payload(files: Mapping[str, Path], data: Mapping[str, Path]) -> bytes:
-    """The archive of what a run brings besides its keys; the arguments as of ``build_overlay``.
+    """The archive of a run's files. Equal files give equal bytes.
 
-    Equal files give equal bytes.
-
-    :raises UserError: as ``build_overlay``.
+    :param files: programs of the host by their absolute guest paths below ``/opt/orchestrate``.
+    :param data: likewise, files that are not executable.
+    :raises UserError: a guest path is elsewhere, or a host file cannot be read.
     """
     return _archive(_entries(files, data))
 
@@ -127,13 +121,13 @@ def _archive(entries: list[cpio.Entry]) -> bytes:
     try:
         return cpio.archive(entries)
     except ValueError as error:
-        raise UserError(f"the files of this run do not fit together: {error}") from error
+        raise UserError(f"the files of this run conflict: {error}") from error
 
 
 def guest_path(path: str) -> str:
-    """``path`` as the archive names it, once it is shown to lie below ``/opt/orchestrate``.
+    """``path`` as the archive names it, which must be below ``/opt/orchestrate``.
 
-    :raises UserError: it does not.
+    :raises UserError: it is not.
     """
     pure = PurePosixPath(path)
     inside = pure.is_relative_to(PAYLOAD) and pure != PAYLOAD and ".." not in pure.parts
@@ -154,7 +148,7 @@ def build_runner(arch: Arch, store: Store) -> Path:
 
 
 def build_looker(arch: Arch, store: Store) -> Path:
-    """What tells the guest's state, compiled for ``arch``; goes to ``LOOKER`` in the guest.
+    """The program that shows the guest's state, compiled for ``arch``; goes to ``LOOKER`` in the guest.
 
     :raises InfraError: as ``build_runner``.
     """
@@ -165,7 +159,7 @@ def _content(source: Path) -> bytes:
     try:
         return source.read_bytes()
     except OSError as error:
-        raise UserError(f"{source} is to go into the guest, but cannot be read: {error.strerror}") from error
+        raise UserError(f"{source} is a file for the guest, but cannot be read: {error.strerror}") from error
 
 
 def _paramiko_key(key: Ed25519PrivateKey) -> paramiko.Ed25519Key:

@@ -19,6 +19,7 @@ from orchestrator.core.arch import Arch
 from orchestrator.core.errors import InfraError, UserError
 from orchestrator.core.store import file_digest
 from orchestrator.debian import apt, tools
+from orchestrator.debian import mirror as debian_mirror
 from orchestrator.debian.deb import Member, follow, unpack
 from orchestrator.vm.rootfs import extras, image
 
@@ -143,6 +144,7 @@ def mirror(tmp_path: Path, programs: dict[str, Path], monkeypatch: pytest.Monkey
         pytest.skip("the host has no Debian multiarch layout")
     mirror = Mirror(tmp_path, programs)
     monkeypatch.setattr(apt, "AptState", mirror)
+    monkeypatch.setattr(debian_mirror, "host_codename", lambda: "bookworm")
     return mirror
 
 
@@ -152,9 +154,7 @@ Build = Callable[..., image.GuestImage]
 @pytest.fixture
 def build(mirror: Mirror, tmp_path: Path) -> Build:
     def run(cache: str = "cache", **options: Any) -> image.GuestImage:
-        return image.build_image(
-            HOST.name, cache=tmp_path / cache, say=mirror.log.append, suite="bookworm", **options
-        )
+        return image.build_image(HOST.name, cache=tmp_path / cache, say=mirror.log.append, **options)
 
     return run
 
@@ -260,12 +260,11 @@ def test_a_torn_memory_is_asked_for_again(build: Build, mirror: Mirror, tmp_path
 
 
 @needs_tools
-def test_versions_stay_until_a_refresh(build: Build, mirror: Mirror) -> None:
+def test_versions_stay_in_a_cache(build: Build, mirror: Mirror) -> None:
     first = build()
     mirror.publish("2", root="")
     assert build() == first
-    assert build(refresh=True).packages == ("busybox-static=2", "dropbear-bin=2", "libc6=2")
-    assert build().packages[0] == "busybox-static=2"
+    assert build("another").packages == ("busybox-static=2", "dropbear-bin=2", "libc6=2")
 
 
 @needs_tools
@@ -277,7 +276,7 @@ def test_versions_that_are_gone_from_the_mirror_are_replaced(
     first.path.unlink()
     mirror.publish("2", root="")
     assert build().packages[0] == "busybox-static=2"
-    assert any("no longer to be had" in line for line in mirror.log)
+    assert any("no longer available" in line for line in mirror.log)
 
 
 @needs_tools

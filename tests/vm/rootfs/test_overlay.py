@@ -26,11 +26,11 @@ KEYS = overlay.make_keys()
 
 def build(dest: Path, files: dict[str, Path] | None = None) -> dict[str, tuple[int, bytes]]:
     """Mode and content by path of an overlay with those files."""
-    path = overlay.build_overlay(
-        dest, host_key=KEYS.host_key, authorized_key=KEYS.authorized_key, files=files
-    )
+    payload = overlay.payload(files or {}, {})
+    path = overlay.build_overlay(dest, host_key=KEYS.host_key, authorized_key=KEYS.authorized_key)
     assert path == dest
-    return {name: (mode, content) for name, mode, _, content in parse(dest.read_bytes())}
+    parts = (dest.read_bytes(), payload)
+    return {name: (mode, content) for part in parts for name, mode, _, content in parse(part)}
 
 
 def test_every_run_has_keys_of_its_own() -> None:
@@ -87,8 +87,10 @@ def test_equal_input_equal_bytes(tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     a.write_bytes(b"a")
     b.write_bytes(b"b")
-    build(tmp_path / "1", {"/opt/orchestrate/b": b, "/opt/orchestrate/a": a})
-    build(tmp_path / "2", {"/opt/orchestrate/a": a, "/opt/orchestrate/b": b})
+    one = overlay.payload({"/opt/orchestrate/b": b, "/opt/orchestrate/a": a}, {})
+    assert one == overlay.payload({"/opt/orchestrate/a": a, "/opt/orchestrate/b": b}, {})
+    build(tmp_path / "1")
+    build(tmp_path / "2")
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 
 
@@ -126,7 +128,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_a_file_inside_a_file(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.touch()
-    with pytest.raises(UserError, match="do not fit together"):
+    with pytest.raises(UserError, match="conflict"):
         build(tmp_path / "o.cpio", {"/opt/orchestrate/x": source, "/opt/orchestrate/x/y": source})
 
 
