@@ -17,6 +17,7 @@ class BuildWithData(build_py):
     """Puts the folders beside the package into it, where `orchestrator/core/data.py` looks first."""
 
     def run(self) -> None:
+        """Copy them, unless the installation is editable."""
         super().run()
         if self.editable_mode:
             return  # the checkout itself is used, and a copy in it would hide it

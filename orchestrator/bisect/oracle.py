@@ -90,7 +90,7 @@ class KernelOracle:
     def __init__(
         self,
         folder: Path,
-        workshop: Checkout,
+        checkout: Checkout,
         inputs: Inputs,
         store: Store,
         engine: Engine,
@@ -100,7 +100,7 @@ class KernelOracle:
         parallel: bool = False,
     ) -> None:
         self._folder = folder
-        self._workshop = workshop
+        self._checkout = checkout
         self._inputs = inputs
         self._store = store
         self._engine = engine
@@ -116,7 +116,7 @@ class KernelOracle:
     @property
     def tree(self) -> Path:
         """The tree that commits are checked out to."""
-        return self._workshop.path
+        return self._checkout.path
 
     def __enter__(self) -> KernelOracle:
         return self
@@ -136,11 +136,11 @@ class KernelOracle:
         kept = self._kept(subject)
         if kept is not None and (kept.built.error or self._is_there(kept)):
             return kept.built
-        with self._workshop.lock:
+        with self._checkout.lock:
             return self._build(subject).built
 
     def _build(self, subject: Subject, jobs: int = 0) -> _Build:
-        """Check out and build, with the workshop's lock held."""
+        """Check out and build, with the checkout's lock held."""
         kept = self._kept(subject)
         if kept is not None and (kept.built.error or self._is_there(kept)):
             return kept
@@ -163,7 +163,7 @@ class KernelOracle:
     def _make(self, subject: Subject, log: Path, jobs: int) -> _Build:
         choices = self._inputs.choices
         (arch,), (variant,) = choices.arches, choices.variants
-        tree = self._workshop.check_out(
+        tree = self._checkout.check_out(
             subject.commit, self._fixes, without=subject.without, keep=self._folder / "patches"
         )
         source = Source(spec=tree.base_spec, patches=tree.patches)
@@ -172,7 +172,7 @@ class KernelOracle:
         if reason := not_applicable(inputs, target, variant):
             return _Build(built=Built(subject=subject, error=f"not applicable: {reason}"))
         spec = kernel_spec(inputs, target.label, arch, variant)
-        place = self._workshop.objects(
+        place = self._checkout.objects(
             arch, variant, choices.flavors, choices.kconfig, digest_of(inputs.base), spec.toolchain.version
         )
         spec = msgspec.structs.replace(spec, workplace=place)
@@ -224,7 +224,7 @@ class KernelOracle:
         name = str(directory.path.relative_to(self._folder))
         kept = self._kept(subject)
         if kept is None or not self._is_there(kept):
-            with self._workshop.lock:
+            with self._checkout.lock:
                 kept = self._build(subject)
         target = kept.target
         if target is None:
@@ -278,7 +278,7 @@ class KernelOracle:
         while self._next and not self._closed and not self._engine.cancelled():
             subject = self._next.pop(0)
             # what goes wrong goes wrong again when its turn comes
-            with contextlib.suppress(OrchestrateError, OSError), self._workshop.lock:
+            with contextlib.suppress(OrchestrateError, OSError), self._checkout.lock:
                 self._build(subject, jobs)
 
 

@@ -58,6 +58,7 @@ class Verb(click.Command):
     """A command whose options may come from the file; ``--help`` works beside a broken one."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line, with defaults from the file."""
         rules = ctx.find_object(ExitRules)
         # a command line that cannot be parsed must end as the user asked, too
         if rules is not None and f"--{_BISECT_EXIT.replace('_', '-')}" in args:

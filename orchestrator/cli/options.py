@@ -26,6 +26,7 @@ class Memory(click.IntRange):
         super().__init__(min=256)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The MiB of a word such as ``512``, ``512M`` or ``2G``."""
         # digits beyond these neither are anybody's memory nor fit the plan
         match = re.fullmatch(r"0*([0-9]{1,12}) *(?:(M|G)(?:iB)?)?", str(value).strip(), re.ASCII | re.I)
         mib = int(match[1]) * (1024 if (match[2] or "").upper() == "G" else 1) if match else -1

@@ -26,7 +26,7 @@ class Packages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a boot image is told by: the bytes ``magic`` at ``at``.
+    """The header of a boot image: the bytes ``magic`` at the offset ``at``.
 
     ``version_at``: two bytes that give the place of the release, counted from ``version_from``; 0 where the
     image is not compressed, so that its banner can be read. ``gzip``: whether QEMU also boots it compressed.

@@ -65,47 +65,51 @@ class Interrupted(OrchestrateError):
 def unknown(
     kind: str,
     name: str,
-    known: Iterable[str],
+    choices: Iterable[str],
     *,
     where: str = "",
     aliases: Mapping[str, str] | None = None,
     otherwise: str = "",
 ) -> UserError:
-    """The error for a name that nothing has: it proposes the nearest one, and lists those that there are.
+    """The error for an unknown name: it proposes the nearest one, and lists the known ones.
 
-    :param kind: what it would be, such as ``suite``.
-    :param where: the file or the option in which it stands.
-    :param aliases: what people call some of them otherwise.
-    :param otherwise: what may be given in place of a name; an imperative clause.
+    :param kind: the kind of name, such as ``suite``.
+    :param where: the file or the option with the name.
+    :param aliases: other names that people use for some of them.
+    :param otherwise: an alternative to a name, as an imperative clause.
     """
-    names = list(known)
+    names = list(choices)
     guess = did_you_mean(name, names, aliases)
-    shown = repr(name if len(name) <= _SHOWN else f"{name[: _SHOWN - 1]}…")
-    listed = "" if guess and len(names) > _LISTED else f"Known are: {', '.join(names) or 'none'}"
-    remedy = "; ".join(part for part in (listed, otherwise) if part)
+    quoted = repr(name if len(name) <= _SHOWN else f"{name[: _SHOWN - 1]}…")
+    listing = "" if guess and len(names) > _LISTED else f"Known are: {', '.join(names) or 'none'}"
+    remedy = "; ".join(part for part in (listing, otherwise) if part)
     place = f"{where}: " if where else ""
-    return UserError(f"{place}unknown {kind} {shown}{guess}", remedy=f"{remedy}." if remedy else "")
+    return UserError(f"{place}unknown {kind} {quoted}{guess}", remedy=f"{remedy}." if remedy else "")
 
 
-def did_you_mean(name: str, known: Iterable[str], aliases: Mapping[str, str] | None = None) -> str:
-    """The end of a message that names the nearest of some names; empty where none is near."""
-    found = near(name, known, aliases)
-    return f", did you mean {found[0]!r}?" if found else ""
+def did_you_mean(name: str, choices: Iterable[str], aliases: Mapping[str, str] | None = None) -> str:
+    """The end of a message that names the nearest of some names; empty if none is near."""
+    nearest = near(name, choices, aliases)
+    return f", did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def near(
-    name: str, known: Iterable[str], aliases: Mapping[str, str] | None = None, *, most: int = 1
+    name: str, choices: Iterable[str], aliases: Mapping[str, str] | None = None, *, most: int = 1
 ) -> list[str]:
-    """Those of some names that are written much like this one, the nearest first.
+    """The names that are spelled similarly, the nearest first.
 
-    Upper and lower case, and ``_`` and ``-``, are alike.
+    Case does not matter, and ``_`` and ``-`` are equal.
     """
     import difflib
 
-    # a longer one is no name that somebody mistyped, and comparing would take its time
+    # a longer text is not a mistyped name, and its comparison would be slow
     written = _plain(name[: 4 * _SHOWN])
-    meant = {_plain(alias): of for alias, of in (aliases or {}).items()} | {_plain(n): n for n in known}
-    return list(dict.fromkeys(meant[each] for each in difflib.get_close_matches(written, meant, n=most)))
+    by_spelling = {_plain(alias): of for alias, of in (aliases or {}).items()} | {
+        _plain(n): n for n in choices
+    }
+    return list(
+        dict.fromkeys(by_spelling[each] for each in difflib.get_close_matches(written, by_spelling, n=most))
+    )
 
 
 def _plain(name: str) -> str:

@@ -95,11 +95,11 @@ def inspect(name: str) -> Prebuilt:
 
 
 def _release(content: bytes, header: Header) -> str:
-    """The release that an image names; empty where it names none."""
+    """The release in an image; empty if it has none."""
     if not header.version_at:
         banner = _BANNER.search(content)
         return banner[1].decode() if banner else ""
-    # 0 means that there is none; what stands there is whatever somebody put there
+    # 0 means that there is none; the content is untrusted
     at = int.from_bytes(content[header.version_at : header.version_at + 2], "little")
-    found = re.compile(_RELEASE).match(content, at + header.version_from) if at else None
-    return found[0].decode() if found else ""
+    match = re.compile(_RELEASE).match(content, at + header.version_from) if at else None
+    return match[0].decode() if match else ""

@@ -72,7 +72,7 @@ def read(source: str, series: str, work: Path, say: Say) -> SeriesSource:
 
 
 def commits(given: SeriesSource, shop: Checkout, work: Path) -> tuple[Patch, ...]:
-    """The base and the patches as commits that the workshop can check out.
+    """The base and the patches as commits that the checkout can check out.
 
     :param work: an empty folder for what is needed on the way.
     :raises UserError: a patch does not apply, or there is none; a range that has nothing or no end.

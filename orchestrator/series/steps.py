@@ -173,7 +173,7 @@ def _of_build(row: Row) -> bool:
 
 
 def target_of(series: Series, patch: Patch, workspace: Workspace) -> Target:
-    """The target that a patch is; the workshop has its tree until the next one is asked for."""
+    """The target of a patch; the checkout has its tree until the next call."""
     tree = workspace.shop.check_out(patch.commit)
     source = Source(spec=f"{series.scope.folder}@{patch.commit}", label=label_of(patch))
     if series.scope.inputs:

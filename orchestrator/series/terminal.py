@@ -50,7 +50,7 @@ def closing(out: Console, series: Series, found: Matrix, folder: Path) -> None:
         out.print("interrupted; what had ended before is kept")
         default = folder.parent == Path("runs").absolute()
         name = series.id if default else shlex.quote(str(folder))
-        out.print(f"go on:   {program_name()} series --resume {name}", soft_wrap=True)
+        out.print(f"resume:  {program_name()} series --resume {name}", soft_wrap=True)
 
 
 def _coloured(line: str) -> Text:

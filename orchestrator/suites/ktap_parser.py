@@ -54,6 +54,7 @@ class KtapCase:
 
     @property
     def failing(self) -> bool:
+        """Whether the result counts as a failure."""
         return _failing(self.ok, self.directive)
 
 
@@ -171,7 +172,7 @@ class _Parser:
         self.truncated |= torn
 
     def _note(self, line: str) -> None:
-        """Keep a line that is no result with the case that is under way, at the deepest open level."""
+        """Add a line that is not a result to the current case, at the deepest open level."""
         if not self.levels:
             if line.strip():
                 self.before.append(line.removeprefix("# ").rstrip())

@@ -67,7 +67,7 @@ class Scene:
         saved = SimpleNamespace(close=lambda: self.events.append("forgotten"))
         monkeypatch.setattr(guests, "boot", lambda *_: self._make("booted"))
         monkeypatch.setattr(snapshot, "key", lambda *_, **__: "key")
-        monkeypatch.setattr(snapshot, "trusted", lambda *_: snapshot.Trust(True, "seen before"))
+        monkeypatch.setattr(snapshot, "recall", lambda *_: snapshot.Trust(True, "seen before"))
         monkeypatch.setattr(snapshot, "save", lambda guest: saved)
         monkeypatch.setattr(snapshot, "restore", self._restored)
         kernel: Any = SimpleNamespace(key="kernel")

@@ -55,7 +55,7 @@ def archive(entries: Iterable[Entry]) -> bytes:
     Directories on the way to an entry are added with mode 0755.
 
     :raises ValueError: a path is absolute, empty or has ``..`` in it, occurs twice, or leads through
-        something that is no directory; a file is too large for the format (4 GiB).
+        something that is not a directory; a file is too large for the format (4 GiB).
     """
     tree: dict[tuple[str, ...], Entry] = {}
     for entry in entries:
@@ -67,7 +67,9 @@ def archive(entries: Iterable[Entry]) -> bytes:
         for depth in range(1, len(parts)):
             above = tree.setdefault(parts[:depth], directory("/".join(parts[:depth])))
             if not stat.S_ISDIR(above.mode):
-                raise ValueError(f"{'/'.join(parts)!r} leads through {above.path!r}, which is no directory")
+                raise ValueError(
+                    f"{'/'.join(parts)!r} leads through {above.path!r}, which is not a directory"
+                )
     out = bytearray()
     # sorted by components, a directory comes before what is in it
     for number, parts in enumerate(sorted(tree), start=1):

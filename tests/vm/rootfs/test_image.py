@@ -497,7 +497,7 @@ def test_further_packages_that_are_too_large(
     bash.offer("large", {"usr/share/large": bytes(1 << 20)})
     build(extra=["large"])
     bash.offer("larger", {"usr/share/larger": bytes(1 + (1 << 20))})
-    with pytest.raises(UserError, match="larger have 1 MiB, a guest takes 1 MiB at most"):
+    with pytest.raises(UserError, match="larger have 1 MiB, the limit of a guest is 1 MiB"):
         build(extra=["larger"])
 
 
