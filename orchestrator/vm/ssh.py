@@ -24,6 +24,7 @@ import msgspec
 import paramiko
 
 from orchestrator.core.errors import InfraError
+from orchestrator.vm.drain import Drain, send
 from orchestrator.vm.rootfs import overlay
 
 # QEMU's port forward accepts before the guest listens; retries must not log tracebacks
@@ -32,7 +33,6 @@ logging.getLogger("paramiko.transport").setLevel(logging.CRITICAL)
 #: The in-guest runner that every command goes through.
 RUNNER = str(overlay.RUNNER)
 _TROUBLE = (paramiko.SSHException, OSError, EOFError)
-_STREAM_LIMIT = 20 << 20
 _GRACE_S = 20.0
 #: Seconds for a guest to open a channel and to start a command on it.
 _ANSWER_S = 30.0
@@ -137,68 +137,6 @@ def _answered(channel: paramiko.Channel, limit_s: float) -> Iterator[None]:
         raise
     finally:
         timer.cancel()
-
-
-class _Drain:
-    """Both streams of a channel, each up to ``_STREAM_LIMIT`` bytes."""
-
-    def __init__(self, late: tuple[bytes, Callable[[], object]] | None) -> None:
-        self._late = late
-        self._is_late = False
-        self._streams: tuple[list[bytes], list[bytes]] = ([], [])
-        self._sizes = [0, 0]
-        self._tail = b""
-
-    def read(self, channel: paramiko.Channel) -> bool:
-        """Read all that has arrived; whether anything had."""
-        stdout = self._read(0, channel.recv_ready, channel.recv)
-        stderr = self._read(1, channel.recv_stderr_ready, channel.recv_stderr)
-        return stdout or stderr
-
-    def _read(self, number: int, ready: Callable[[], bool], receive: Callable[[int], bytes]) -> bool:
-        has_read = False
-        while ready() and (data := receive(65536)):
-            has_read = True
-            if number and self._late is not None:
-                line = self._late[0]
-                self._tail = self._tail[-len(line) :] + data
-                self._is_late = self._is_late or line in self._tail
-            self._sizes[number] += len(data)
-            if self._sizes[number] <= _STREAM_LIMIT:
-                self._streams[number].append(data)
-        return has_read
-
-    def look_if_late(self, channel: paramiko.Channel) -> float:
-        """Execute the action once the late line has arrived; the seconds that it took."""
-        if self._late is None or not self._is_late:
-            return 0.0
-        since = time.monotonic()
-        self._late[1]()
-        self._late = None
-        channel.shutdown_write()
-        return time.monotonic() - since
-
-    def output(self) -> tuple[bytes, bytes]:
-        """Standard output and standard error so far."""
-        return b"".join(self._streams[0]), b"".join(self._streams[1])
-
-    def attach(self, error: Lost) -> Lost:
-        """The error with the output so far."""
-        error.stdout, error.stderr = self.output()
-        return error
-
-
-def _send(channel: paramiko.Channel, stdin: bytes, *, close: bool) -> None:
-    try:
-        if stdin:
-            channel.sendall(stdin)
-        if close:
-            channel.shutdown_write()
-    except TimeoutError:
-        raise
-    except OSError:
-        # the command ended before it read everything; its own output explains why
-        pass
 
 
 class Ssh:
@@ -320,7 +258,7 @@ class Ssh:
         :param late: a line on standard error, and an action to execute once when it arrives.
         """
         deadline = time.monotonic() + limit_s
-        drain = _Drain(late)
+        drain = Drain(late)
         channel: paramiko.Channel | None = None
         try:
             answer_s = min(limit_s, _ANSWER_S)
@@ -328,16 +266,18 @@ class Ssh:
             channel.settimeout(answer_s)
             with _answered(channel, answer_s):
                 channel.exec_command(command)
-            _send(channel, stdin, close=late is None)
+            send(channel, stdin, close=late is None)
             self._wait(channel, drain, deadline, limit_s, death)
         except _TROUBLE as error:
             # paramiko has an error of its own for "Timeout opening channel."
             silent = isinstance(error, TimeoutError) or "timeout" in str(error).lower()
             reason = death()
             kind = Silent if silent and not reason else Lost
-            raise drain.attach(kind(reason or f"the SSH connection was lost: {error}")) from None
+            lost = kind(reason or f"the SSH connection was lost: {error}")
+            lost.stdout, lost.stderr = drain.output()
+            raise lost from None
         except Lost as error:
-            drain.attach(error)
+            error.stdout, error.stderr = drain.output()
             raise
         finally:
             if channel is not None:
@@ -348,7 +288,7 @@ class Ssh:
     def _wait(
         self,
         channel: paramiko.Channel,
-        drain: _Drain,
+        drain: Drain,
         deadline: float,
         limit_s: float,
         death: Callable[[], str],
