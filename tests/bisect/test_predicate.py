@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from fakes.bisected import (
     reports,
     result,
 )
-from under_test import ORCHESTRATE
+from fakes.command import Command
 
 from orchestrator.bisect.predicate import (
     AnyFails,
@@ -157,20 +156,16 @@ def test_what_the_options_name() -> None:
 # --- a fingerprint, from the console on which it stands to the judgement
 
 
-def printed(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*ORCHESTRATE, "console", *words], capture_output=True, text=True, check=False)
-
-
 @pytest.mark.parametrize("path", sorted(LOGS.glob("*.log")), ids=lambda path: path.stem)
-def test_what_console_prints_is_what_splat_takes(path: Path, tmp_path: Path) -> None:
+def test_what_console_prints_is_what_splat_takes(path: Path, tmp_path: Path, call: Command) -> None:
     """From a console through ``orchestrate console --json`` into the predicate, and back to that console."""
-    splats = json.loads(printed("--json", path).stdout)
+    splats = json.loads(call("console", "--json", path).out)
     watch = ConsoleWatch()
     watch.feed(path.read_bytes())
     case = crash.new_console_case(CASE, watch)
     assert bool(splats) is (case is not None)
     boot = CellResult(cell="x", suites=(SuiteResult(suite="maps", cases=(case,) if case else ()),))
-    text = printed(path).stdout
+    text = call("console", path).out
     junit.write(tmp_path / "junit.xml", [boot], run_id="x")
     types = {failure.get("type") for failure in ET.parse(tmp_path / "junit.xml").iter("failure")}
     assert types == ({case.fingerprint} if case and case.verdict is Verdict.CRASH else set())

@@ -481,6 +481,7 @@ def test_the_same_observations_give_the_same_search() -> None:
     assert first == second
 
 
+@pytest.mark.slow
 def test_fifteen_thousand_commits_are_no_trouble() -> None:
     """As many as between v6.16 and v6.17. Generous: this machine may be slow and busy."""
     parents = SHAPES["topics"](random.Random(1), 15_000)

@@ -131,6 +131,7 @@ def test_the_wheel_installs_the_man_pages(wheel: Path) -> None:
     assert installed == {f"data/share/man/man1/{name}" for name in pages}
 
 
+@pytest.mark.slow
 def test_pip_puts_the_man_pages_into_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     _call([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], tmp_path)
     python = tmp_path / "env/bin/python"
@@ -160,6 +161,7 @@ def test_the_installed_tool_lists_the_same(installed: Path, tmp_path: Path) -> N
     assert _call(argv, tmp_path, PYTHONPATH=str(installed)) == _call(argv, ROOT, PYTHONPATH=str(ROOT))
 
 
+@pytest.mark.slow
 def test_the_sdist_builds_the_same_wheel(checkout: Path, wheel: Path, tmp_path: Path) -> None:
     ask = "import sys; from setuptools import build_meta; print(build_meta.build_sdist(sys.argv[1]))"
     name = _call([sys.executable, "-c", ask, str(tmp_path)], checkout).split()[-1]
@@ -172,6 +174,7 @@ def test_the_sdist_builds_the_same_wheel(checkout: Path, wheel: Path, tmp_path: 
     assert _names(_wheel(tmp_path / name, tmp_path / "out")) == _names(wheel)
 
 
+@pytest.mark.slow
 def test_an_editable_install_makes_no_copy(checkout: Path, tmp_path: Path) -> None:
     options = ["--no-build-isolation", "--no-deps", "--no-index", "--target", str(tmp_path / "target")]
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q"]

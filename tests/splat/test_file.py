@@ -140,7 +140,9 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "splats" else n for n in BLOCKS]
+)
 def test_memory_does_not_grow(name: str) -> None:
     assert grown_kib(BLOCKS[name], 20) < 8 * 1024
 
