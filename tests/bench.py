@@ -182,7 +182,7 @@ def _warm_run(spec: str, boot_s: Mapping[str, float]) -> None:
             wall = _process(words)
             cells = [
                 msgspec.json.decode(path.read_bytes(), type=CellResult)
-                for path in sorted(latest.begun(Path(out))[-1].glob("cells/*/result.json"))
+                for path in sorted(latest.folders(Path(out))[-1].glob("cells/*/result.json"))
             ]
     beside = [cell.duration_s - sum(suite.duration_s for suite in cell.suites) for cell in cells]
     each = ", ".join(f"{cell.arch} {cell.variant} {s:.1f}" for cell, s in zip(cells, beside, strict=True))

@@ -39,7 +39,7 @@ def orchestrate(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 def results(out: Path) -> RunResult:
     """What the only run in a folder came to."""
-    (folder,) = latest.begun(out)
+    (folder,) = latest.folders(out)
     return msgspec.json.decode((folder / "results.json").read_bytes(), type=RunResult)
 
 

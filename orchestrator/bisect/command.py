@@ -94,7 +94,7 @@ def _prepare(
     resumed = (folder / setups.SETUP).is_file()
     place = RunDirectory(folder)
     if resumed:
-        resources.enter_context(place.held())
+        resources.enter_context(place.lock())
     clone = resources.enter_context(checkout.opened(Path(setup.repository), cache=store.root, say=say))
     tree = clone.check_out(setup.bad)
     target = target_of("bad", tree, Source(spec=tree.base_spec))
@@ -106,7 +106,7 @@ def _prepare(
         check_inputs(setup.inputs, digests, setups.KIND)
     else:
         # only now there is a folder: what is refused leaves none
-        resources.enter_context(place.held())
+        resources.enter_context(place.lock())
         setup = msgspec.structs.replace(setup, inputs=digests)
         place.write(setups.SETUP, msgspec.json.format(msgspec.json.encode(setup)))
     events = resources.enter_context(Events(console, folder / "events.ndjson"))

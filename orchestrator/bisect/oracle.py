@@ -231,7 +231,7 @@ class KernelOracle:
             raise InfraError(f"{subject.name}: its kernel cannot be built any more: {kept.built.error}")
         choices = once(self._inputs.choices, target.source)
         plan = prepare.plan(choices, [target], suites)
-        done = directory.done(plan) if directory.path.exists() else {}
+        done = directory.results(plan) if directory.path.exists() else {}
         since = time.monotonic()
         if len(done) < len(plan.cells):
             self._check_interrupted()
@@ -240,11 +240,11 @@ class KernelOracle:
             )
             with _hosts_trouble():
                 directory.create()
-                with directory.held():
+                with directory.lock():
                     self._begin_prefetch()
-                    execute(plan, inputs, directory, self._engine, self._events, done=done)
+                    execute(plan, inputs, directory, self._engine, self._events, earlier=done)
             self._check_interrupted()
-            done = directory.done(plan)
+            done = directory.results(plan)
         result = merged([done[cell.id] for cell in plan.cells])
         if (booted := result.properties.get("kernel", kept.key)) != kept.key:
             raise InfraError(

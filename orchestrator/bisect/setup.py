@@ -10,7 +10,7 @@ import msgspec
 from orchestrator.bisect.journal import Subject
 from orchestrator.bisect.predicate import AnyFails, Predicate
 from orchestrator.plan.choices import Choices
-from orchestrator.run.directory import read_kept
+from orchestrator.run.directory import read_versioned
 
 VERSION = 1
 #: As ``RunDirectory`` calls it.
@@ -121,4 +121,4 @@ def load(folder: Path) -> Setup:
 
     :raises UserError: it cannot be read, or a newer orchestrate wrote it.
     """
-    return read_kept(folder / SETUP, Setup, VERSION, KIND)
+    return read_versioned(folder / SETUP, Setup, VERSION, KIND)

@@ -155,7 +155,7 @@ def _begun(mark: str) -> Complete:
         def names() -> Iterable[str]:
             # the shell has not expanded a ~ yet
             folder = Path(ctx.params.get("out") or "runs").expanduser()
-            begun = [path.name for path in reversed(latest.begun(folder, mark))]
+            begun = [path.name for path in reversed(latest.folders(folder, mark))]
             # others were renamed, and a shell would read more into them
             found = [name for name in begun if re.fullmatch(r"[\w.+-]+", name, re.ASCII)]
             return ["last", *found] if found else []
@@ -179,7 +179,7 @@ def cells(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
     def names() -> Iterable[str]:
         folder = Path(ctx.params.get("out") or "runs").expanduser()
         if run in ("last", latest.NAME):
-            plan = latest.begun(folder)[-1] / latest.PLAN
+            plan = latest.folders(folder)[-1] / latest.PLAN
         else:
             plan = next(
                 p for p in (folder / run / "plan.json", Path(run).expanduser() / "plan.json") if p.is_file()
@@ -194,7 +194,7 @@ def fingerprints(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 
     def names() -> Iterable[str]:
         folder = Path(ctx.params.get("out") or "runs").expanduser()
-        results = json.loads((latest.begun(folder, "results.json")[-1] / "results.json").read_bytes())
+        results = json.loads((latest.folders(folder, "results.json")[-1] / "results.json").read_bytes())
         cases = [c for cell in results["cells"] for c in _cases(cell)]
         found = [f for c in cases for f in (c.get("fingerprint"), *c.get("further_fingerprints", ())) if f]
         # a shell would read more into others

@@ -176,7 +176,7 @@ def decode(found: Found, store: Store, say: Say, *, vmlinux: Path | None, jobs: 
     """
     record, directory = found.record(), RunDirectory(found.root)
     plan = directory.plan()
-    done = directory.done(plan).get(found.cell)
+    done = directory.results(plan).get(found.cell)
     if vmlinux is not None:
         demand_match(found, record, vmlinux)
         if not debug_build.has_lines(vmlinux):
@@ -209,7 +209,7 @@ def demand_match(found: Found, record: GuestRecord, vmlinux: Path) -> None:
         debug_build.demand_match(own, vmlinux)
         return
     directory = RunDirectory(found.root)
-    done = directory.done(directory.plan()).get(found.cell)
+    done = directory.results(directory.plan()).get(found.cell)
     ran = done.properties.get("proof: build-id", "") if done is not None else ""
     if not ran:
         raise UserError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Builds the kernels of a run and nothing more: ``orchestrate build``."""
+"""Build the kernels of a run: ``orchestrate build``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from orchestrator.plan.inputs import Inputs, kernel_spec, not_applicable
 def build_all(
     inputs: Inputs, store: Store, *, say: Callable[[str], None], configure_only: bool = False
 ) -> Iterator[tuple[str, OrchestrateError | None]]:
-    """Build every kernel of some choices; the path of each image, or what went wrong and the error.
+    """Build every kernel of the choices; yield the path of its image, or a message and the error.
 
-    :param configure_only: stop after the configuration and give its path instead.
-    :raises UserError: a choice that does not exist, or a request of the user's that is lost.
+    :param configure_only: stop after the configuration and yield its path.
+    :raises UserError: a choice does not exist, or a kconfig symbol of the user is lost.
     """
     choices = inputs.choices
     for target in inputs.targets.values():

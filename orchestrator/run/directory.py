@@ -32,8 +32,7 @@ _T = TypeVar("_T")
 #: What ``--resume`` takes for the newest run.
 LAST = "last"
 
-
-#: What a run was; bisects and series are kept as runs are, begun with a file of their name.
+#: The kind of a run. A bisect or a series starts with a file of its kind's name.
 _RUN = "run"
 
 
@@ -46,35 +45,35 @@ class RunDirectory:
 
     @classmethod
     def fresh(cls, runs: Path, kind: str = _RUN) -> RunDirectory:
-        """A folder for a new run, or another ``kind`` of work; nothing is made yet."""
+        """A folder for a new run, or another ``kind`` of work; it is not created yet."""
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
         return cls(runs / f"{_prefix(kind)}{stamp}-{secrets.token_hex(2)}")
 
     @classmethod
     def existing(cls, runs: Path, name: str, kind: str = _RUN) -> RunDirectory:
-        """The folder of a run that was begun, or of another ``kind`` of work.
+        """The folder of an earlier run, or of another ``kind`` of work.
 
         :param name: its id (with or without the kind before it), its path, or ``last`` or ``latest`` for the
             newest one below ``runs``.
-        :raises UserError: there is none.
+        :raises UserError: there is no such run.
         """
         mark = latest.PLAN if kind == _RUN else f"{kind}.json"
-        begun = latest.begun(runs, mark)
-        if begun and (name == LAST or (name == latest.NAME and runs / name not in begun)):
-            return cls(begun[-1])
+        folders = latest.folders(runs, mark)
+        if folders and (name == LAST or (name == latest.NAME and runs / name not in folders)):
+            return cls(folders[-1])
         for path in (runs / name, runs / f"{_prefix(kind)}{name}", absolute(Path(name))):
             if name and (path / mark).is_file():
                 return cls(latest.folder(path))
-        known = ", ".join(path.name for path in reversed(begun[-5:]))
+        newest = ", ".join(path.name for path in reversed(folders[-5:]))
         raise UserError(
-            f"there is no {kind} {name!r} in {runs}{did_you_mean(name, [path.name for path in begun])}",
-            remedy=f"The newest are: {known}." if known else "Name the folder of the runs with --out.",
+            f"there is no {kind} {name!r} in {runs}{did_you_mean(name, [path.name for path in folders])}",
+            remedy=f"The newest are: {newest}." if newest else "Name the folder of the runs with --out.",
         )
 
     def try_folder(self) -> None:
-        """Find out now whether the run can be kept there; nothing is left behind.
+        """Check that the run can be written there; nothing is left behind.
 
-        :raises UserError: it cannot.
+        :raises UserError: it cannot be written.
         """
         there = next(parent for parent in self.path.parents if parent.exists())
         with self._writable(), tempfile.NamedTemporaryFile(dir=there):
@@ -89,10 +88,10 @@ class RunDirectory:
             (self.path / "cells").mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Be the only process that carries this run out.
+    def lock(self) -> Iterator[None]:
+        """Be the only process that executes this run.
 
-        :raises UserError: another one does, or the folder cannot be written.
+        :raises UserError: another process executes it, or the folder cannot be written.
         """
         lock = FileLock(self.path / ".lock")
         with self._writable():
@@ -102,7 +101,7 @@ class RunDirectory:
             except Timeout:
                 raise UserError(
                     f"run {self.id} is being executed by another process",
-                    remedy="Wait for its end, or end it; then resume.",
+                    remedy="Wait until it ends, or stop it; then resume.",
                 ) from None
         try:
             yield
@@ -127,20 +126,20 @@ class RunDirectory:
         write_atomically(self.path / name, content)
 
     def plan(self) -> Plan:
-        """The plan that the run was begun with.
+        """The plan of the run.
 
         :raises UserError: it cannot be read, or a newer orchestrate wrote it.
         """
-        return read_kept(self.path / latest.PLAN, Plan, PLAN_VERSION, _RUN)
+        return read_versioned(self.path / latest.PLAN, Plan, PLAN_VERSION, _RUN)
 
-    def done(self, plan: Plan) -> dict[str, CellResult]:
-        """The cells that have a result, by their id."""
-        found = {}
+    def results(self, plan: Plan) -> dict[str, CellResult]:
+        """The results of the finished cells, by cell id."""
+        results = {}
         for cell in plan.cells:
             with contextlib.suppress(OSError, msgspec.MsgspecError):
                 content = (self.path / "cells" / cell.id / "result.json").read_bytes()
-                found[cell.id] = msgspec.json.decode(content, type=CellResult)
-        return found
+                results[cell.id] = msgspec.json.decode(content, type=CellResult)
+        return results
 
 
 class _Version(msgspec.Struct):
@@ -151,52 +150,52 @@ def _prefix(kind: str) -> str:
     return "" if kind == _RUN else f"{kind}-"
 
 
-def read_kept(path: Path, type_: type[_T], known: int, kind: str) -> _T:
-    """What a file holds that a run, or another ``kind`` of work, was begun with.
+def read_versioned(path: Path, type_: type[_T], newest: int, kind: str) -> _T:
+    """Read the file that starts a run, or another ``kind`` of work.
 
-    :param known: the newest version of such files that is understood.
+    :param newest: the newest version that can be read.
     :raises UserError: it cannot be read, or a newer orchestrate wrote it.
     """
     try:
         raw = path.read_bytes()
         version = msgspec.json.decode(raw, type=_Version).version
-        if version > known:
+        if version > newest:
             raise UserError(
-                f"{path} is of version {version}, written by a newer orchestrate: this one knows {known}",
-                remedy="Resume it with that one.",
+                f"{path} has version {version}, written by a newer orchestrate; this one reads {newest}",
+                remedy="Resume with the newer orchestrate.",
             )
         return msgspec.json.decode(raw, type=type_)
     except (OSError, msgspec.MsgspecError) as error:
-        raise UserError(f"{path} cannot be read: {error}", remedy=f"Begin a new {kind}.") from error
+        raise UserError(f"{path} cannot be read: {error}", remedy=f"Start a new {kind}.") from error
 
 
-def check_inputs(before: Mapping[str, str], now_there: Mapping[str, str], kind: str = _RUN) -> None:
-    """Demand that what is read besides the kernels is what it was when the run began.
+def check_inputs(before: Mapping[str, str], now: Mapping[str, str], kind: str = _RUN) -> None:
+    """Check that no input besides the kernels has changed since the run began.
 
-    :param before: digests by what the user calls it; likewise ``now_there``.
-    :raises UserError: something is not.
+    :param before: digests by the user's name for the input; likewise ``now``.
+    :raises UserError: an input has changed.
     """
-    for name in (*before, *now_there):
-        if before.get(name) != now_there.get(name):
+    for name in (*before, *now):
+        if before.get(name) != now.get(name):
             raise UserError(
                 f"{name} has changed since the {kind} began",
-                remedy=f"Bring it back to that state, or begin a new {kind}.",
+                remedy=f"Restore it, or start a new {kind}.",
             )
 
 
-def check_unchanged(plan: Plan, found: Sequence[Target], inputs: Mapping[str, str]) -> None:
-    """Demand that all that a resumed run is made of is what it was.
+def check_unchanged(plan: Plan, targets: Sequence[Target], inputs: Mapping[str, str]) -> None:
+    """Check that no kernel or other input of a resumed run has changed.
 
-    :param inputs: digests of what it reads besides its kernels.
-    :raises UserError: something is not.
+    :param inputs: digests of the inputs besides the kernels.
+    :raises UserError: one has changed.
     """
     check_inputs(plan.inputs, inputs)
-    now_there = {target.label: target for target in found}
+    by_label = {target.label: target for target in targets}
     for kernel in plan.kernels:
-        target = now_there.get(kernel.label)
+        target = by_label.get(kernel.label)
         if target is None or target.digest != kernel.digest:
-            what = f"now {target.describe}" if target else "gone"
+            state = f"now {target.describe}" if target else "gone"
             raise UserError(
-                f"{kernel.label} was {kernel.describe} when the run began, and is {what}",
-                remedy="Bring it back to that state, or begin a new run.",
+                f"{kernel.label} was {kernel.describe} when the run began, and is {state}",
+                remedy="Restore it, or start a new run.",
             )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Executes a plan through an engine and writes what comes of it.
+"""Execute a plan through an engine and write the results.
 
-Results are written as they arrive, by atomic rename: a run that is killed keeps what it had, and a
-resumed one repeats only the cells that have no ``result.json``.
+Results are written as they arrive, by atomic rename: a run that is killed keeps them, and a resumed one
+repeats only the cells that have no ``result.json``.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ def execute(
     events: Events,
     *,
     junit_path: Path | None = None,
-    done: Mapping[str, CellResult] | None = None,
+    earlier: Mapping[str, CellResult] | None = None,
     objects: ObjectFolder = lambda _arch, _variant: None,
     linked: bool = False,
 ) -> RunResult:
     """Execute a plan; results are on disk after every cell.
 
-    When the engine is cancelled, guests and builds end at once; the result has what there is and says so.
+    If the engine is cancelled, guests and builds end at once. The result is then marked ``interrupted``.
 
-    :param done: cells of an earlier attempt that are not repeated.
-    :param objects: gives the folder of an arch's and a variant's incremental builds.
-    :param linked: whether ``latest`` beside the run is to lead to the newest one.
-    :raises UserError: a cell cannot be what was asked for.
+    :param earlier: results of an earlier attempt, whose cells are not repeated.
+    :param objects: returns the folder of incremental builds for an arch and a variant.
+    :param linked: whether to update the link ``latest`` beside the run.
+    :raises UserError: a cell cannot be what the user requested.
     """
     result = RunResult(
         schema_version=SCHEMA_VERSION,
@@ -56,7 +56,7 @@ def execute(
     directory.write(latest.PLAN, msgspec.json.format(msgspec.json.encode(plan), indent=1))
     if linked:
         latest.link(directory.path.parent)
-    cells = dict(done or {})
+    cells = dict(earlier or {})
     current: dict[str, str] = {}
 
     def jobs() -> Iterator[CellJob]:
@@ -73,7 +73,7 @@ def execute(
             continue
         cell = report.result
         if current.get(cell.cell) != report.attempt:
-            # of an attempt that another one has replaced
+            # another attempt has replaced this one
             continue
         del current[cell.cell]
         cells[cell.cell] = cell
@@ -86,13 +86,13 @@ def execute(
 
 
 def replace_cell(directory: RunDirectory, cell: CellResult) -> None:
-    """Replace the result of a cell, and write anew what follows from it.
+    """Replace the result of a cell, and rewrite the files that depend on it.
 
     :raises UserError: another process executes the run, or it cannot be read.
     """
     plan = directory.plan()
     path = directory.path / "results.json"
-    with directory.held():
+    with directory.lock():
         try:
             result = msgspec.json.decode(path.read_bytes(), type=RunResult)
         except (OSError, msgspec.MsgspecError) as error:
@@ -134,7 +134,7 @@ def _write(
     *,
     interrupted: bool,
 ) -> RunResult:
-    # in the order of the plan, whatever the order in which they ended, or were resumed
+    # in the order of the plan, not in the order in which the cells ended
     result = summary.with_cells(result, [cells[c.id] for c in plan.cells if c.id in cells])
     result = msgspec.structs.replace(result, interrupted=interrupted)
     directory.write("results.json", msgspec.json.format(msgspec.json.encode(result), indent=1))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The folders in a folder of runs, and the link ``latest`` to the newest run among them.
+"""The folders of runs, and the link ``latest`` to the newest one.
 
-Completion imports it: no library at the top.
+Completion imports this module, so it imports no library at the top.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from pathlib import Path
 
 #: The link's name, and a word for the newest run wherever an id is expected.
 NAME = "latest"
-#: What every run has from its beginning on.
+#: The file that every run starts with.
 PLAN = "plan.json"
 
 
-def begun(runs: Path, mark: str = PLAN) -> list[Path]:
-    """The folders below ``runs`` that hold ``mark``, oldest first; a link to one of them is not counted."""
+def folders(runs: Path, mark: str = PLAN) -> list[Path]:
+    """The folders below ``runs`` that contain ``mark``, oldest first, without links to them."""
     return sorted(path.parent for path in runs.glob(f"*/{mark}") if not _is_alias(path.parent))
 
 
 def folder(path: Path) -> Path:
-    """The folder of the run that ``path`` leads to, under its own name and not the link's."""
+    """The folder of a run under its own name, if ``path`` is the link."""
     return path.parent / path.readlink() if _is_alias(path) else path
 
 
 def link(runs: Path) -> None:
-    """Let ``latest`` lead to the newest run.
+    """Make ``latest`` point to the newest run.
 
-    A file, a folder or another link of that name stays, and a file system without links has none.
+    An existing file, folder or other link of that name is left alone. A file system without links gets none.
     """
-    # another run may begin between a look and the link: whoever links last has looked again
+    # another run may start meanwhile: look again until the link is right
     with contextlib.suppress(OSError):
-        while (newest := begun(runs)) and not _stands(runs / NAME, newest[-1].name):
+        while (newest := folders(runs)) and not _is_settled(runs / NAME, newest[-1].name):
             _replace(runs / NAME, newest[-1].name)
 
 
@@ -43,17 +43,17 @@ def _is_alias(path: Path) -> bool:
     return path.is_symlink() and len(path.readlink().parts) == 1
 
 
-def _stands(place: Path, name: str) -> bool:
-    """Whether the link is right, or something else is there that is not ours."""
+def _is_settled(place: Path, name: str) -> bool:
+    """Whether the link is right, or something else has its name."""
     if not os.path.lexists(place):
         return False
-    ours = _is_alias(place) and ((place / PLAN).exists() or not place.exists())
-    return not ours or place.readlink() == Path(name)
+    is_link = _is_alias(place) and ((place / PLAN).exists() or not place.exists())
+    return not is_link or place.readlink() == Path(name)
 
 
 def _replace(place: Path, name: str) -> None:
     if not os.path.lexists(place):
-        # fails where somebody was faster, and destroys nothing
+        # fails if another process was faster, and overwrites nothing
         with contextlib.suppress(FileExistsError):
             place.symlink_to(name)
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``orchestrate run``: from a request to a plan that can be shown, and from there to results."""
+"""``orchestrate run``: from a request to a plan, and from there to results."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from orchestrator.source.model import Say
 
 
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that the user asks for: a new one by its ``choices``, or an interrupted one by its name.
+    """A request for a new run with ``choices``, or for an interrupted run by its name ``resume``.
 
-    ``out`` is the folder of runs, ``junit`` a further place for the JUnit document. ``bisecting``: the exit
-    code is for ``git bisect run``.
+    ``out`` is the folder of runs, ``junit`` another path for the JUnit document. ``bisecting``: the exit code
+    is for ``git bisect run``.
     """
 
     out: Path
@@ -43,7 +43,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run with everything that can be wrong beforehand found out; nothing is built or written yet."""
+    """A run whose request is checked. Nothing is built or written yet."""
 
     request: RunRequest
     directory: RunDirectory
@@ -51,16 +51,16 @@ class PreparedRun:
     inputs: Inputs
 
     def execute(self, engine: Engine, console: Console) -> RunResult:
-        """Execute the run, or what is left of it.
+        """Execute the run, or the rest of an interrupted one.
 
-        :raises UserError: the folder cannot be written, or a cell cannot be what was asked for.
+        :raises UserError: the folder cannot be written, or a cell cannot be what the user requested.
         """
         self.directory.create()
-        with self.directory.held():
-            done = self.directory.done(self.plan) if self.request.resume else {}
+        with self.directory.lock():
+            earlier = self.directory.results(self.plan) if self.request.resume else {}
             with Events(console, self.directory.path / "events.ndjson") as events:
-                events.emit("", "", self._first_line(len(done)))
-                # what cannot be had of this commit is not the fault of the next one
+                events.emit("", "", self._first_line(len(earlier)))
+                # what this commit lacks does not count against the next one
                 with wrong_usage_is_inconclusive(self.request.bisecting):
                     return execute(
                         self.plan,
@@ -69,11 +69,11 @@ class PreparedRun:
                         engine,
                         events,
                         junit_path=self.request.junit,
-                        done=done,
+                        earlier=earlier,
                         linked=True,
                     )
 
-    def _first_line(self, done: int) -> str:
+    def _first_line(self, finished: int) -> str:
         kernels = "; ".join(
             kernel.describe
             if kernel.describe.startswith(kernel.label)
@@ -81,14 +81,14 @@ class PreparedRun:
             for kernel in self.plan.kernels
         )
         count = len(self.plan.cells)
-        cells = f"{count} cell{'s' if count > 1 else ''}" + (f", {done} of them done" if done else "")
+        cells = f"{count} cell{'s' if count > 1 else ''}" + (f", {finished} of them done" if finished else "")
         return f"{kernels}: {cells}, results in {self.directory.path}"
 
 
 def prepare_run(request: RunRequest, store: Store, say: Say) -> PreparedRun:
-    """Resolve the sources of a run, check everything that can be checked, and lay it out.
+    """Resolve the sources of a run, check its request, and plan its cells.
 
-    :raises UserError: something cannot be used as asked, or has changed since the run began.
+    :raises UserError: the request cannot be met, or an input has changed since the run began.
     :raises InfraError: network, mirror, disk or a missing program.
     """
     if request.choices is not None:
@@ -100,7 +100,7 @@ def prepare_run(request: RunRequest, store: Store, say: Say) -> PreparedRun:
         junit.try_path(request.junit)
     directory.try_folder()
     with wrong_usage_is_inconclusive(
-        # a series that does not apply to this commit says nothing about it
+        # patches that do not apply to this commit do not make it bad
         request.bisecting and any(source.patches for source in choices.sources)
     ):
         targets = prepare.targets(choices, store, say)
@@ -117,7 +117,7 @@ def prepare_run(request: RunRequest, store: Store, say: Say) -> PreparedRun:
 
 @contextlib.contextmanager
 def wrong_usage_is_inconclusive(bisecting: bool) -> Iterator[None]:
-    """While bisecting, what cannot be as asked for is a commit that cannot be judged."""
+    """While bisecting, wrong usage means that this commit cannot be judged."""
     try:
         yield
     except UserError as error:

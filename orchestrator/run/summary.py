@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a run came to: ``results.json``, and what is drawn from its cells together."""
+"""The result of a run (``results.json``), and the comparisons across its cells."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SuiteComparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A kernel of the run by its label: what it was made of."""
+    """A kernel of the run, with its source."""
 
     label: str
     source: str
@@ -33,7 +33,7 @@ class SourceResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``results.json`` holds."""
+    """The content of ``results.json``."""
 
     schema_version: int
     id: str
@@ -52,15 +52,15 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
         :param bisect: in the language of ``git bisect run``.
         """
         judge = bisect_exit_code if bisect else exit_code
-        return judge(self._telling(), interrupted=self.interrupted)
+        return judge(self._deciding_cases(), interrupted=self.interrupted)
 
-    def _telling(self) -> list[Case]:
+    def _deciding_cases(self) -> list[Case]:
         own = [c for cell in self.cells for c in cell.cases if c.verdict is not Verdict.PASS]
         return own + [c for cell in self.cells for s in cell.suites for c in s.cases]
 
 
 def with_cells(result: RunResult, cells: Sequence[CellResult]) -> RunResult:
-    """The result with these cells, and all that follows from them."""
+    """The result with these cells, and the comparisons that follow from them."""
     return msgspec.structs.replace(
         result, cells=tuple(cells), comparisons=compare(cells), pairs=pairs(cells), rates=rates(cells)
     )
@@ -81,7 +81,7 @@ def of_cell(cell: CellResult) -> str:
 
 
 def compare(cells: Sequence[CellResult]) -> tuple[SuiteComparison, ...]:
-    """The benchmarks' variants side by side, for each kernel label, arch and suite that has both."""
+    """Compare the variants of each benchmark, for each kernel label and arch that has both."""
     boots: dict[tuple[str, str, str], dict[str, list[dict[str, float]]]] = {}
     better: dict[str, dict[str, str]] = {}
     for cell in cells:
@@ -90,16 +90,18 @@ def compare(cells: Sequence[CellResult]) -> tuple[SuiteComparison, ...]:
                 pair = boots.setdefault((cell.label, cell.arch, suite.suite), {})
                 pair.setdefault(cell.variant, []).append(suite.metrics)
                 better.setdefault(suite.suite, {}).update(suite.better)
-    found = []
+    comparisons = []
     for (label, arch, suite_name), pair in boots.items():
         if any(map(bool, pair.get(WITH, []))) and any(map(bool, pair.get(WITHOUT, []))):
             comparison = compare_pair(pair[WITH], pair[WITHOUT], better=better[suite_name])
-            found.append(SuiteComparison(label=label, arch=arch, suite=suite_name, comparison=comparison))
-    return tuple(found)
+            comparisons.append(
+                SuiteComparison(label=label, arch=arch, suite=suite_name, comparison=comparison)
+            )
+    return tuple(comparisons)
 
 
 def annotated_cells(result: RunResult) -> list[CellResult]:
-    """The cells, each with what its pair and its repeats say of its cases among the properties."""
+    """The cells, with the findings of pairs and the failure rates added to their properties."""
     cells = []
     for cell in result.cells:
         ids = {case.id for case in cell.all_cases()}

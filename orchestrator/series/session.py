@@ -18,7 +18,7 @@ from orchestrator.kernel import compile_only
 from orchestrator.plan.inputs import digests
 from orchestrator.results import junit
 from orchestrator.results.model import CellResult
-from orchestrator.run.directory import RunDirectory, check_inputs, read_kept
+from orchestrator.run.directory import RunDirectory, check_inputs, read_versioned
 from orchestrator.series import cover, input, matrix, page, performance, steps
 from orchestrator.series import terminal as shown
 from orchestrator.series.input import SeriesSource
@@ -39,7 +39,7 @@ def load(place: RunDirectory) -> Series:
 
     :raises UserError: it cannot be read, or a newer orchestrate wrote it.
     """
-    return read_kept(place.path / NAME, Series, SERIES_VERSION, KIND)
+    return read_versioned(place.path / NAME, Series, SERIES_VERSION, KIND)
 
 
 def execute(
@@ -160,7 +160,7 @@ def _continue(
     )
     # before there is a folder: what is refused leaves none
     series = _with_digests(series, workspace)
-    with place.held(), Events(console, place.path / "events.ndjson") as events:
+    with place.lock(), Events(console, place.path / "events.ndjson") as events:
         workspace = dataclasses.replace(workspace, events=events)
         if new_source is not None:
             _keep_mails(place, new_source, series, shop)

@@ -214,14 +214,14 @@ def run_of(
     cells = (cell for cell in plan.cells if kernels is None or KernelId.of(cell) in kernels)
     plan = msgspec.structs.replace(plan, cells=tuple(cells))
     directory.create()
-    with directory.held():
+    with directory.lock():
         result = execute_run(
             plan,
             inputs,
             directory,
             workspace.engine,
             workspace.events,
-            done=directory.done(plan),
+            earlier=directory.results(plan),
             objects=object_folders(choices, workspace.shop),
         )
     return msgspec.structs.replace(result, id=name)

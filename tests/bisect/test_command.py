@@ -315,7 +315,7 @@ def test_a_fix_that_does_not_apply(yard: Yard, capsys: pytest.CaptureFixture[str
 def test_a_bisect_is_carried_out_once_at_a_time(yard: Yard, capsys: pytest.CaptureFixture[str]) -> None:
     yard.add("fs/a.c", "int a = nothing;\n")
     assert yard.bisect("--good", "HEAD~1", "--build") == 0
-    with RunDirectory(yard.folder).held():
+    with RunDirectory(yard.folder).lock():
         assert yard.bisect("--resume", "last") == 2
     assert "is being executed by another process" in capsys.readouterr().err
 

@@ -262,7 +262,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words += ["--cmd", "echo c >/proc/sysrq-trigger"]
     done = subprocess.run([*ORCHESTRATE, "run", *words], capture_output=True, text=True)
     assert done.returncode == 1, done.stdout + done.stderr
-    (run,) = latest.begun(top / "runs")
+    (run,) = latest.folders(top / "runs")
     shutil.copytree(run, top / "a copy")
     shutil.rmtree(top / "runs")
     (script,) = (top / "a copy/cells").glob(f"*/{reproduce.NAME}")

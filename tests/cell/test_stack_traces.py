@@ -291,7 +291,7 @@ def test_real_crash_gets_lines_of_a_debug_build(tmp_path: Path, name: str) -> No
         text=True,
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    (results,) = (run / "results.json" for run in latest.begun(tmp_path / "runs"))
+    (results,) = (run / "results.json" for run in latest.folders(tmp_path / "runs"))
     (cell,) = msgspec.json.decode(results.read_bytes(), type=RunResult).cells
     assert cell.properties["stack traces"].startswith("with lines: ")
     (case,) = cell.suites[0].cases

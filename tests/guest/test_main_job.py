@@ -116,7 +116,7 @@ def main_run(tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> Finished:
         text=True,
         stdin=subprocess.DEVNULL,
     )
-    (folder,) = latest.begun(out)
+    (folder,) = latest.folders(out)
     result = msgspec.json.decode((folder / "results.json").read_bytes(), type=RunResult)
     print(done.stdout, done.stderr)
     return Finished(done.returncode, done.stdout + done.stderr, folder, result)
@@ -433,7 +433,7 @@ def test_tree_that_does_not_compile_is_the_kernels_fault(tree: Tree, tmp_path: P
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"kernel/bounds.c:{line}:" in done.stdout
     assert "broken on purpose" in done.stdout
-    (results,) = (run / "results.json" for run in latest.begun(tmp_path / "runs"))
+    (results,) = (run / "results.json" for run in latest.folders(tmp_path / "runs"))
     cases = _by_id(msgspec.json.decode(results.read_bytes(), type=RunResult).cells[0])
     assert (cases["build"].verdict, cases["build"].blame) == (Verdict.FAIL, Blame.KERNEL)
     assert "boot" not in cases
@@ -557,7 +557,7 @@ def test_interrupted_run_leaves_nothing_behind(
     assert not alive
     if signal_ is not signal.SIGKILL:
         assert code == 130, said
-        (folder,) = latest.begun(tmp_path)
+        (folder,) = latest.folders(tmp_path)
         assert json.loads((folder / "results.json").read_bytes())["interrupted"] is True
 
 

@@ -71,7 +71,7 @@ def _resume(out: Path, **more: Any) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("mark", PHASES)
 def test_killed_in_any_phase_and_resumed(tmp_path: Path, mark: str) -> None:
     kill_run(_begin(RUN, tmp_path, f"mmap-lock: .*{mark}"), tmp_path)
-    (folder,) = latest.begun(tmp_path)
+    (folder,) = latest.folders(tmp_path)
     (first,) = folder.glob("cells/*per-vma-lock/result.json")
     before = first.stat()
     assert not list(folder.glob("cells/*mmap-lock/result.json"))

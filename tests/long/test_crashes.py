@@ -118,7 +118,7 @@ class Provoked:
         return self._found[key]
 
     def _read(self, out: Path) -> Found:
-        (root,) = latest.begun(out)
+        (root,) = latest.folders(out)
         (cell,) = msgspec.json.decode((root / "results.json").read_bytes(), type=RunResult).cells
         return Found(root, cell)
 
@@ -229,7 +229,7 @@ def test_decode_makes_the_debug_build(tmp_path: Path) -> None:
         "--cmd", f"echo c >{SYSRQ}", "--decode", "--out", tmp_path,
     )  # fmt: skip
     assert done.returncode == 1
-    (root,) = latest.begun(tmp_path)
+    (root,) = latest.folders(tmp_path)
     (cell,) = msgspec.json.decode((root / "results.json").read_bytes(), type=RunResult).cells
     found = Found(root, cell)
     assert cell.properties["stack traces"].startswith("with lines")

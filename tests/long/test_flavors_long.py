@@ -47,7 +47,7 @@ def test_kernels_made_for_diagnosis_stay_silent(
     assert not loud
     assert code == 0
     assert set(cell.properties["flavor"].split("+")) == set(flavors)
-    (folder,) = latest.begun(tmp_path)
+    (folder,) = latest.folders(tmp_path)
     assert silent(folder.glob("cells/*/console*.log")) > 0
     if "wide" in flavors:
         (told,) = folder.glob("cells/*/suites/*/*.widen.txt")

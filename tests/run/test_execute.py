@@ -111,7 +111,7 @@ class Scene:
             suites={"maps": catalog.load("maps")},
             choices=the_plan.choices,
         )
-        done = self.directory.done(the_plan)
+        earlier = self.directory.results(the_plan)
 
         def result(cell: CellState) -> CellResult:
             self.executed.append(cell.plan.id)
@@ -119,10 +119,12 @@ class Scene:
 
         self.monkeypatch.setattr(lifecycle, "_result", result)
         with (
-            self.directory.held(),
+            self.directory.lock(),
             Events(Console(quiet=True), self.directory.path / "events.ndjson") as events,
         ):
-            return execute(the_plan, inputs, self.directory, self.engine, events, junit_path=junit, done=done)
+            return execute(
+                the_plan, inputs, self.directory, self.engine, events, junit_path=junit, earlier=earlier
+            )
 
 
 @pytest.fixture
@@ -314,7 +316,7 @@ def test_a_source_that_has_changed_stops_a_resume(scene: Scene) -> None:
 def test_two_processes_in_one_run(scene: Scene) -> None:
     script = (
         "import pathlib, sys; from orchestrator.run.execute import RunDirectory\n"
-        "with RunDirectory(pathlib.Path(sys.argv[1])).held(): print('held', flush=True); sys.stdin.read()"
+        "with RunDirectory(pathlib.Path(sys.argv[1])).lock(): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script, scene.directory.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -322,11 +324,11 @@ def test_two_processes_in_one_run(scene: Scene) -> None:
         assert other.stdout is not None
         assert other.stdin is not None
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match="another process"), scene.directory.held():
+        with pytest.raises(UserError, match="another process"), scene.directory.lock():
             pass
         # a lock ends with its holder, however it dies
         other.kill()
-    with scene.directory.held():
+    with scene.directory.lock():
         pass
 
 

@@ -56,7 +56,7 @@ def test_bisects_and_series_are_no_runs(runs: Path) -> None:
 
 def test_a_run_is_seen_once_and_under_its_own_name(runs: Path) -> None:
     latest.link(runs)
-    assert [path.name for path in latest.begun(runs)] == [OLD, NEW]
+    assert [path.name for path in latest.folders(runs)] == [OLD, NEW]
     for word in ("latest", LAST, NEW, str(runs / "latest"), f"{runs}/latest/"):
         found = RunDirectory.existing(runs, word)
         assert (found.id, found.path) == (NEW, runs / NEW)
@@ -140,6 +140,6 @@ def test_runs_side_by_side_leave_it_right(tmp_path: Path) -> None:
         worker.join()
         assert worker.exitcode == 0
     assert looks
-    newest = latest.begun(tmp_path)[-1].name
+    newest = latest.folders(tmp_path)[-1].name
     assert (tmp_path / "latest").readlink().name == newest == "20260201-000039-0003"
     assert not list(tmp_path.glob(".latest*"))
