@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which commit brought a fault in: the history, and the search through it."""
+"""Find the commit that introduced a fault: predicates, the search, the journal, the report.
+
+May import the rooms from core to doctor.
+"""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``orchestrate bisect``: executes a setup and reports what was found.
+"""``orchestrate bisect``: execute a setup and report the conclusion.
 
 <out>/bisect-ID/bisect.json journal.ndjson events.ndjson conclusion.json
                 bisect.log report.md report.html
@@ -25,7 +25,7 @@ from orchestrator.bisect.graph import History
 from orchestrator.bisect.journal import Journal
 from orchestrator.bisect.oracle import KernelOracle, once
 from orchestrator.bisect.predicate import BuildFails, MetricWorse
-from orchestrator.bisect.recorder import Bench
+from orchestrator.bisect.recorder import Recorder
 from orchestrator.bisect.session import Session
 from orchestrator.bisect.setup import Conclusion, FixRange, Setup
 from orchestrator.core import arch as arches
@@ -57,10 +57,10 @@ def execute(
     console: Console,
     say: Say,
 ) -> Conclusion:
-    """Execute a bisect, or continue it; its report is printed and in the folder.
+    """Execute or resume a bisect, and write its report to the folder and the terminal.
 
     :raises UserError: an end cannot be used; an input has changed.
-    :raises OrchestrateError: it cannot go on, or an end is not as claimed.
+    :raises OrchestrateError: an end is not as claimed, or the bisect cannot continue.
     """
     repository = Path(setup.repository)
     subject = functools.cache(functools.partial(summary.subject_of, repository))
@@ -71,7 +71,7 @@ def execute(
         session = Session(
             setup,
             history,
-            Bench(journal, judge, setup.predicate, lambda text: events.emit("", "", text)),
+            Recorder(journal, judge, setup.predicate, lambda text: events.emit("", "", text)),
             parents_of=functools.partial(_parents, repository),
             prior=lambda: _weights(folder, judge, history),
             subject_of=subject,
@@ -105,7 +105,7 @@ def _prepare(
     if resumed:
         check_inputs(setup.inputs, digests, setups.KIND)
     else:
-        # only now there is a folder: what is refused leaves none
+        # only now the folder is made: a refused bisect leaves none
         resources.enter_context(place.lock())
         setup = msgspec.structs.replace(setup, inputs=digests)
         place.write(setups.SETUP, msgspec.json.format(msgspec.json.encode(setup)))
@@ -124,7 +124,7 @@ def _prepare(
 
 
 def _search(folder: Path, setup: Setup, session: Session, subject: Callable[[str], str]) -> Conclusion:
-    """Run the session to its conclusion; its `git bisect log` is written in any case."""
+    """Run the session to its conclusion; write its `git bisect log` in any case."""
     culprit = ""
     try:
         conclusion = session.run()
@@ -132,7 +132,7 @@ def _search(folder: Path, setup: Setup, session: Session, subject: Callable[[str
         return conclusion
     except Interrupted:
         command = f"orchestrate bisect --resume {shlex.quote(str(folder))}"
-        raise Interrupted("interrupted", remedy=f"What was done is kept. Continue: {command}") from None
+        raise Interrupted("interrupted", remedy=f"Finished steps are kept. Resume: {command}") from None
     finally:
         with contextlib.suppress(OSError):
             log = gitlog.write(setup.good, setup.bad, session.verdicts(), culprit, subject)
@@ -158,13 +158,13 @@ def _publish(
 
 
 def _opening(setup: Setup, history: History, folder: Path, steps: int) -> str:
-    done = f", {steps} steps are done" if steps else ""
-    return f"{len(history)} commits, bad is: {setup.predicate}{done}; results in {folder}"
+    progress = f", {steps} steps are done" if steps else ""
+    return f"{len(history)} commits, bad is: {setup.predicate}{progress}; results in {folder}"
 
 
 def _fix(setup: Setup, fix: FixRange) -> Fix:
-    listed = run_git(Path(setup.repository), "rev-list", fix.revisions).decode().split()
-    return Fix(commit=fix.commit, within=frozenset(listed))
+    commits = run_git(Path(setup.repository), "rev-list", fix.revisions).decode().split()
+    return Fix(commit=fix.commit, within=frozenset(commits))
 
 
 def _has_room(choices: Choices) -> bool:
@@ -176,7 +176,7 @@ def _parents(repository: Path, commit: str) -> tuple[str, ...]:
 
 
 def _weights(folder: Path, judge: KernelOracle, history: History) -> dict[str, float]:
-    """How likely each commit is beforehand; found once, since it depends on what is built just then."""
+    """The prior weight of each commit. Computed once, since it depends on the objects of the first build."""
     path = folder / "prior.json"
     with contextlib.suppress(OSError, msgspec.MsgspecError):
         return msgspec.json.decode(path.read_bytes(), type=dict[str, float])
@@ -189,7 +189,7 @@ def _weights(folder: Path, judge: KernelOracle, history: History) -> dict[str, f
 
 
 def estimate(setup: Setup, history: History, store: Store, out: Path) -> list[str]:
-    """What a bisect would cost, in lines for people; by what builds and boots have cost here.
+    """The cost of a bisect in words, estimated from earlier builds and boots on this host.
 
     :param out: the folder of earlier runs.
     """
@@ -202,12 +202,12 @@ def estimate(setup: Setup, history: History, store: Store, out: Path) -> list[st
     suites = request.suites_in(setup.choices)
     lines = [
         f"{len(history)} commits, bad is: {setup.predicate}.",
-        f"About {steps} commits to judge, if it shows in every boot: {builds} builds, {boots} boots.",
+        f"About {steps} commits to judge, if the fault shows in every boot: {builds} builds, {boots} boots.",
     ]
     cold, warm = (kernels.usual_cost_s(arch, store, warm=each) for each in (False, True))
     jobs = cpus(setup.choices.jobs)
     if cold is None:
-        lines.append("What a build costs here is not known yet.")
+        lines.append("The cost of a build on this host is not known yet.")
     else:
         each = warm if warm is not None else cold
         minutes = (cold + each * (builds - 1)) / jobs / 60
@@ -215,6 +215,6 @@ def estimate(setup: Setup, history: History, store: Store, out: Path) -> list[st
         lines.append(f"Builds: {minutes:.0f} min on {jobs} CPUs{kind}.")
     usual = boot_seconds(out, arch.name, setup.choices.variants[0], [suite.name for suite in suites])
     if boots:
-        took = "not known yet" if usual is None else f"{boots * usual / 60:.0f} min"
-        lines.append(f"Boots: {took}.")
+        duration = "not known yet" if usual is None else f"{boots * usual / 60:.0f} min"
+        lines.append(f"Boots: {duration}.")
     return [*lines, "Nothing was run."]

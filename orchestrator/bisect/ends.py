@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Whether the ends are what they are said to be, and how often the bad one shows it."""
+"""Verify that the bad end shows the fault and the good ends do not, and count how often."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 from scipy.stats import fisher_exact
 
-from orchestrator.bisect.journal import Built, Subject
+from orchestrator.bisect.journal import BuildStep, Subject
 from orchestrator.bisect.predicate import (
     AnyFails,
     BuildFails,
@@ -21,55 +21,55 @@ from orchestrator.bisect.predicate import (
     failing,
     of_boot,
 )
-from orchestrator.bisect.recorder import Bench
+from orchestrator.bisect.recorder import Recorder
 from orchestrator.bisect.search import Rates
 from orchestrator.bisect.setup import Setup
 from orchestrator.core.errors import Inconclusive, UserError, near
 
-#: An end that did not show it is booted so many times more often than was asked for, before it is given up.
+#: The bad end gets up to this many times the requested boots to show the fault.
 _PATIENCE = 8
-#: Of a good end that shows it too: chance that both ends are alike, below which they are not.
+#: A good end may show the fault too, if the probability that both ends are alike is below this.
 _ALIKE = 0.01
-#: Fingerprints that a message names.
-_NAMED = 12
-#: A fault of a build is the same each time: what one build shows counts as so many boots.
+#: Fingerprints that a message lists at most.
+_MOST_LISTED = 12
+#: A build is deterministic: one counts as this many boots.
 _CERTAIN = 50
 
 
 class End:
-    """One end's boots so far."""
+    """The boots of one end so far. ``side`` is good or bad."""
 
-    def __init__(self, bench: Bench, subject: Subject, called: str) -> None:
-        self.bench = bench
+    def __init__(self, recorder: Recorder, subject: Subject, side: str) -> None:
+        self.recorder = recorder
         self.subject = subject
-        self.called = called
+        self.side = side
         self.judgements: list[Judgement] = []
 
     def boot(self) -> None:
         """Boot it once more."""
-        self.judgements.append(self.bench.boot(self.subject, "end").judgement)
+        self.judgements.append(self.recorder.boot(self.subject, "end").judgement)
 
     def judge_again(self) -> None:
-        """Judge its boots so far by what is bad now."""
-        results = self.bench.results(self.subject)
-        self.judgements = [of_boot(self.bench.predicate, result) for result in results]
+        """Judge its boots so far by the predicate as it is now."""
+        results = self.recorder.results(self.subject)
+        self.judgements = [of_boot(self.recorder.predicate, result) for result in results]
 
     def fingerprints(self) -> tuple[str, ...]:
-        """Those of the kernel reports that its boots showed, each once."""
+        """The fingerprints of the kernel reports in its boots, each once."""
         return tuple(dict.fromkeys(mark for judgement in self.judgements for mark in judgement.marks))
 
     def count(self, kind: Kind) -> int:
-        """How many boots came to that."""
+        """The number of boots with this judgement."""
         return sum(each.kind is kind for each in self.judgements)
 
     @property
     def shown(self) -> int:
-        """Boots that showed it."""
+        """Boots that showed the fault."""
         return self.count(Kind.BAD)
 
     @property
     def boots(self) -> int:
-        """Boots that count."""
+        """Boots that are observations."""
         return self.shown + self.count(Kind.GOOD)
 
     @property
@@ -78,73 +78,78 @@ class End:
         return len(self.judgements)
 
     def figures(self) -> str:
-        """For people: what its boots came to."""
-        words = f"{self.called} {self.subject.name} shows it in {self.shown} of {self.boots} boots"
+        """Its boots in words."""
+        words = f"{self.side} {self.subject.name} shows the fault in {self.shown} of {self.boots} boots"
         others = Counter(j.reason for j in self.judgements if j.kind in (Kind.SKIP, Kind.WEAK))
         return words + "".join(f"; {n} could not be judged ({reason})" for reason, n in others.most_common(2))
 
 
-def built(bench: Bench, setup: Setup) -> None:
+def build(recorder: Recorder, setup: Setup) -> None:
     """Build both ends.
 
-    :raises UserError: one that does not build, where that is not the question; or an end is not as claimed.
+    :raises UserError: an end does not build, and the predicate is not about builds.
+    :raises Inconclusive: an end does not show what was claimed, or both are the same kernel.
     """
     ends = [(Subject(commit=setup.bad), "bad"), *((Subject(commit=good), "good") for good in setup.good)]
-    wants_failure = isinstance(bench.predicate, BuildFails)
-    for subject, called in ends:
-        found = bench.build(subject)
-        if wants_failure and (called == "bad") != bool(found.error and found.kernels_fault):
-            does = f"does not build: {found.error}" if found.error else "builds"
+    about_builds = isinstance(recorder.predicate, BuildFails)
+    for subject, side in ends:
+        step = recorder.build(subject)
+        if about_builds and (side == "bad") != bool(step.error and step.kernels_fault):
+            outcome = f"does not build: {step.error}" if step.error else "builds"
             raise Inconclusive(
-                f"the {called} end {subject.name} {does}",
-                remedy="With --build the bad end is one that does not compile, the good one does.",
+                f"the {side} end {subject.name} {outcome}",
+                remedy="With --build, --bad must not compile, and --good must.",
             )
-        if found.error and not wants_failure:
+        if step.error and not about_builds:
             raise UserError(
-                f"the {called} end cannot be built: {subject.name}: {found.error}",
-                remedy="Name another end, mend it with --fix COMMIT:A..B, or bisect that with --build.",
+                f"the {side} end cannot be built: {subject.name}: {step.error}",
+                remedy="Name another commit, fix it with --fix COMMIT:A..B, or bisect it with --build.",
             )
-    _check_different(bench.build(ends[0][0]), [bench.build(subject) for subject, _ in ends[1:]])
+    _check_different(recorder.build(ends[0][0]), [recorder.build(subject) for subject, _ in ends[1:]])
 
 
-def _check_different(bad: Built, goods: list[Built]) -> None:
+def _check_different(bad: BuildStep, goods: list[BuildStep]) -> None:
     for good in goods:
         if bad.image and bad.image == good.image:
             raise Inconclusive(
                 f"both ends make the same kernel, byte for byte: {bad.subject.name} and {good.subject.name}",
-                remedy="What you saw has another cause than these commits, or needs another --kconfig.",
+                remedy="The cause is not in these commits, or it needs another --kconfig.",
             )
 
 
-def rates(bench: Bench, setup: Setup) -> Rates:
-    """Boot both ends until it is known how often they show it; the predicate is then what the bad end shows.
+def rates(recorder: Recorder, setup: Setup) -> Rates:
+    """Boot both ends until it is known how often they show the fault.
 
-    :raises UserError: there is no such case at all.
+    The predicate is narrowed to what the bad end shows.
+
+    :raises UserError: no boot has such a case; or several reports of the bad end fit ``--splat``.
     :raises Inconclusive: an end does not show what was claimed; the message has the figures.
     """
-    if isinstance(bench.predicate, BuildFails):
+    if isinstance(recorder.predicate, BuildFails):
         return Rates(shown_bad=_CERTAIN, boots_bad=_CERTAIN, shown_good=0, boots_good=_CERTAIN)
-    bad = End(bench, Subject(commit=setup.bad), "bad")
-    goods = [End(bench, Subject(commit=commit), "good") for commit in setup.good]
+    bad = End(recorder, Subject(commit=setup.bad), "bad")
+    goods = [End(recorder, Subject(commit=commit), "good") for commit in setup.good]
     for _ in range(setup.ends):
         for end in (bad, *goods):
             end.boot()
-    if isinstance(bench.predicate, AnyFails):
-        _choose(bench, bad, goods)
+    if isinstance(recorder.predicate, AnyFails):
+        _choose_case(recorder, bad, goods)
     most = setup.ends * _PATIENCE
-    asked = bench.predicate
-    _name_splat(asked, bench, bad, goods)
+    request = recorder.predicate
+    _pin_splat(request, recorder, bad, goods)
     while bad.shown < 2 and bad.booted < most and bad.boots:
         bad.boot()
-        _name_splat(asked, bench, bad, goods)
+        _pin_splat(request, recorder, bad, goods)
     _check_bad(bad, goods)
-    if isinstance(bench.predicate, CaseFails):
+    if isinstance(recorder.predicate, CaseFails):
         marks = {mark for j in bad.judgements if j.kind is Kind.BAD for mark in j.marks}
-        bench.predicate = msgspec.structs.replace(bench.predicate, learned=True, marks=tuple(sorted(marks)))
+        recorder.predicate = msgspec.structs.replace(
+            recorder.predicate, learned=True, marks=tuple(sorted(marks))
+        )
     for good in goods:
-        # as many as it takes to see it, were it as often there as at the bad end
-        wanted = boots_to_tell(bad.shown, bad.boots)
-        while (good.shown or good.boots < wanted) and good.boots and good.booted < most:
+        # enough to see the fault, if it were as frequent as at the bad end
+        enough = boots_to_see(bad.shown, bad.boots)
+        while (good.shown or good.boots < enough) and good.boots and good.booted < most:
             good.boot()
         _check_good(good, bad)
     return Rates(
@@ -155,8 +160,11 @@ def rates(bench: Bench, setup: Setup) -> Rates:
     )
 
 
-def boots_to_tell(shown: int, boots: int, *, miss: float = 0.05, most: int = 24) -> int:
-    """Boots after which a kernel that shows it so often has shown it, but for a chance of ``miss``."""
+def boots_to_see(shown: int, boots: int, *, miss: float = 0.05, most: int = 24) -> int:
+    """The boots that a kernel needs to show a fault of this rate, with a probability of 1 - ``miss``.
+
+    :param shown: of ``boots``, those that showed the fault.
+    """
     if shown >= boots:
         return 2
     clear, needed = 1 - shown / boots, 1
@@ -165,50 +173,52 @@ def boots_to_tell(shown: int, boots: int, *, miss: float = 0.05, most: int = 24)
     return needed
 
 
-def _choose(bench: Bench, bad: End, goods: list[End]) -> None:
-    """Look for what fails at the bad end only, and judge the boots anew by that."""
+def _choose_case(recorder: Recorder, bad: End, goods: list[End]) -> None:
+    """Find a case that fails at the bad end only, and judge the boots again by it."""
     ends = (bad, *goods)
-    results = [bench.results(end.subject) for end in ends]
+    results = [recorder.results(end.subject) for end in ends]
 
     def decide() -> str:
-        found = failing(results[0], [result for of_good in results[1:] for result in of_good])
-        if not found:
+        failures = failing(results[0], [result for of_good in results[1:] for result in of_good])
+        if not failures:
             raise Inconclusive(
-                f"no case fails at the bad end and passes at the good one, in {bad.booted} boots each",
+                f"no case fails at the bad end and passes at the good end, in {bad.booted} boots each",
                 remedy="Say what is bad (--case, --splat, --metric, --boot), or boot more with --ends.",
             )
-        for case, times in found[:5]:
-            bench.say(f"{case} fails at the bad end ({times} of {bad.booted} boots) and not at the good")
-        return found[0][0]
+        for case, times in failures[:5]:
+            recorder.say(
+                f"{case} fails at the bad end ({times} of {bad.booted} boots) and not at the good end"
+            )
+        return failures[0][0]
 
-    pattern = bench.choose(decide)
-    bench.say(f"bad is: {pattern} fails")
-    bench.predicate = CaseFails(pattern=pattern)
+    pattern = recorder.choose(decide)
+    recorder.say(f"bad is: {pattern} fails")
+    recorder.predicate = CaseFails(pattern=pattern)
     for end in ends:
         end.judge_again()
 
 
-def _name_splat(asked: Predicate, bench: Bench, bad: End, goods: list[End]) -> None:
-    """Once the bad end shows the report that was asked for: from now on it is that one and no other.
+def _pin_splat(request: Predicate, recorder: Recorder, bad: End, goods: list[End]) -> None:
+    """Once the bad end shows a report that fits ``--splat``, only that report counts.
 
-    :raises UserError: it shows several that may be meant.
+    :raises UserError: several reports fit.
     """
-    if not isinstance(asked, SplatSeen):
+    if not isinstance(request, SplatSeen):
         return
-    meant = asked.among(bad.fingerprints())
-    if len(meant) > 1:
+    matches = request.among(bad.fingerprints())
+    if len(matches) > 1:
         raise UserError(
-            f"--splat {asked.fingerprint}: the bad end shows {len(meant)} reports that begin like that:"
-            f" {_listed(meant)}",
+            f"--splat {request.fingerprint}: the bad end shows {len(matches)} reports that start like that:"
+            f" {_some(matches)}",
             remedy="Name one of them in full.",
         )
-    exact = SplatSeen(fingerprint=meant[0], exact=True) if meant else asked
-    if bench.predicate == exact:
+    exact = SplatSeen(fingerprint=matches[0], exact=True) if matches else request
+    if recorder.predicate == exact:
         return
-    bench.predicate = exact
-    bench.say(f"bad is: {exact}")
+    recorder.predicate = exact
+    recorder.say(f"bad is: {exact}")
     for end in (bad, *goods):
-        if any(asked.matches(fingerprint) for fingerprint in {*end.fingerprints()} - {exact.fingerprint}):
+        if any(request.matches(fingerprint) for fingerprint in {*end.fingerprints()} - {exact.fingerprint}):
             end.judge_again()
 
 
@@ -220,37 +230,37 @@ def _check_bad(bad: End, goods: list[End]) -> None:
         if j.kind is Kind.SKIP and j.reason.startswith(("there is no case", "no prog"))
     ]
     if len(missing) == len(every):
-        cases = _near(bad)
+        cases = _similar_cases(bad)
         raise UserError(
             f"{missing[0]} at either end",
-            remedy=f"There are: {', '.join(cases)}."
+            remedy=f"Similar cases: {', '.join(cases)}."
             if cases
-            else "Case ids are in the JUnit file and the results of a run; suites in `orchestrate list`.",
+            else "junit.xml lists the cases of a run, `orchestrate list` the suites.",
         )
     if not bad.shown:
-        remedy = "Check the claim (--case, --variant, --arch), boot more with --ends, or swap the ends."
-        if isinstance(bad.bench.predicate, SplatSeen):
-            remedy = _shown_instead(bad.fingerprints()) + remedy.replace("--case", "--splat, --suite")
+        remedy = "Check --case, --variant and --arch, boot more with --ends, or swap the ends."
+        if isinstance(bad.recorder.predicate, SplatSeen):
+            remedy = _reports_of(bad.fingerprints()) + remedy.replace("--case", "--splat, --suite")
         raise Inconclusive(
-            f"the bad end does not show it: {bad.figures()}; {goods[0].figures()}", remedy=remedy
+            f"the bad end does not show the fault: {bad.figures()}; {goods[0].figures()}", remedy=remedy
         )
 
 
-def _shown_instead(fingerprints: Sequence[str]) -> str:
-    return f"It showed {_listed(fingerprints)}. " if fingerprints else "It showed no report at all. "
+def _reports_of(fingerprints: Sequence[str]) -> str:
+    return f"It showed {_some(fingerprints)}. " if fingerprints else "It showed no kernel report. "
 
 
-def _listed(fingerprints: Sequence[str]) -> str:
-    more = f" and {len(fingerprints) - _NAMED} more" if len(fingerprints) > _NAMED else ""
-    return f"{', '.join(fingerprints[:_NAMED])}{more}"
+def _some(fingerprints: Sequence[str]) -> str:
+    more = f" and {len(fingerprints) - _MOST_LISTED} more" if len(fingerprints) > _MOST_LISTED else ""
+    return f"{', '.join(fingerprints[:_MOST_LISTED])}{more}"
 
 
-def _near(end: End) -> list[str]:
-    """Cases of an end's boots that are called much like the one that is sought."""
-    if not isinstance(end.bench.predicate, CaseFails):
+def _similar_cases(end: End) -> list[str]:
+    """Cases in an end's boots with names similar to that of the predicate."""
+    if not isinstance(end.recorder.predicate, CaseFails):
         return []
-    there = {case.id for result in end.bench.results(end.subject) for case in result.all_cases()}
-    return near(end.bench.predicate.pattern.replace("*", ""), sorted(there), most=3)
+    names = {case.id for result in end.recorder.results(end.subject) for case in result.all_cases()}
+    return near(end.recorder.predicate.pattern.replace("*", ""), sorted(names), most=3)
 
 
 def _check_good(good: End, bad: End) -> None:
@@ -262,6 +272,6 @@ def _check_good(good: End, bad: End) -> None:
     table = [[bad.shown, bad.boots - bad.shown], [good.shown, good.boots - good.shown]]
     if float(fisher_exact(table, alternative="greater")[1]) >= _ALIKE:
         raise Inconclusive(
-            f"the good end shows it too: {figures}",
-            remedy="Name an older good commit, or check that the predicate is not always true.",
+            f"the good end shows the fault too: {figures}",
+            remedy="Name an older good commit, or check that what is bad can be good at all.",
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``git bisect``'s own log: written, for ``git bisect replay``, and read."""
+"""Read and write logs of ``git bisect``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.core.errors import UserError
 
-#: What git calls the outcomes: of a fault, or of whatever changed.
+#: git's words for the outcomes.
 _WORDS: dict[str, bool | None] = {"good": False, "old": False, "bad": True, "new": True, "skip": None}
 _NAMES = {False: "good", True: "bad", None: "skip"}
 
@@ -20,7 +20,7 @@ def write(
     culprit: str,
     subject_of: Callable[[str], str],
 ) -> str:
-    """The log of a bisect, to be replayed by git in that repository.
+    """The log of a bisect, for ``git bisect replay``.
 
     :param verdicts: commits with whether they are bad, ``None`` where they cannot be judged.
     """
@@ -38,9 +38,9 @@ def read(text: str, what: str) -> list[tuple[str, bool | None]]:
     """Revisions and their outcomes, in order; the ends among them.
 
     :param what: names the file in messages.
-    :raises UserError: it is no such log, or has terms of its own.
+    :raises UserError: it is not a log of ``git bisect``, or uses custom terms.
     """
-    found: list[tuple[str, bool | None]] = []
+    outcomes: list[tuple[str, bool | None]] = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
@@ -50,19 +50,19 @@ def read(text: str, what: str) -> list[tuple[str, bool | None]]:
             raise UserError(f"{what}:{number}: {error}") from error
         if words[:2] != ["git", "bisect"] or len(words) < 3:
             raise UserError(
-                f"{what}:{number}: {line[:60]!r} is no line of `git bisect log`",
+                f"{what}:{number}: {line[:60]!r} is not a line of `git bisect log`",
                 remedy="Make the file with `git bisect log >FILE`.",
             )
         if words[2] == "start":
             revisions = [w for w in _before(words[3:], "--") if not w.startswith("--")]
             if any(w.startswith("--term") for w in words):
-                raise UserError(f"{what}:{number}: terms of its own", remedy="Use good and bad.")
-            found += [(revision, place == 0) for place, revision in enumerate(revisions)]
+                raise UserError(f"{what}:{number}: custom terms", remedy="Use good and bad.")
+            outcomes += [(revision, place == 0) for place, revision in enumerate(revisions)]
         elif words[2] in _WORDS:
-            found += [(revision, _WORDS[words[2]]) for revision in words[3:]]
+            outcomes += [(revision, _WORDS[words[2]]) for revision in words[3:]]
         elif words[2] != "terms":
-            raise UserError(f"{what}:{number}: `git bisect {words[2]}` is not known here")
-    return found
+            raise UserError(f"{what}:{number}: `git bisect {words[2]}` is not supported")
+    return outcomes
 
 
 def _before(words: Sequence[str], mark: str) -> Sequence[str]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The commits that may have brought a fault in, and who is whose ancestor.
+"""The commits that may have introduced a fault, and their ancestry.
 
-A commit c is the single culprit if a commit shows the fault just when c is its ancestor or itself. That is
-true of merges too: a merge has what any of its parents has.
+A commit c is the single culprit if exactly c and its descendants show the fault. That holds for merges too: a
+merge has the changes of all its parents.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from orchestrator.core.errors import UserError
 from orchestrator.core.text import clean_str
 from orchestrator.source.clone import GitError, is_ancestor, merge_base, run_git
 
-#: Up to this many commits the matrix is kept unpacked too: 8 bytes an entry.
+#: Up to this many commits the matrix is also stored unpacked: 8 bytes an entry.
 _DENSE = 1024
 _BLOCK = 512
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class History:
-    """Commits that are ancestors of the bad end or itself, and neither of a good one. Oldest first.
+    """The bad end and its ancestors, without the good ends and theirs. Oldest first.
 
     ``ancestors`` is a matrix of bits, one row a commit: bit j of row i (``bitorder="little"``) says that
-    commit j is an ancestor of commit i or is commit i. 15,000 commits take 28 MB. ``goods`` are names of
-    commits known to be good; they have no row, as nothing in here is their ancestor.
+    commit j is an ancestor of commit i or is commit i. 15,000 commits take 28 MB. ``goods`` are the names of
+    the good ends; they have no row, since no commit in the history is their ancestor.
     """
 
     commits: tuple[str, ...]
@@ -43,22 +43,22 @@ class History:
 
     @classmethod
     def of(cls, parents: Mapping[str, Sequence[str]], *, goods: Sequence[str] = ()) -> History:
-        """The history in which these commits have these parents; parents that are no key are outside.
+        """The history with these commits and parents; parents that are not a key are outside.
 
-        :raises ValueError: no commits, a circle, a commit that is good too, or more or less than one commit
+        :raises ValueError: no commits, a cycle, a commit that is good too, or not exactly one commit
             without children (the bad end).
         """
         inside = {commit: tuple(p for p in of if p in parents) for commit, of in parents.items()}
         order = _topological(inside)
         tips = set(order) - {parent for of in inside.values() for parent in of}
         if len(tips) != 1:
-            raise ValueError(f"{len(tips)} commits without children; one, the bad end, is wanted")
+            raise ValueError(f"{len(tips)} commits without children; there must be one, the bad end")
         if both := set(order) & set(goods):
             raise ValueError(f"{min(both)} is both good and suspect")
-        return cls._made(order, inside, goods)
+        return cls._build(order, inside, goods)
 
     @classmethod
-    def _made(
+    def _build(
         cls, order: Sequence[str], parents: Mapping[str, tuple[str, ...]], goods: Sequence[str]
     ) -> History:
         index = {commit: i for i, commit in enumerate(order)}
@@ -74,14 +74,14 @@ class History:
     def read(cls, repository: Path, good: Sequence[str], bad: str) -> History:
         """The commits of ``git rev-list bad --not good…``.
 
-        Only reads; names are what git resolves to a commit.
+        The repository is only read. Names are those that git resolves to a commit.
 
-        :raises UserError: no such commit; a good one is no ancestor of the bad one; nothing lies between
-            them; the history is shallow and cut off between them.
-        :raises InfraError: no git.
+        :raises UserError: no such commit; a good one is not an ancestor of the bad one; they are the same
+            commit; the history is shallow and cut off between them.
+        :raises InfraError: git is not installed.
         """
         if not good:
-            raise UserError("no good commit", remedy="name one that does not show the fault")
+            raise UserError("no good commit", remedy="Name one that does not show the fault.")
         end = _commit(repository, bad)
         goods = tuple(_commit(repository, name) for name in good)
         for name, commit in zip(good, goods, strict=True):
@@ -92,13 +92,13 @@ class History:
         except GitError as error:
             raise UserError(
                 f"{repository}: git cannot read the history up to {bad}: {error.first}",
-                remedy="`git fsck` there tells whether the repository is whole",
+                remedy="Check the repository with `git fsck`.",
             ) from error
-        known = {commit for commit, *_ in lines}
-        if cut := sorted(known & _boundary(repository)):
+        commits = {commit for commit, *_ in lines}
+        if cut := sorted(commits & _boundary(repository)):
             raise _cut_off(repository, f"between {', '.join(good)} and {bad}, at {cut[0][:12]}")
-        parents = {commit: tuple(p for p in of if p in known) for commit, *of in lines}
-        return cls._made([commit for commit, *_ in lines], parents, goods)
+        parents = {commit: tuple(p for p in of if p in commits) for commit, *of in lines}
+        return cls._build([commit for commit, *_ in lines], parents, goods)
 
     def __len__(self) -> int:
         return len(self.commits)
@@ -109,22 +109,22 @@ class History:
         return self.commits[-1]
 
     def index(self, commit: str) -> int:
-        """Its place in ``commits``. :raises KeyError: it is not there."""
+        """The index of a commit in ``commits``. :raises KeyError: it is not there."""
         return self._index[commit]
 
     def parents(self, commit: str) -> tuple[str, ...]:
-        """Its parents in here, the first one first. :raises KeyError: it is not in here itself."""
+        """The parents of a commit in the history, in git's order. :raises KeyError: it is not in it."""
         return self._parents[commit]
 
     def is_ancestor(self, a: str, b: str) -> bool:
-        """Whether ``a`` is an ancestor of ``b`` or is ``b``. :raises KeyError: one is not in here."""
+        """Whether ``a`` is an ancestor of ``b`` or is ``b``. :raises KeyError: one is not in the history."""
         i = self._index[a]
         return bool(self.ancestors[self._index[b], i >> 3] >> (i & 7) & 1)
 
     def row(self, commit: str) -> NDArray[np.bool_]:
-        """For each commit, whether it is an ancestor of this one or is it; of a good one none is.
+        """For each commit, whether it is this one or its ancestor; all false for a good end.
 
-        :raises KeyError: it is neither in here nor a good one.
+        :raises KeyError: it is neither in the history nor a good end.
         """
         if commit in self._index:
             return _unpacked(self.ancestors[self._index[commit]], len(self)).astype(np.bool_)
@@ -133,18 +133,18 @@ class History:
         raise KeyError(commit)
 
     def column(self, commit: str) -> NDArray[np.bool_]:
-        """For each commit, whether this one is its ancestor or is it. :raises KeyError: it is not in here."""
+        """For each commit, whether it is this one or its descendant. :raises KeyError: it is not in it."""
         i = self._index[commit]
         return (self.ancestors[:, i >> 3] >> (i & 7) & 1).astype(np.bool_)
 
     def distances(self, commit: str | None) -> NDArray[np.int32]:
-        """For each commit, how many are ancestors of just one of it and this one, themselves included.
+        """For each commit, the number of commits that it or this one has as ancestors, but not both.
 
-        ``None`` is a good end, of which nothing in here is an ancestor. :raises KeyError: it is not in here.
+        A commit counts as its own ancestor. ``None`` is a good end. :raises KeyError: it is not in it.
         """
         row = np.uint8(0) if commit is None else self.ancestors[self._index[commit]]
-        found: NDArray[np.int32] = np.bitwise_count(self.ancestors ^ row).sum(axis=1, dtype=np.int32)
-        return found
+        counts: NDArray[np.int32] = np.bitwise_count(self.ancestors ^ row).sum(axis=1, dtype=np.int32)
+        return counts
 
     def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """For each commit, the sum of values over its ancestors and itself.
@@ -157,7 +157,7 @@ class History:
         if self._dense is not None:
             return self._dense[:, used] @ values[used] if narrow else self._dense @ values
         weights = (values[used] if narrow else values).astype(np.float32)
-        found = np.empty_like(values)
+        sums = np.empty_like(values)
         for start in range(0, len(self), _BLOCK):
             rows = self.ancestors[start : start + _BLOCK]
             bits = (
@@ -165,8 +165,8 @@ class History:
                 if narrow
                 else _unpacked(rows, len(self))
             )
-            found[start : start + _BLOCK] = bits.astype(np.float32) @ weights
-        return found
+            sums[start : start + _BLOCK] = bits.astype(np.float32) @ weights
+        return sums
 
 
 def _unpacked(rows: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
@@ -200,7 +200,7 @@ def _commit(repository: Path, name: str) -> str:
     except GitError as error:
         raise UserError(
             f"{repository} has no commit {clean_str(name)!r}: {error.first}",
-            remedy=f"`git -C {shlex.quote(str(repository))} tag` lists tags",
+            remedy=f"`git -C {shlex.quote(str(repository))} tag` lists tags.",
         ) from error
 
 
@@ -208,15 +208,15 @@ def _check_ends(repository: Path, good: str, good_commit: str, bad: str, bad_com
     good, bad = clean_str(good), clean_str(bad)
     if good_commit == bad_commit:
         raise UserError(
-            f"good {good} and bad {bad} are the same commit {bad_commit[:12]}: there is nothing between them",
-            remedy="name two commits of which the older one is good",
+            f"good {good} and bad {bad} are the same commit {bad_commit[:12]}",
+            remedy="Name an older commit with --good.",
         )
     if is_ancestor(repository, good_commit, bad_commit):
         return
     if is_ancestor(repository, bad_commit, good_commit):
         raise UserError(
             f"bad {bad} is an ancestor of good {good}: the ends are swapped",
-            remedy=f"swap them (--good {bad} --bad {good}); to find what mended a fault is another question",
+            remedy=f"Swap them (--good {bad} --bad {good}). A bisect cannot search for a fix.",
         )
     base = merge_base(repository, good_commit, bad_commit)
     if not base:
@@ -224,23 +224,23 @@ def _check_ends(repository: Path, good: str, good_commit: str, bad: str, bad_com
             raise _cut_off(repository, f"between {good} and {bad}")
         raise UserError(
             f"good {good} is not an ancestor of bad {bad}: they have no history in common",
-            remedy="name a good commit from the history of the bad one",
+            remedy="Name a good commit from the history of the bad one.",
         )
     raise UserError(
         f"good {good} is not an ancestor of bad {bad}: both descend from {base[:12]}",
-        remedy=f"if that one is good too, use it: --good {base}",
+        remedy=f"If that one is good, use it: --good {base}",
     )
 
 
 def _boundary(repository: Path) -> set[str]:
     """The commits at which a shallow history is cut off."""
-    found = run_git(repository, "rev-parse", "--path-format=absolute", "--git-path", "shallow").decode()
-    path = Path(found.rstrip("\n"))
+    output = run_git(repository, "rev-parse", "--path-format=absolute", "--git-path", "shallow").decode()
+    path = Path(output.rstrip("\n"))
     return set(path.read_text().split()) if path.is_file() else set()
 
 
 def _cut_off(repository: Path, where: str) -> UserError:
     return UserError(
         f"{repository} is shallow: its history is cut off {where}",
-        remedy="fetch the rest: git fetch --unshallow",
+        remedy="Fetch the rest: git fetch --unshallow",
     )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a bisect has done, a line a step: on disk before the next step begins.
+"""The steps of a bisect, one line each. A step is on disk before the next one begins.
 
-A bisect that goes on reads its own steps again: the code that decides takes each from the journal until there
-are no more, and comes to where it was, since it decides alike from the same.
+A resumed bisect replays its journal: the code that decides takes each step from the file until none is left.
+The same steps lead to the same decisions, so it ends up where it stopped.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from orchestrator.core.errors import InfraError, UserError
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is judged: a commit (full name), perhaps with the change of another one taken out."""
+    """What is judged: a commit (full name), optionally with the commit ``without`` reverted."""
 
     commit: str
     without: str = ""
 
     @property
     def name(self) -> str:
-        """For people and folders."""
+        """A short name, for people and folders."""
         return self.commit[:12] + (f"-without-{self.without[:12]}" if self.without else "")
 
 
-class Built(msgspec.Struct, frozen=True, kw_only=True, tag="built", omit_defaults=True):
-    """A kernel was built, or cannot be: ``error`` says why, ``kernels_fault`` whether it is the tree's.
+class BuildStep(msgspec.Struct, frozen=True, kw_only=True, tag="built", omit_defaults=True):
+    """The build of a kernel. ``error`` says why it failed, ``kernels_fault`` whether the tree is to blame.
 
-    ``image`` is the digest of what is booted; ``seconds`` were spent on it now, ``cached`` if none were.
+    ``image`` is the digest of what is booted. ``seconds`` is the time of this build; a ``cached`` kernel took
+    none.
     """
 
     subject: Subject
@@ -44,8 +45,8 @@ class Built(msgspec.Struct, frozen=True, kw_only=True, tag="built", omit_default
     cached: bool = False
 
 
-class Booted(msgspec.Struct, frozen=True, kw_only=True, tag="booted", omit_defaults=True):
-    """A kernel was booted for the ``number``-th time; ``why``: for which part of the bisect."""
+class BootStep(msgspec.Struct, frozen=True, kw_only=True, tag="booted", omit_defaults=True):
+    """The ``number``-th boot of a kernel. ``why`` is the part of the bisect that needed it."""
 
     subject: Subject
     number: int
@@ -55,38 +56,38 @@ class Booted(msgspec.Struct, frozen=True, kw_only=True, tag="booted", omit_defau
     seconds: float = 0.0
 
 
-class Taken(msgspec.Struct, frozen=True, kw_only=True, tag="same", omit_defaults=True):
-    """A kernel is byte for byte another's, which was judged: it takes over what that one came to."""
+class TwinStep(msgspec.Struct, frozen=True, kw_only=True, tag="same", omit_defaults=True):
+    """A kernel that equals the one of ``twin`` byte for byte, and shares its judgement."""
 
     subject: Subject
-    same: Subject
+    twin: Subject = msgspec.field(name="same")
 
 
-class Trouble(msgspec.Struct, frozen=True, kw_only=True, tag="trouble", omit_defaults=True):
-    """The host failed a build or boot; it is no observation, and is tried again."""
+class TroubleStep(msgspec.Struct, frozen=True, kw_only=True, tag="trouble", omit_defaults=True):
+    """The host failed a build or boot. It is not an observation; the step is repeated."""
 
     subject: Subject
     reason: str
 
 
-class Chosen(msgspec.Struct, frozen=True, kw_only=True, tag="chosen"):
-    """Nobody said what is bad; this is what the ends differ in."""
+class ChoiceStep(msgspec.Struct, frozen=True, kw_only=True, tag="chosen"):
+    """The case in which the ends differ, where the user did not say what is bad."""
 
     pattern: str
 
 
-class Decided(msgspec.Struct, frozen=True, kw_only=True, tag="decided", omit_defaults=True):
-    """What a number's boots came to together; its reason is the effect against both ends, with interval."""
+class DecisionStep(msgspec.Struct, frozen=True, kw_only=True, tag="decided", omit_defaults=True):
+    """The judgement of a metric over several boots. Its reason is the effect against both ends."""
 
     subject: Subject
     judgement: Judgement
 
 
-Step = Built | Booted | Taken | Trouble | Chosen | Decided
+Step = BuildStep | BootStep | TwinStep | TroubleStep | ChoiceStep | DecisionStep
 
 
 class Journal:
-    """The file of steps; ``steps`` are those that count by now, read again or new.
+    """The file of steps. ``steps`` are those up to now, replayed or new.
 
     :raises UserError: it cannot be read.
     """
@@ -102,35 +103,35 @@ class Journal:
 
     @property
     def resumed(self) -> bool:
-        """Whether steps of an earlier process are still to be taken."""
+        """Whether steps of an earlier process are left to replay."""
         return self._at < len(self._earlier)
 
     def take(self, like: Step) -> Step | None:
-        """The earlier step that stands where this one is about to be made; ``None`` where there is none.
+        """The next step of an earlier process; ``None`` if there is none.
 
-        :param like: a step of the same kind and subject, whatever else it holds.
-        :raises UserError: the journal went another way here.
+        :param like: a step of the same kind and subject; its other fields do not matter.
+        :raises UserError: the journal has a different step here.
         """
-        while self.resumed and isinstance(self._earlier[self._at], Trouble):
+        while self.resumed and isinstance(self._earlier[self._at], TroubleStep):
             self._keep()
         if not self.resumed:
             return None
-        found = self._earlier[self._at]
-        if _what(found) != _what(like):
+        step = self._earlier[self._at]
+        if _identity(step) != _identity(like):
             raise UserError(
-                f"{self._path}: step {self._at + 1} is not what this orchestrate would do there",
-                remedy="Go on with the version that began it, or begin again: kernels are kept.",
+                f"{self._path}: this orchestrate would take another step {self._at + 1}",
+                remedy="Resume with the version that started it, or start a new bisect: kernels are cached.",
             )
         return self._keep()
 
     def _keep(self) -> Step:
-        found = self._earlier[self._at]
+        step = self._earlier[self._at]
         self._at += 1
-        self.steps.append(found)
-        return found
+        self.steps.append(step)
+        return step
 
     def add(self, step: Step) -> None:
-        """Write a step down; it is on disk when this returns.
+        """Append a step; it is on disk when this returns.
 
         :raises InfraError: it cannot be written.
         """
@@ -141,20 +142,20 @@ class Journal:
                 os.fsync(stream.fileno())
         except OSError as error:
             raise InfraError(
-                f"{self._path}: {error.strerror}", remedy="Free some space, and go on with --resume."
+                f"{self._path}: {error.strerror}", remedy="Free some space. Continue with --resume."
             ) from error
         self.steps.append(step)
 
 
-def _what(step: Step) -> tuple[object, ...]:
-    if isinstance(step, Booted):
-        return (Booted, step.subject, step.number)
-    return (type(step),) if isinstance(step, Chosen) else (type(step), step.subject)
+def _identity(step: Step) -> tuple[object, ...]:
+    if isinstance(step, BootStep):
+        return (BootStep, step.subject, step.number)
+    return (type(step),) if isinstance(step, ChoiceStep) else (type(step), step.subject)
 
 
 def _read(path: Path) -> list[Step]:
-    """The steps of an earlier process. The last line is dropped from the file if it is torn."""
-    found: list[Step] = []
+    """The steps of an earlier process. A torn last line is removed from the file."""
+    steps: list[Step] = []
     with contextlib.suppress(FileNotFoundError):
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
@@ -162,7 +163,7 @@ def _read(path: Path) -> list[Step]:
             os.truncate(path, len(whole))
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                found.append(msgspec.json.decode(line, type=Step))
+                steps.append(msgspec.json.decode(line, type=Step))
             except msgspec.MsgspecError as error:
-                raise UserError(f"{path}:{number}: {error}", remedy="Begin a new bisect.") from error
-    return found
+                raise UserError(f"{path}:{number}: {error}", remedy="Start a new bisect.") from error
+    return steps

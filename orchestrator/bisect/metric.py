@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Whether a number got worse: boots of good, bad and candidate in turn, so that a drift of the host hits all.
+"""Decide whether a metric got worse. Good, bad and candidate boot in turn, so a drift of the host hits all.
 
-The decision is ``analysis.stats.decide``'s; it falls as soon as it can.
+``analysis.stats.decide`` decides, with as few boots as it can.
 """
 
 from __future__ import annotations
@@ -9,25 +9,25 @@ from __future__ import annotations
 from orchestrator.analysis import stats
 from orchestrator.bisect.journal import Subject
 from orchestrator.bisect.predicate import Judgement, Kind, MetricWorse
-from orchestrator.bisect.recorder import Bench
+from orchestrator.bisect.recorder import Recorder
 from orchestrator.bisect.search import Rates
 from orchestrator.bisect.setup import Setup
 from orchestrator.core.errors import Inconclusive, UserError
 
 #: ``decide`` needs four boots of each end.
 _FEWEST = 4
-#: Rounds after which something that is like neither end is given up.
+#: Rounds after which a candidate that is like neither end is given up.
 _MOST = 16
 
 
 class Numbers:
-    """A metric's values at the ends, which grow with every candidate."""
+    """The values of a metric at the ends. Every candidate adds some."""
 
-    def __init__(self, bench: Bench, setup: Setup, wanted: MetricWorse) -> None:
-        self._bench = bench
+    def __init__(self, recorder: Recorder, setup: Setup, predicate: MetricWorse) -> None:
+        self._recorder = recorder
         self._good = Subject(commit=setup.good[0])
         self._bad = Subject(commit=setup.bad)
-        self._wanted = wanted
+        self._metric = predicate.metric
         self._least = max(setup.ends, _FEWEST)
         self.goods: list[float] = []
         self.bads: list[float] = []
@@ -35,7 +35,7 @@ class Numbers:
         self._others: list[str] = []
 
     def _boot(self, subject: Subject, why: str) -> float | None:
-        judgement = self._bench.boot(subject, why).judgement
+        judgement = self._recorder.boot(subject, why).judgement
         if judgement.value is None or judgement.value <= 0:
             self._others.append(judgement.reason or f"{judgement.value}")
             return None
@@ -52,30 +52,30 @@ class Numbers:
     def rates(self) -> Rates:
         """Boot the ends until they differ.
 
-        :raises UserError: there is no such metric.
-        :raises Inconclusive: they do not differ, or the other way round; the message has the figures.
+        :raises UserError: no boot has the metric.
+        :raises Inconclusive: they do not differ, or the bad end is better; the message has the figures.
         """
         for number in range(1, 2 * _MOST + 1):
             self._round()
             if number == 2 and not self.goods + self.bads:
                 raise UserError(
-                    f"neither end has a number to compare: {self._others[0]}",
-                    remedy="Name a benchmark and one of its metrics, as a run's table shows them.",
+                    f"neither end has a value to compare: {self._others[0]}",
+                    remedy="Name a benchmark and one of its metrics; the table of a run shows them.",
                 )
             if number >= self._least and min(len(self.goods), len(self.bads)) >= _FEWEST and self._differ():
                 break
         else:
             raise Inconclusive(
-                f"the ends do not differ in {self._wanted.metric}: {self.figures()}",
-                remedy="Boot them in a quieter host, or name another metric.",
+                f"the ends do not differ in {self._metric}: {self.figures()}",
+                remedy="Use a quieter host, or name another metric.",
             )
         worse = stats.median(self.bads) > stats.median(self.goods)
         if worse != (self._better == "lower"):
             raise Inconclusive(
-                f"the bad end is better in {self._wanted.metric}: {self.figures()}", remedy="Swap the ends."
+                f"the bad end is better in {self._metric}: {self.figures()}", remedy="Swap the ends."
             )
-        self._bench.say(f"the ends differ: {self.figures()}")
-        # each candidate is looked at until it is decided
+        self._recorder.say(f"the ends differ: {self.figures()}")
+        # each candidate is booted until it is decided
         return Rates(shown_bad=_MOST, boots_bad=_MOST, shown_good=0, boots_good=_MOST)
 
     def _differ(self) -> bool:
@@ -88,9 +88,9 @@ class Numbers:
         return alike == (stats.Like.BAD, stats.Like.GOOD)
 
     def figures(self) -> str:
-        """For people: the medians of both ends and their ratio."""
+        """The medians of both ends and their ratio, in words."""
         if not (self.goods and self.bads):
-            return f"{len(self.goods)} and {len(self.bads)} boots gave a number"
+            return f"{len(self.goods)} and {len(self.bads)} boots gave a value"
         ratio = stats.median_ratio(self.bads, self.goods)
         good, bad = stats.median(self.goods), stats.median(self.bads)
         counts = f"{len(self.goods)} and {len(self.bads)} boots"
@@ -112,8 +112,8 @@ class Numbers:
                 kind = Kind.BAD if decision.like is stats.Like.BAD else Kind.GOOD
                 return Judgement(kind=kind, reason=_effect(decision, values), value=stats.median(values))
             self._round()
-        said = self._others[-1] if len(self._others) > first else "it is like neither end"
-        return Judgement(kind=Kind.SKIP, reason=said)
+        reason = self._others[-1] if len(self._others) > first else "it is like neither end"
+        return Judgement(kind=Kind.SKIP, reason=reason)
 
 
 def _effect(decision: stats.Decision, values: list[float]) -> str:

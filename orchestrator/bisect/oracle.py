@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Judges one commit once: checkout, kernel, one fresh boot, all through the path that a run takes.
+"""Test one commit once: checkout, kernel, one fresh boot, by the same code as a run.
 
-    <bisect>/builds/NAME.json       a kernel that was built, or why there is none
-             logs/NAME.log          the log of one that does not build
-             patches/…              fixes, and what was taken out, where a kernel is not a commit as it stands
-             boots/NAME-N/…         a run directory a boot
+    <bisect>/builds/NAME.json       the kernel, or why there is none
+             logs/NAME.log          the log of a build that failed
+             patches/…              fixes and reverts on top of a commit
+             boots/NAME-N/…         one run directory per boot
 
-What is there is not done again: a bisect that was killed in between has lost the build or boot at work.
+Existing builds and boots are not repeated. A bisect that was killed loses only the build or boot at work.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Protocol
 
 import msgspec
 
-from orchestrator.bisect.journal import Built, Subject
+from orchestrator.bisect.journal import BuildStep, Subject
 from orchestrator.core import codec
 from orchestrator.core.errors import InfraError, Interrupted, KernelError, OrchestrateError, UserError
 from orchestrator.core.events import Events
@@ -42,7 +42,7 @@ from orchestrator.suites import catalog
 
 
 class Boot(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one boot; ``run`` is its run directory, relative to the bisect's folder."""
+    """The result of one boot; ``run`` is its run directory, relative to the bisect's folder."""
 
     result: CellResult
     run: str
@@ -50,40 +50,40 @@ class Boot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Oracle(Protocol):
-    """Builds and boots commits. What it has once done it only tells again."""
+    """Builds and boots commits. A repeated request returns the earlier result."""
 
-    def build(self, subject: Subject) -> Built:
+    def build(self, subject: Subject) -> BuildStep:
         """The kernel of a commit. :raises InfraError: the host failed it. :raises Interrupted: cancelled."""
         ...
 
     def boot(self, subject: Subject, number: int, case: str = "") -> Boot:
         """The ``number``-th boot of a kernel that was built. :raises InfraError, Interrupted: as above.
 
-        :param case: the pattern of the cases that are asked for: other programs need not run.
+        :param case: the pattern of the cases to look at; programs without such a case need not run.
         """
         ...
 
     def discard(self, subject: Subject, number: int) -> None:
-        """Put a boot aside that the host has spoiled, so that it can be done again."""
+        """Set aside a boot that the host disturbed, so that it can be repeated."""
         ...
 
     def prefetch(self, subjects: Sequence[Subject]) -> None:
-        """These may come next: build them while the next boot runs, if the host has room for that."""
+        """Build what may come next while the next boot runs, if the host has room for that."""
         ...
 
 
-class _Build(msgspec.Struct, frozen=True, kw_only=True):
+class _BuildRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A file in ``builds``."""
 
-    built: Built
+    built: BuildStep
     key: str = ""
     target: Target | None = None
 
 
 class KernelOracle:
-    """The oracle of real kernels and guests. A context manager: at its end nothing is at work any more.
+    """The oracle of real kernels and guests. A context manager: at its end no build is running.
 
-    :param inputs: those of all boots; each boot has a target of its own.
+    :param inputs: for all boots; each boot gets its own target.
     :param parallel: whether kernels are built while guests run.
     """
 
@@ -110,7 +110,7 @@ class KernelOracle:
         self._next: list[Subject] = []
         self._worker: threading.Thread | None = None
         self._closed = False
-        #: the folder of objects of what was built last
+        #: the object folder of the last build
         self.objects: Path | None = None
 
     @property
@@ -131,36 +131,36 @@ class KernelOracle:
 
     # --- kernels
 
-    def build(self, subject: Subject) -> Built:
+    def build(self, subject: Subject) -> BuildStep:
         """See ``Oracle.build``."""
-        kept = self._kept(subject)
-        if kept is not None and (kept.built.error or self._is_there(kept)):
-            return kept.built
+        record = self._record(subject)
+        if record is not None and (record.built.error or self._in_cache(record)):
+            return record.built
         with self._checkout.lock:
             return self._build(subject).built
 
-    def _build(self, subject: Subject, jobs: int = 0) -> _Build:
+    def _build(self, subject: Subject, jobs: int = 0) -> _BuildRecord:
         """Check out and build, with the checkout's lock held."""
-        kept = self._kept(subject)
-        if kept is not None and (kept.built.error or self._is_there(kept)):
-            return kept
+        record = self._record(subject)
+        if record is not None and (record.built.error or self._in_cache(record)):
+            return record
         self._check_interrupted()
         since = time.monotonic()
         log = self._folder / "logs" / f"{subject.name}.log"
         try:
-            kept = self._make(subject, log, jobs)
+            record = self._make(subject, log, jobs)
         except InfraError:
             self._check_interrupted()
             raise
         except OrchestrateError as error:
             self._check_interrupted()
-            kept = _Build(built=self._failed(subject, error, log))
+            record = _BuildRecord(built=self._failed(subject, error, log))
         seconds = round(time.monotonic() - since, 1)
-        kept = msgspec.structs.replace(kept, built=msgspec.structs.replace(kept.built, seconds=seconds))
-        write_atomically(self._path(subject), codec.encode(kept))
-        return kept
+        record = msgspec.structs.replace(record, built=msgspec.structs.replace(record.built, seconds=seconds))
+        write_atomically(self._path(subject), codec.encode(record))
+        return record
 
-    def _make(self, subject: Subject, log: Path, jobs: int) -> _Build:
+    def _make(self, subject: Subject, log: Path, jobs: int) -> _BuildRecord:
         choices = self._inputs.choices
         (arch,), (variant,) = choices.arches, choices.variants
         tree = self._checkout.check_out(
@@ -170,14 +170,14 @@ class KernelOracle:
         target = target_of(subject.name, tree, source)
         inputs = self._with_target(target)
         if reason := not_applicable(inputs, target, variant):
-            return _Build(built=Built(subject=subject, error=f"not applicable: {reason}"))
+            return _BuildRecord(built=BuildStep(subject=subject, error=f"not applicable: {reason}"))
         spec = kernel_spec(inputs, target.label, arch, variant)
         place = self._checkout.objects(
             arch, variant, choices.flavors, choices.kconfig, digest_of(inputs.base), spec.toolchain.version
         )
         spec = msgspec.structs.replace(spec, workplace=place)
         self.objects = place / "o"
-        # both legs are configured now: later the tree may be another commit's
+        # configure both legs now: later the tree may be at another commit
         kernels.pair_difference(spec, self._store)
         kernel = kernels.build(
             spec,
@@ -186,11 +186,11 @@ class KernelOracle:
             log=log,
             jobs=jobs or choices.jobs,
         )
-        built = Built(subject=subject, image=_image(kernel), cached=kernel.cached)
-        return _Build(built=built, key=kernel.key, target=target)
+        step = BuildStep(subject=subject, image=_image(kernel), cached=kernel.cached)
+        return _BuildRecord(built=step, key=kernel.key, target=target)
 
-    def _failed(self, subject: Subject, error: OrchestrateError, log: Path) -> Built:
-        return Built(
+    def _failed(self, subject: Subject, error: OrchestrateError, log: Path) -> BuildStep:
+        return BuildStep(
             subject=subject,
             error=error.message,
             kernels_fault=isinstance(error, KernelError),
@@ -204,13 +204,13 @@ class KernelOracle:
     def _path(self, subject: Subject) -> Path:
         return self._folder / "builds" / f"{subject.name}.json"
 
-    def _kept(self, subject: Subject) -> _Build | None:
+    def _record(self, subject: Subject) -> _BuildRecord | None:
         with contextlib.suppress(OSError, msgspec.MsgspecError):
-            return codec.decode(self._path(subject).read_bytes(), _Build)
+            return codec.decode(self._path(subject).read_bytes(), _BuildRecord)
         return None
 
-    def _is_there(self, kept: _Build) -> bool:
-        return self._store.find("kernels", kept.key) is not None
+    def _in_cache(self, record: _BuildRecord) -> bool:
+        return self._store.find("kernels", record.key) is not None
 
     def _with_target(self, target: Target) -> Inputs:
         return msgspec.structs.replace(self._inputs, targets={target.label: target})
@@ -222,34 +222,34 @@ class KernelOracle:
         suites = [catalog.only(suite, case) for suite in self._inputs.suites.values()]
         directory = RunDirectory(self._folder / "boots" / f"{subject.name}-{number}")
         name = str(directory.path.relative_to(self._folder))
-        kept = self._kept(subject)
-        if kept is None or not self._is_there(kept):
+        record = self._record(subject)
+        if record is None or not self._in_cache(record):
             with self._checkout.lock:
-                kept = self._build(subject)
-        target = kept.target
+                record = self._build(subject)
+        target = record.target
         if target is None:
-            raise InfraError(f"{subject.name}: its kernel cannot be built any more: {kept.built.error}")
+            raise InfraError(f"{subject.name}: its kernel cannot be built any more: {record.built.error}")
         choices = once(self._inputs.choices, target.source)
         plan = prepare.plan(choices, [target], suites)
-        done = directory.results(plan) if directory.path.exists() else {}
+        results = directory.results(plan) if directory.path.exists() else {}
         since = time.monotonic()
-        if len(done) < len(plan.cells):
+        if len(results) < len(plan.cells):
             self._check_interrupted()
             inputs = msgspec.structs.replace(
                 self._with_target(target), choices=choices, suites={suite.name: suite for suite in suites}
             )
-            with _hosts_trouble():
+            with _host_trouble():
                 directory.create()
                 with directory.lock():
                     self._begin_prefetch()
-                    execute(plan, inputs, directory, self._engine, self._events, earlier=done)
+                    execute(plan, inputs, directory, self._engine, self._events, earlier=results)
             self._check_interrupted()
-            done = directory.results(plan)
-        result = merged([done[cell.id] for cell in plan.cells])
-        if (booted := result.properties.get("kernel", kept.key)) != kept.key:
+            results = directory.results(plan)
+        result = merged([results[cell.id] for cell in plan.cells])
+        if (key := result.properties.get("kernel", record.key)) != record.key:
             raise InfraError(
-                f"{subject.name}: booted was {booted}, and built {kept.key}",
-                remedy="Something has changed the cache meanwhile; go on with --resume.",
+                f"{subject.name}: kernel {key} was booted instead of {record.key}",
+                remedy="Something changed the cache during the boot. Continue with --resume.",
             )
         return Boot(result=result, run=name, seconds=round(time.monotonic() - since, 1))
 
@@ -257,8 +257,8 @@ class KernelOracle:
         """See ``Oracle.discard``."""
         path = self._folder / "boots" / f"{subject.name}-{number}"
         if path.is_dir():
-            spoiled = sum(1 for _ in path.parent.glob(f"{path.name}-spoiled-*"))
-            path.rename(path.with_name(f"{path.name}-spoiled-{spoiled + 1}"))
+            earlier = sum(1 for _ in path.parent.glob(f"{path.name}-spoiled-*"))
+            path.rename(path.with_name(f"{path.name}-spoiled-{earlier + 1}"))
 
     # --- meanwhile
 
@@ -267,7 +267,7 @@ class KernelOracle:
         self._next = list(subjects) if self._parallel else []
 
     def _begin_prefetch(self) -> None:
-        """Start building what comes next; called once a boot no longer reads the tree."""
+        """Start to build what comes next. A boot calls this once it no longer reads the tree."""
         if self._next and (self._worker is None or not self._worker.is_alive()):
             self._worker = threading.Thread(target=self._work, name="prefetch", daemon=True)
             self._worker.start()
@@ -277,22 +277,22 @@ class KernelOracle:
         jobs = max(1, min(choices.jobs or os.cpu_count() or 1, (os.cpu_count() or 1) - choices.smp))
         while self._next and not self._closed and not self._engine.cancelled():
             subject = self._next.pop(0)
-            # what goes wrong goes wrong again when its turn comes
+            # an error will show again when its turn comes
             with contextlib.suppress(OrchestrateError, OSError), self._checkout.lock:
                 self._build(subject, jobs)
 
 
 @contextlib.contextmanager
-def _hosts_trouble() -> Iterator[None]:
-    """What the ends could do and this commit's boot cannot is nobody's wrong usage."""
+def _host_trouble() -> Iterator[None]:
+    """Errors of a boot after the ends have booted are trouble of the host, not wrong usage."""
     try:
         yield
     except UserError as error:
-        raise InfraError(error.message, remedy="Mend that, and go on with --resume.") from error
+        raise InfraError(error.message, remedy="Fix that. Continue with --resume.") from error
     except OSError as error:
         raise InfraError(
             f"{error.filename or 'the results'}: {error.strerror}",
-            remedy="Free some space, and go on with --resume.",
+            remedy="Free some space. Continue with --resume.",
         ) from error
 
 
@@ -304,12 +304,12 @@ def once(choices: Choices, source: Source) -> Choices:
 
 
 def _image(kernel: Kernel) -> str:
-    """Two kernels of one such digest behave alike: all that is booted, or loaded there, is the same."""
+    """The digest of all that is booted or loaded: kernels with equal digests behave alike."""
     return digest_of(file_digest(kernel.image), file_digest(kernel.module) if kernel.module else "")
 
 
 def merged(cells: Sequence[CellResult]) -> CellResult:
-    """The cells of one boot of all suites as one: benchmarks have a guest of their own."""
+    """Join the cells of one boot of all suites: benchmarks have their own guest."""
     first = cells[0]
     return msgspec.structs.replace(
         first,

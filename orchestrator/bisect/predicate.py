@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is bad: one question about a kernel, and what its build or one boot of it says to that.
+"""What counts as bad: a predicate, and the judgement of a build or boot by it.
 
-Pure. Only good and bad are observations. Trouble of the host is none, and neither is a fault other than the
-one that is sought.
+Pure functions. Only good and bad are observations. Host trouble is not, nor is a fault other than the one
+in question.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from orchestrator.core.errors import UserError
 from orchestrator.results.model import AT_FAULT, GUEST_DIED, TAINTED, Case, CellResult, Verdict
 from orchestrator.splat import kinds
 
-#: What people copy along with a fingerprint, out of JSON or a page.
+#: Characters that people copy along with a fingerprint from JSON or a page.
 _AROUND = " \t\r\n\"'`,"
 #: How every fingerprint begins.
 _HEADS = (*(kind.value for kind in kinds.Kind), GUEST_DIED, TAINTED)
 
 
 class Kind(StrEnum):
-    """What can be said of a commit."""
+    """The kinds of judgement."""
 
     GOOD = "good"
     BAD = "bad"
-    #: it cannot be judged here
+    #: the commit cannot be judged
     SKIP = "skip"
-    #: nothing was seen that counts; looking again may help
+    #: the boot showed nothing that counts; another one may
     WEAK = "weak"
-    #: the host's trouble
+    #: host trouble
     INFRA = "infra"
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one build or boot says. ``value`` is a metric's; ``marks`` are fingerprints that it showed."""
+    """The judgement of one build or boot. ``value`` is a metric's, ``marks`` are fingerprints."""
 
     kind: Kind
     reason: str = ""
@@ -62,8 +62,8 @@ class CaseFails(msgspec.Struct, frozen=True, kw_only=True, tag="case"):
 class SplatSeen(msgspec.Struct, frozen=True, kw_only=True, tag="splat"):
     """A report with that fingerprint is on the console.
 
-    ``fingerprint`` may be the beginning of one, in any case. With ``exact`` it is a whole one: that of the
-    report of the bad end that is meant.
+    ``fingerprint`` may be a prefix, in upper or lower case. With ``exact`` it is the whole fingerprint of a
+    report at the bad end.
     """
 
     fingerprint: str
@@ -73,20 +73,20 @@ class SplatSeen(msgspec.Struct, frozen=True, kw_only=True, tag="splat"):
         return f"the splat {self.fingerprint} is seen"
 
     def matches(self, fingerprint: str) -> bool:
-        """Whether a report with this fingerprint may be the one that is meant."""
+        """Whether a report with this fingerprint fits."""
         if self.exact:
             return fingerprint == self.fingerprint
         return fingerprint.casefold().startswith(self.fingerprint.casefold())
 
     def among(self, fingerprints: Iterable[str]) -> tuple[str, ...]:
-        """Those that may be meant: the one that is written just so if it is there, else all that begin so."""
-        found = tuple(dict.fromkeys(filter(self.matches, fingerprints)))
-        whole = tuple(f for f in found if f.casefold() == self.fingerprint.casefold())
-        return tuple(f for f in whole if f == self.fingerprint) or whole or found
+        """Those that fit: the one that is equal if there is one, else all with this prefix."""
+        matches = tuple(dict.fromkeys(filter(self.matches, fingerprints)))
+        whole = tuple(f for f in matches if f.casefold() == self.fingerprint.casefold())
+        return tuple(f for f in whole if f == self.fingerprint) or whole or matches
 
 
 class MetricWorse(msgspec.Struct, frozen=True, kw_only=True, tag="metric"):
-    """A number of a benchmark is worse: nearer to that of the bad end than to that of the good one."""
+    """A metric of a benchmark is closer to its value at the bad end than at the good end."""
 
     suite: str
     metric: str
@@ -110,7 +110,7 @@ class BuildFails(msgspec.Struct, frozen=True, kw_only=True, tag="build"):
 
 
 class AnyFails(msgspec.Struct, frozen=True, kw_only=True, tag="any"):
-    """No question yet: the ends will tell which case fails at one and passes at the other."""
+    """No predicate yet: it will be a case that fails at the bad end and passes at the good end."""
 
     def __str__(self) -> str:
         return "a case fails that passes at the good end"
@@ -126,17 +126,17 @@ def parse(
 
     :raises UserError: more than one of them, or one that cannot be read.
     """
-    given = {"--case": case, "--splat": splat, "--metric": metric, "--boot": boot, "--build": build}
-    names = [name for name, value in given.items() if value]
+    options = {"--case": case, "--splat": splat, "--metric": metric, "--boot": boot, "--build": build}
+    names = [name for name, value in options.items() if value]
     if len(names) > 1:
         raise UserError(
-            f"{' and '.join(names)}: what is bad is one thing",
-            remedy="Give one of them; bisect again for the other.",
+            f"{' and '.join(names)}: only one of these can say what is bad",
+            remedy="Give one of them. Bisect the other one separately.",
         )
     if case:
         if "/" not in case:
             raise UserError(
-                f"--case {case}: a case is SUITE/PATH", remedy="junit.xml and the table name them."
+                f"--case {case}: a case is SUITE/PATH", remedy="junit.xml lists the cases of a run."
             )
         return CaseFails(pattern=case)
     if splat:
@@ -152,13 +152,13 @@ def parse(
 
 
 def _fingerprint(word: str) -> str:
-    """A fingerprint, or how it begins, without what was copied along with it."""
-    beginning = word.strip(_AROUND)
-    written = beginning.casefold()
-    if written and any(written.startswith(head) or head.startswith(written) for head in _HEADS):
-        return beginning
+    """A fingerprint or a prefix of one, without quotes and spaces around it."""
+    prefix = word.strip(_AROUND)
+    folded = prefix.casefold()
+    if folded and any(folded.startswith(head) or head.startswith(folded) for head in _HEADS):
+        return prefix
     raise UserError(
-        f"--splat {word}: no fingerprint begins like that",
+        f"--splat {word}: no fingerprint starts like that",
         remedy="`orchestrate console LOG` prints those of a console, such as bug-BUG-Bad-rss-counter.",
     )
 
@@ -172,11 +172,11 @@ def suites_of(predicate: Predicate) -> tuple[str, ...]:
 
 
 def of_build(predicate: Predicate, error: str = "", *, kernels_fault: bool = True) -> Judgement | None:
-    """What a build says.
+    """The judgement of a build.
 
     :param error: why there is no kernel; empty where there is one.
-    :param kernels_fault: whether it is the tree that does not compile.
-    :returns: ``None`` where a boot has to tell.
+    :param kernels_fault: whether the tree is to blame.
+    :returns: ``None`` if a boot has to decide.
     """
     if error and isinstance(predicate, BuildFails) and kernels_fault:
         return Judgement(kind=Kind.BAD, reason=error)
@@ -186,10 +186,10 @@ def of_build(predicate: Predicate, error: str = "", *, kernels_fault: bool = Tru
 
 
 def of_boot(predicate: Predicate, result: CellResult) -> Judgement:
-    """What one boot says."""
+    """The judgement of one boot."""
     marks = tuple(dict.fromkeys(f for c in result.all_cases() for f in c.fingerprints()))
-    found = _of_boot(predicate, result)
-    return msgspec.structs.replace(found, marks=found.marks or marks)
+    judgement = _of_boot(predicate, result)
+    return msgspec.structs.replace(judgement, marks=judgement.marks or marks)
 
 
 def _of_boot(predicate: Predicate, result: CellResult) -> Judgement:
@@ -203,97 +203,99 @@ def _of_boot(predicate: Predicate, result: CellResult) -> Judgement:
         case BootFails():
             return _boot(result)
         case AnyFails():
-            return _without(result) or Judgement(kind=Kind.GOOD)
+            return _by_own_cases(result) or Judgement(kind=Kind.GOOD)
         case BuildFails():
             return Judgement(kind=Kind.GOOD)
 
 
-def _case(wanted: CaseFails, result: CellResult) -> Judgement:
-    cases = [c for s in result.suites for c in s.cases if c.fits(wanted.pattern)]
+def _case(predicate: CaseFails, result: CellResult) -> Judgement:
+    cases = [c for s in result.suites for c in s.cases if c.fits(predicate.pattern)]
     failed = [c for c in cases if c.verdict in AT_FAULT or c.verdict is Verdict.KNOWN]
-    sought = [c for c in failed if not wanted.learned or _is_sought(wanted, c)]
-    if sought:
-        marks = tuple(dict.fromkeys(c.fingerprint for c in sought if c.fingerprint))
-        return Judgement(kind=Kind.BAD, reason=_said(sought[0]), marks=marks)
+    alike = [c for c in failed if not predicate.learned or _as_at_the_bad_end(predicate, c)]
+    if alike:
+        marks = tuple(dict.fromkeys(c.fingerprint for c in alike if c.fingerprint))
+        return Judgement(kind=Kind.BAD, reason=_case_line(alike[0]), marks=marks)
     if failed:
-        return Judgement(kind=Kind.SKIP, reason=f"another report than at the bad end: {_said(failed[0])}")
-    if poor := _poorest(cases):
-        return poor
+        return Judgement(kind=Kind.SKIP, reason=f"not the report of the bad end: {_case_line(failed[0])}")
+    if unjudged := _unjudged(cases):
+        return unjudged
     if any(c.verdict is Verdict.PASS for c in cases):
         return Judgement(kind=Kind.GOOD)
     if cases:
-        return Judgement(kind=Kind.SKIP, reason=_said(cases[0]))
-    return _without(result) or Judgement(kind=Kind.SKIP, reason=f"there is no case {wanted.pattern}")
+        return Judgement(kind=Kind.SKIP, reason=_case_line(cases[0]))
+    return _by_own_cases(result) or Judgement(kind=Kind.SKIP, reason=f"there is no case {predicate.pattern}")
 
 
-def _is_sought(wanted: CaseFails, case: Case) -> bool:
-    """Whether a case fails as it does at the bad end: with a report of there, or by its own assertion."""
-    return case.verdict is not Verdict.CRASH or case.fingerprint in wanted.marks or not case.fingerprint
+def _as_at_the_bad_end(predicate: CaseFails, case: Case) -> bool:
+    """Whether a case fails with a report of the bad end, or by its own assertion."""
+    return case.verdict is not Verdict.CRASH or case.fingerprint in predicate.marks or not case.fingerprint
 
 
-def _splat(wanted: SplatSeen, result: CellResult) -> Judgement:
+def _splat(predicate: SplatSeen, result: CellResult) -> Judgement:
     cases = result.all_cases()
-    if found := [c for c in cases if any(map(wanted.matches, c.fingerprints()))]:
-        return Judgement(kind=Kind.BAD, reason=_said(found[0]))
+    if matches := [c for c in cases if any(map(predicate.matches, c.fingerprints()))]:
+        return Judgement(kind=Kind.BAD, reason=_case_line(matches[0]))
     own = [c for s in result.suites for c in s.cases]
     if ended := [c for c in own if c.verdict in (Verdict.CRASH, Verdict.TIMEOUT)]:
-        # what came after it was not seen
-        return Judgement(kind=Kind.SKIP, reason=f"another fault came first: {_said(ended[0])}")
-    if poor := _poorest(own):
-        return poor
+        # nobody knows what would have come after it
+        return Judgement(kind=Kind.SKIP, reason=f"another fault came first: {_case_line(ended[0])}")
+    if unjudged := _unjudged(own):
+        return unjudged
     if any(c.verdict in (Verdict.PASS, Verdict.FAIL, Verdict.KNOWN) for c in own):
         return Judgement(kind=Kind.GOOD)
-    return _without(result) or Judgement(kind=Kind.SKIP, reason="no program ran")
+    return _by_own_cases(result) or Judgement(kind=Kind.SKIP, reason="no program ran")
 
 
-def _metric(wanted: MetricWorse, result: CellResult) -> Judgement:
+def _metric(predicate: MetricWorse, result: CellResult) -> Judgement:
     for suite in result.suites:
-        if suite.suite == wanted.suite and wanted.metric in suite.metrics:
-            value = suite.metrics[wanted.metric]
-            better = suite.better.get(wanted.metric, "lower")
+        if suite.suite == predicate.suite and predicate.metric in suite.metrics:
+            value = suite.metrics[predicate.metric]
+            better = suite.better.get(predicate.metric, "lower")
             return Judgement(kind=Kind.GOOD, value=value, better=better)
-    cases = [c for s in result.suites if s.suite == wanted.suite for c in s.cases]
+    cases = [c for s in result.suites if s.suite == predicate.suite for c in s.cases]
     if failed := [c for c in cases if c.verdict in AT_FAULT]:
-        return Judgement(kind=Kind.SKIP, reason=f"the benchmark fails: {_said(failed[0])}")
-    known = sorted({name for s in result.suites if s.suite == wanted.suite for name in s.metrics})
-    none = f"{wanted.suite} gave no {wanted.metric}" + (f", but {', '.join(known)}" if known else "")
-    return _poorest(cases) or _without(result) or Judgement(kind=Kind.SKIP, reason=none)
+        return Judgement(kind=Kind.SKIP, reason=f"the benchmark fails: {_case_line(failed[0])}")
+    metrics = sorted({name for s in result.suites if s.suite == predicate.suite for name in s.metrics})
+    none = f"{predicate.suite} has no metric {predicate.metric}" + (
+        f", but {', '.join(metrics)}" if metrics else ""
+    )
+    return _unjudged(cases) or _by_own_cases(result) or Judgement(kind=Kind.SKIP, reason=none)
 
 
 def _boot(result: CellResult) -> Judgement:
     boot = next((c for c in result.cases if c.id == "boot"), None)
     if boot is not None and boot.verdict in AT_FAULT:
-        return Judgement(kind=Kind.BAD, reason=_said(boot))
+        return Judgement(kind=Kind.BAD, reason=_case_line(boot))
     if boot is not None and boot.verdict is Verdict.PASS:
         return Judgement(kind=Kind.GOOD)
-    return _without(result) or Judgement(kind=Kind.SKIP, reason="it was not booted")
+    return _by_own_cases(result) or Judgement(kind=Kind.SKIP, reason="not booted")
 
 
-def _poorest(cases: Iterable[Case]) -> Judgement | None:
-    """What an ERROR, or else an INCONCLUSIVE, among some cases says."""
+def _unjudged(cases: Iterable[Case]) -> Judgement | None:
+    """The judgement that an ERROR, or else an INCONCLUSIVE, among some cases leads to."""
     cases = list(cases)
     for verdict, kind in ((Verdict.ERROR, Kind.INFRA), (Verdict.INCONCLUSIVE, Kind.WEAK)):
-        if found := [c for c in cases if c.verdict is verdict]:
-            return Judgement(kind=kind, reason=_said(found[0]))
+        if matches := [c for c in cases if c.verdict is verdict]:
+            return Judgement(kind=kind, reason=_case_line(matches[0]))
     return None
 
 
-def _without(result: CellResult) -> Judgement | None:
-    """What a cell's own cases say of a question to which its suites say nothing."""
-    if poor := _poorest(result.cases):
-        return poor
+def _by_own_cases(result: CellResult) -> Judgement | None:
+    """The judgement by a cell's own cases, where its suites do not decide."""
+    if unjudged := _unjudged(result.cases):
+        return unjudged
     wrong = [c for c in result.cases if c.verdict in AT_FAULT or c.verdict is Verdict.NA]
     if wrong and not result.suites:
-        return Judgement(kind=Kind.SKIP, reason=_said(wrong[0]))
+        return Judgement(kind=Kind.SKIP, reason=_case_line(wrong[0]))
     return None
 
 
-def _said(case: Case) -> str:
+def _case_line(case: Case) -> str:
     return f"{case.id}: {case.verdict.value}" + (f": {case.reason}" if case.reason else "")
 
 
 def failing(bad: Sequence[CellResult], good: Sequence[CellResult]) -> list[tuple[str, int]]:
-    """Cases that fail at the bad end and pass whenever the good end runs, and how often; the surest first."""
+    """Cases that fail at the bad end and always pass at the good end, each with its failures; most first."""
     passed: dict[str, bool] = {}
     for case in (c for result in good for s in result.suites for c in s.cases):
         passed[case.id] = passed.get(case.id, True) and case.verdict is Verdict.PASS

@@ -8,8 +8,8 @@ import msgspec
 from orchestrator.report import page
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was done: to which commit, and what it came to."""
+class StepRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of the bisect and its outcome."""
 
     commit: str
     subject: str = ""
@@ -19,7 +19,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     run: str = ""
 
 
-class Likely(msgspec.Struct, frozen=True, kw_only=True):
+class SuspectRow(msgspec.Struct, frozen=True, kw_only=True):
     """A suspect."""
 
     commit: str
@@ -28,7 +28,7 @@ class Likely(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is told. ``fixes`` is the line for what mends it; ``commit`` git's summary of the culprit."""
+    """The content of a report. ``fixes`` is a Fixes: tag, ``commit`` git's summary of the culprit."""
 
     id: str
     title: str
@@ -40,8 +40,8 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     facts: tuple[tuple[str, str], ...] = ()
     rechecks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    suspects: tuple[Likely, ...] = ()
-    steps: tuple[Step, ...] = ()
+    suspects: tuple[SuspectRow, ...] = ()
+    steps: tuple[StepRow, ...] = ()
 
 
 def terminal(account: Account) -> list[str]:
@@ -74,9 +74,9 @@ def markdown(account: Account) -> str:
         lines += [_code(account.fixes), ""]
     if account.commit:
         lines += [_code(account.commit), ""]
-    for heading, found in (("Re-check", account.rechecks), ("Notes", account.notes)):
-        if found:
-            lines += [f"## {heading}", "", *(f"- {_md(each)}" for each in found), ""]
+    for heading, items in (("Re-check", account.rechecks), ("Notes", account.notes)):
+        if items:
+            lines += [f"## {heading}", "", *(f"- {_md(each)}" for each in items), ""]
     lines += ["## Suspects", "", "| commit | probability | subject |", "|---|---|---|"]
     lines += [f"| `{s.commit[:12]}` | {s.percent:.1f} % | {_md(s.subject)} |" for s in account.suspects]
     lines += ["", "## Steps", "", "| commit | what | outcome | reason | run |", "|---|---|---|---|---|"]
@@ -94,7 +94,7 @@ def html(account: Account) -> str:
 
 
 def _md(text: str) -> str:
-    """Text that Markdown leaves as it is."""
+    """Escape text for Markdown."""
     for mark in "\\`*_[]<>|#":
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From the options of ``orchestrate bisect`` to its setup: all that can be wrong beforehand."""
+"""Turn the options of ``orchestrate bisect`` into its setup, and check them before anything is built."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _NO_COMMIT = "# CONFIG_LOCALVERSION_AUTO is not set"
 
 
 class BisectRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A bisect that the user asks for; revisions are as the user called them.
+    """A bisect as the user requests it, with the user's names for revisions.
 
-    ``options`` name how kernels are built and what is tested. ``source`` is the repository, empty for the
-    one that the user is in; an empty ``bad`` is HEAD. Of ``case``, ``splat``, ``metric``, ``boot`` and
-    ``build`` one at most is given. ``fixes`` are ``COMMIT:A..B``, ``replay`` a file of `git bisect log`.
+    ``options`` say how kernels are built and what is tested. ``source`` is the repository; if it is empty,
+    the one of the current folder. An empty ``bad`` is HEAD. At most one of ``case``, ``splat``, ``metric``,
+    ``boot`` and ``build`` is set. ``fixes`` are ``COMMIT:A..B``, ``replay`` is a file of `git bisect log`.
     """
 
     options: Options
@@ -51,19 +51,19 @@ class BisectRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def prepare_bisect(request: BisectRequest, say: Say) -> tuple[Setup, History]:
-    """The setup of a bisect, with every revision under its full name, and its history.
+    """The setup of a bisect, with full names of all revisions, and its history.
 
-    :raises UserError: something cannot be used as asked; nothing was built yet.
+    :raises UserError: the request cannot be met. Nothing was built yet.
     """
     repository = _repository(request.source)
     replayed = _replayed(request.replay, repository)
     goods = request.goods or tuple(commit for commit, bad in replayed if bad is False)
     if not goods:
-        raise UserError("--good: which commit is good?", remedy="Name one, such as --good v6.16.")
+        raise UserError("no good commit is given", remedy="Name one, such as --good v6.16.")
     bad = request.bad or next((commit for commit, is_bad in reversed(replayed) if is_bad), "HEAD")
     history = History.read(repository, goods, bad)
     if _is_dirty(repository):
-        say(f"{repository} has local changes: commits are bisected, and they are in none")
+        say(f"{repository} has local changes; they are not part of any commit")
     predicate = parse(
         case=request.case,
         splat=request.splat,
@@ -75,7 +75,7 @@ def prepare_bisect(request: BisectRequest, say: Say) -> tuple[Setup, History]:
         repository=str(repository),
         good=history.goods,
         bad=history.bad,
-        called=(*map(str, goods), str(bad)),
+        names=(*map(str, goods), str(bad)),
         choices=_choices(request.options, predicate, repository, history.bad),
         predicate=predicate,
         confidence=request.confidence,
@@ -90,8 +90,8 @@ def _repository(spec: str) -> Path:
     path = absolute(Path(spec)) if spec else Path.cwd()
     if spec and not path.is_dir():
         raise UserError(
-            f"--source {spec}: a bisect needs a git repository, and this is no directory",
-            remedy="Name the clone alone; its revisions go to --good and --bad.",
+            f"--source {spec}: not a directory, and a bisect needs a git repository",
+            remedy="Name the clone only. Give revisions with --good and --bad.",
         )
     try:
         run_git(path, "rev-parse", "--git-dir")
@@ -130,19 +130,17 @@ def _fix(repository: Path, word: str) -> FixRange:
     commit, colon, revisions = word.partition(":")
     first, dots, last = revisions.partition("..")
     if not (commit and colon and first and dots and last) or last.startswith("."):
-        raise UserError(
-            f"--fix {word}: it is COMMIT:A..B", remedy="The range is of the commits that need the fix."
-        )
+        raise UserError(f"--fix {word} is not COMMIT:A..B", remedy="A..B are the commits that need the fix.")
     ends = [_commit(repository, end, f"--fix {word}") for end in (first, last)]
     return FixRange(commit=_commit(repository, commit, f"--fix {word}"), revisions="..".join(ends))
 
 
 def _choices(options: Options, predicate: Predicate, repository: Path, bad: str) -> Choices:
-    """The choices for one boot: one architecture, one variant, the suites that the predicate is about."""
+    """The choices for one boot: one architecture, one variant, the suites of the predicate."""
     names, commands = options.suites, options.commands
     if isinstance(predicate, BuildFails):
         if names or commands:
-            raise UserError("--build boots nothing", remedy="Leave --suite and --cmd out.")
+            raise UserError("--build boots nothing", remedy="Omit --suite and --cmd.")
     elif not names and not commands:
         names, commands = _default_tests(predicate, options.flavors)
     options = msgspec.structs.replace(
@@ -156,33 +154,31 @@ def _choices(options: Options, predicate: Predicate, repository: Path, bad: str)
     for name, values in (("--arch", choices.arches), ("--variant", choices.variants)):
         if len(values) > 1:
             raise UserError(
-                f"{name} {' '.join(values)}: one kernel a commit is bisected", remedy="Name one of them."
+                f"{name} {' '.join(values)}: a bisect tests one kernel per commit", remedy="Name one of them."
             )
     suites = suites_in(choices)
     if missing := [name for name in suites_of(predicate) if name not in {suite.name for suite in suites}]:
-        raise UserError(
-            f"the suite {missing[0]!r} is not among those chosen", remedy=f"Add --suite {missing[0]}."
-        )
+        raise UserError(f"the suite {missing[0]!r} is not selected", remedy=f"Add --suite {missing[0]}.")
     if any(suite.origin == "tree" for suite in suites) and not choices.selftests_from:
         # the same tests for every commit
         choices = msgspec.structs.replace(choices, selftests_from=f"{repository}@{bad}")
     if choices.config:
-        # else each commit's name is in its image, and no two are equal
+        # the name of the commit in the image would make all kernels differ
         choices = msgspec.structs.replace(choices, kconfig=(*choices.kconfig, _NO_COMMIT))
     return msgspec.structs.replace(choices, strict=True)
 
 
 def suites_in(choices: Choices) -> tuple[Suite, ...]:
-    """The suites of a bisect; none where nothing is booted."""
+    """The suites of a bisect; none if nothing is booted."""
     return prepare.suites(choices) if choices.suites or choices.commands else ()
 
 
 def _default_tests(predicate: Predicate, flavors: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if isinstance(predicate, BootFails):
         return (), ("true",)
-    if named := suites_of(predicate):
-        if named == (catalog.COMMAND,):
-            raise UserError("--case cmd/…: which command?", remedy="Give it with --cmd.")
-        return named, ()
-    found = prepare.default_suites(flavors)
-    return tuple(name for name in found if catalog.load(name).kind == "functional"), ()
+    if suites := suites_of(predicate):
+        if suites == (catalog.COMMAND,):
+            raise UserError("--case cmd/… needs a command", remedy="Give it with --cmd.")
+        return suites, ()
+    defaults = prepare.default_suites(flavors)
+    return tuple(name for name in defaults if catalog.load(name).kind == "functional"), ()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where to look next for the commit that brought a fault in, and how sure one may be.
+"""Bayesian search for the commit that introduced a fault: which commit to boot next, and when to stop.
 
-Pure: no git, no clock, no chance. The same observations in the same order give the same answers.
-docs/explanation/bisect-search.md tells the mathematics and what they came to in simulation.
+Pure: no git, no clock, no randomness. The same observations in the same order give the same answers.
+docs/explanation/bisect-search.md has the mathematics and the results of simulations.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ from orchestrator.core.errors import Inconclusive
 
 Floats = NDArray[np.float64]
 
-#: Belief, before any boot, that a fault shows in each boot of a bad kernel; that it never does in a good one.
+#: Priors: a fault shows in each boot of a bad kernel; it never shows in a good one.
 _ALWAYS, _NEVER = 0.5, 0.99
-#: Beta distributions: of a fault that does not always show, how often it does; of false alarms, how often.
+#: Beta priors of the rate of a fault that does not always show, and of the rate of false alarms.
 _RATE, _FALSE = (0.5, 1.0), (1.0, 1.0)
-#: Where the good end had no false alarm, they are thought to be so much rarer than the fault. Else "it shows
-#: everywhere, the good end was lucky" stays possible for ever: what comes after it cannot disprove that.
+#: If the good end had no false alarm, false alarms are assumed to be this much rarer than the fault.
+#: Otherwise "it shows everywhere, the good end was lucky" would stay possible: no later commit can disprove
+#: that.
 _RARER = 20.0
-#: No commit is less likely than this, relative to the likeliest: "touches nothing compiled" may be mistaken.
+#: The least prior of a commit, relative to the likeliest: "touches nothing compiled" may be wrong.
 _FLOOR = 1e-6
-#: A probability that has no part in choices.
+#: A probability too small to matter.
 _NOTHING = 1e-9
-#: Boots in a row, none of which shows it, that are looked ahead where they are cheaper than the first.
+#: Numbers of boots in a row to plan for, if further boots of a kernel are cheaper than the first.
 _AHEAD = (1, 2, 4, 8, 16, 32)
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
-    """How often the ends showed the fault: counts of boots."""
+    """How often the ends showed the fault, in boots."""
 
     shown_bad: int
     boots_bad: int
@@ -48,28 +49,28 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if not (0 <= self.shown_bad <= self.boots_bad and 0 <= self.shown_good <= self.boots_good):
-            raise ValueError(f"{self} cannot be: more shown than booted")
+            raise ValueError(f"{self}: more shown than booted")
 
 
 class Finish(enum.StrEnum):
     """Why a search is over."""
 
-    #: one commit has the probability asked for
+    #: one commit has the required probability
     SURE = "sure"
-    #: a group of commits has it, and no kernel that can be judged tells one of them from another
+    #: a group of commits has it, and no kernel that can be judged distinguishes them
     HIDDEN = "hidden"
 
 
 class Search:
-    """What is believed about which commit is the culprit.
+    """The probability of each commit to be the culprit, given the observations.
 
-    Where the good end shows the fault nearly as often as the bad one, a search may never finish: check the
+    If the good end shows the fault nearly as often as the bad one, a search may never finish: check the
     ends first, and limit the boots.
 
-    :param confidence: probability from which one is called it. At 0.985 at least 97 of 100 are right at each
-        rate that was tried; the rate's own uncertainty takes the rest.
-    :param prior: weights of commits before anything is observed, 1 where none is given. A commit that touches
-        nothing compiled gets 0, which is taken as one millionth: what looks harmless may not be.
+    :param confidence: the probability from which a commit is the culprit. With 0.985, at least 97 of 100
+        culprits were right at each simulated rate; the uncertainty of the rate takes the rest.
+    :param prior: weights of commits before any observation, by default 1. A commit that touches nothing
+        compiled gets 0, which counts as one millionth: it may matter after all.
     :raises ValueError: a confidence outside (0, 1), a weight that is negative or not finite, all weights 0.
     """
 
@@ -85,11 +86,11 @@ class Search:
             raise ValueError(f"confidence {confidence} is not between 0 and 1")
         weights = np.array([(prior or {}).get(commit, 1.0) for commit in history.commits])
         if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
-            raise ValueError("a prior needs weights from 0 on that are not all 0")
+            raise ValueError("a prior needs weights that are finite, not negative and not all 0")
         self.history = history
         self.confidence = confidence
         self._log_prior = np.log(np.maximum(weights, weights.max() * _FLOOR))
-        # On the bad and on the good side of each commit, were it the culprit: boots that showed it or not.
+        # If each commit were the culprit: boots of bad and of good kernels that showed the fault or did not.
         count = len(history)
         self._bad = np.full((2, count), [[rates.shown_bad], [rates.boots_bad - rates.shown_bad]])
         self._good = np.full((2, count), [[rates.shown_good], [rates.boots_good - rates.shown_good]])
@@ -98,18 +99,18 @@ class Search:
         self._testable = np.ones(count, np.bool_)
         self._stretches = Stretches(history)
         self._judged, self._skipped = frozenset((history.bad, *history.goods)), frozenset[str]()
-        self._known: Floats | None = None
+        self._probabilities: Floats | None = None
 
     def observe(self, commit: str, shown: bool) -> None:
-        """Take one boot's outcome in. :raises KeyError: the commit is not in the history, nor a good end."""
+        """Add the outcome of one boot. :raises KeyError: neither in the history nor a good end."""
         after, outcome = self.history.row(commit), int(not shown)
         self._bad[outcome] += after
         self._good[outcome] += ~after
         self._judged |= {commit}
-        self._known = None
+        self._probabilities = None
 
     def skip(self, commit: str) -> None:
-        """Never select it, as it cannot be judged, and others near it with less hope; it stays a suspect.
+        """Never select a commit that cannot be judged, and avoid those near it. It stays a suspect.
 
         :raises KeyError: it is not in the history.
         """
@@ -117,43 +118,45 @@ class Search:
         self._skipped |= {commit}
 
     def exclude(self, commit: str) -> None:
-        """Never select it, as it need not be looked at again. :raises KeyError: it is not in the history."""
+        """Never select a commit that needs no other look. :raises KeyError: it is not in the history."""
         self._testable[self.history.index(commit)] = False
 
     def same(self, commit_a: str, commit_b: str) -> None:
-        """Take in that two commits, one of them perhaps a good end, make the same kernel.
+        """Add that two commits, one of them perhaps a good end, make the same kernel.
 
-        What one shows the other does, so no commit is the culprit that is in one and not in the other. With
-        these gone, an observation of one says just what one of the other would.
+        Both show the fault or neither does, so a commit that is in only one of them is not the culprit.
+        Without those, an observation of one commit equals one of the other.
 
         :raises KeyError: one is neither in the history nor a good end.
-        :raises Inconclusive: no suspect would be left. Nothing is taken in then.
+        :raises Inconclusive: no suspect would be left. Nothing is added then.
         """
-        left = np.where(self.history.row(commit_a) == self.history.row(commit_b), self._log_prior, -np.inf)
-        if not np.isfinite(left).any():
+        log_prior = np.where(
+            self.history.row(commit_a) == self.history.row(commit_b), self._log_prior, -np.inf
+        )
+        if not np.isfinite(log_prior).any():
             raise Inconclusive(
                 f"the kernels of {commit_a[:12]} and {commit_b[:12]} are equal, which leaves no commit that"
-                " could have brought the fault in",
-                remedy="check that the fault is in what was compared, not in a module, a test or the guest",
+                " could have introduced the fault",
+                remedy="Check whether the fault is in a module, a test or the guest image instead.",
             )
-        self._log_prior, self._known = left, None
+        self._log_prior, self._probabilities = log_prior, None
         if self._judged & {commit_a, commit_b}:
             self._judged |= {commit_a, commit_b}
 
     def probabilities(self) -> Floats:
-        """The probability of each commit to be the culprit, in the history's order; to be read only."""
-        if self._known is None:
+        """The probability of each commit to be the culprit, in the order of the history. Read-only."""
+        if self._probabilities is None:
             logs = self._log_prior + self._log_bad() + self._log_good()
-            found = np.exp(logs - logs.max())
-            self._known = found / found.sum()
-        return self._known
+            likelihoods = np.exp(logs - logs.max())
+            self._probabilities = likelihoods / likelihoods.sum()
+        return self._probabilities
 
     def posterior(self) -> dict[str, float]:
         """The probability of each commit to be the culprit; they sum to 1."""
         return dict(zip(self.history.commits, self.probabilities().tolist(), strict=True))
 
     def culprit(self) -> str | None:
-        """The commit that has the probability asked for, if one has."""
+        """The commit that has the required probability, if there is one."""
         likeliest = int(self.probabilities().argmax())
         sure = self.probabilities()[likeliest] >= self.confidence
         return self.history.commits[likeliest] if sure else None
@@ -171,14 +174,14 @@ class Search:
 
     @property
     def finished(self) -> Finish | None:
-        """Why there is no more to do, or ``None``."""
+        """Why the search is over, or ``None``."""
         if self.culprit() is not None:
             return Finish.SURE
         if self._testable.all():
             return None
         p, names = self.probabilities(), self.history.commits
         likely = self._likeliest(self.confidence)
-        # Two commits that can be judged are told apart by one of them, so a group has one of these at most.
+        # A commit that can be judged distinguishes itself from others, so a group has at most one.
         if len(likely) > 1 + np.count_nonzero(~self._testable):
             return None
         first = self.history.column(names[likely[0]])[self._testable]
@@ -191,27 +194,25 @@ class Search:
     def candidates(
         self, cost: Callable[[str], float], n: int = 1, *, again: float | None = None
     ) -> list[str]:
-        """What to boot next: most expected information a minute first.
+        """The commits to boot next: most expected information per minute first.
 
-        Information is expected only of what can be judged, which is the less likely the nearer a commit is to
-        one that could not. The first is to be booted now. The others are those that come next after each
-        outcome of the ones before, likeliest first: worth building meanwhile. Empty if no boot can tell
-        anything.
+        A commit near one that could not be judged may not be judged either, which lowers the expectation.
+        Boot the first commit now. The others come next after each of its outcomes, likeliest first: they are
+        worth building ahead. The list is empty if no boot gives information.
 
-        :param cost: minutes that one boot of the commit's kernel takes, its build included if it is not
-            built.
-        :param again: minutes of each further boot of a built kernel. Where builds are dear and the fault is
-            rare, boots that will follow the first are then taken into account; the answer is still to boot
-            once.
+        :param cost: minutes of one boot of the commit's kernel, with its build if it is not built.
+        :param again: minutes of each further boot of a built kernel. If given, the boots that will follow the
+            first are taken into account, which matters for expensive builds and rare faults. The commit
+            should still be booted only once before the next call.
         """
         minutes = np.full(len(self.history), np.inf)
         for i in np.flatnonzero(self._testable):
             minutes[i] = cost(self.history.commits[i])
-        found: list[str] = []
+        commits: list[str] = []
         tick = itertools.count()
         ahead: list[tuple[float, int, Search]] = [(-1.0, next(tick), self)]
         for _ in range(3 * n):
-            if not ahead or len(found) == n:
+            if not ahead or len(commits) == n:
                 break
             weight, _, state = heapq.heappop(ahead)
             skips = state._stretches.chance(state._skipped - state._judged, state._judged)
@@ -219,8 +220,8 @@ class Search:
             if best is None:
                 continue
             commit = self.history.commits[best]
-            if commit not in found:
-                found.append(commit)
+            if commit not in commits:
+                commits.append(commit)
             if n > 1:
                 skip, shows = skips[best], state.chance(commit)
                 for shown, chance in (
@@ -230,7 +231,7 @@ class Search:
                 ):
                     if weighed := weight * chance:
                         heapq.heappush(ahead, (weighed, next(tick), state._after(commit, shown)))
-        return found
+        return commits
 
     def chance(self, commit: str) -> float:
         """The probability that the next boot of a commit shows the fault."""
@@ -239,7 +240,7 @@ class Search:
         return float(self.probabilities() @ shows)
 
     def _after(self, commit: str, shown: bool | None) -> Search:
-        """As it would be after one more boot, ``None`` if that cannot be judged."""
+        """The search after one more boot; ``None``: the boot cannot be judged."""
         other = object.__new__(Search)
         copies = {name: getattr(self, name).copy() for name in ("_bad", "_good", "_testable")}
         other.__dict__ = self.__dict__ | copies
@@ -250,7 +251,7 @@ class Search:
         return other
 
     def _log_bad(self, more_missed: int = 0) -> Floats:
-        """For each culprit, how likely the boots of bad kernels are, and so many more that do not show it."""
+        """For each culprit, the log likelihood of the boots of bad kernels, with more that miss the fault."""
         shown, missed = self._bad[0], self._bad[1] + more_missed
         return _log_mixture(_ALWAYS, missed == 0, _RATE, shown, missed)
 
@@ -259,7 +260,7 @@ class Search:
         return _log_mixture(_NEVER, shown == 0, self._false, shown, missed)
 
     def _missed_bad(self, boots: int) -> Floats:
-        """For each culprit, the probability that so many boots of a bad kernel all fail to show it."""
+        """For each culprit, the probability that this many boots of a bad kernel all miss the fault."""
         return np.exp(self._log_bad(boots) - self._log_bad())
 
     def _missed_good(self, boots: int) -> Floats:
@@ -278,18 +279,18 @@ class Search:
         if not informative:
             return None
         gain *= judgeable[testable]
-        # so that the last bits of a sum, which depend on the machine, do not choose between equals
+        # the last bits of a sum depend on the machine: they must not decide between equals
         rounded = np.round(gain / gain.max(), 5)
         return int(testable[np.lexsort((minutes, -rounded))[0]])
 
     def _information(self, boots: int) -> Floats:
-        """Expected bits about the culprit, for each commit, of whether so many boots of it show the fault.
+        """For each commit, the expected bits about the culprit from this many boots of it.
 
-        The entropy of a posterior needs sums of w log w over a commit's ancestors and over the others; w is
-        the probability of a culprit and an outcome together.
+        The entropy of a posterior needs sums of w log w over a commit's ancestors and over the other commits;
+        w is the joint probability of a culprit and an outcome.
         """
         p = self.probabilities()
-        p = np.where(p > _NOTHING, p, 0.0)  # few are left soon, which is quicker
+        p = np.where(p > _NOTHING, p, 0.0)  # soon only few are above, which is faster
         bad, good = self._missed_bad(boots), self._missed_good(boots)
         outcomes = []
         for on_bad, on_good in ((p * bad, p * good), (p * (1 - bad), p * (1 - good))):
@@ -297,17 +298,17 @@ class Search:
             outcomes += [on_good, _w_log_w(on_good)]
         columns = np.stack([outcomes[0], outcomes[1], outcomes[4], outcomes[5]], axis=1)
         sums = self.history.sums(columns)
-        left = np.zeros(len(p))
+        remaining = np.zeros(len(p))
         for at, rest in ((0, 2), (2, 6)):
             total = np.maximum(sums[:, at] + outcomes[rest].sum(), 0.0)
-            left += _w_log_w(total) - (sums[:, at + 1] + outcomes[rest + 1].sum())
-        gained: Floats = np.maximum(-_w_log_w(p).sum() - left, 0.0)
-        return gained
+            remaining += _w_log_w(total) - (sums[:, at + 1] + outcomes[rest + 1].sum())
+        information: Floats = np.maximum(-_w_log_w(p).sum() - remaining, 0.0)
+        return information
 
 
 def _w_log_w(w: Floats) -> Floats:
-    found: Floats = w * np.log2(np.where(w > 0, w, 1.0))
-    return found
+    product: Floats = w * np.log2(np.where(w > 0, w, 1.0))
+    return product
 
 
 def _log_mixture(
@@ -317,8 +318,8 @@ def _log_mixture(
     shown: NDArray[np.int64],
     missed: NDArray[np.int64],
 ) -> Floats:
-    """Logarithm of the probability of boots: either of one outcome, or at a rate that is integrated over."""
+    """Log likelihood of boots: all of one outcome, or at an unknown rate, which is integrated over."""
     a, b = beta
     rate: Floats = np.log(1 - plain) + betaln(a + shown, b + missed) - betaln(a, b)
-    found: Floats = np.logaddexp(np.where(possible, np.log(plain), -np.inf), rate)
-    return found
+    mixture: Floats = np.logaddexp(np.where(possible, np.log(plain), -np.inf), rate)
+    return mixture

@@ -20,31 +20,32 @@ CONCLUSION = "conclusion.json"
 
 
 class FixRange(msgspec.Struct, frozen=True, kw_only=True):
-    """``--fix COMMIT:RANGE``, both by names that hold for good."""
+    """``--fix COMMIT:RANGE``, both as full names of commits."""
 
     commit: str
     revisions: str
 
 
 class ReplayedCommit(msgspec.Struct, frozen=True, kw_only=True):
-    """A commit of a `git bisect log`: bad, good, or (``None``) skipped."""
+    """A commit of a `git bisect log`: bad, good, or skipped (``None``)."""
 
     commit: str
     bad: bool | None
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
-    """``good`` and ``bad`` are full names of commits, ``called`` what the user called them, good ones first.
+    """What a bisect is about. ``good`` and ``bad`` are full names of commits.
 
-    ``ends`` is the number of boots of each end at least; ``confidence`` from which a commit is the culprit.
-    ``inputs`` are digests of what is read besides the kernels.
+    ``names`` are those of the user for the same commits, good ones first. Each end is booted at least
+    ``ends`` times. A commit with the probability ``confidence`` is the culprit. ``inputs`` are digests of all
+    inputs besides the kernels.
     """
 
     version: int = VERSION
     repository: str
     good: tuple[str, ...]
     bad: str
-    called: tuple[str, ...]
+    names: tuple[str, ...] = msgspec.field(name="called")
     choices: Choices
     predicate: Predicate = AnyFails()
     confidence: float = 0.985
@@ -63,15 +64,15 @@ class Suspect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recheck(msgspec.Struct, frozen=True, kw_only=True):
-    """A kernel looked at again when the culprit was known, or why it could not be: ``trouble``.
+    """The re-check of a kernel, or the ``trouble`` that prevented it.
 
-    ``shown`` of ``boots`` had the fault; ``wanted``: whether it should. Of a number ``effect`` says how it
-    compares with both ends'.
+    ``shown`` of ``boots`` boots had the fault. ``expect_bad``: whether they should. ``effect`` compares a
+    metric with its values at both ends.
     """
 
     subject: Subject
     what: str
-    wanted: bool
+    expect_bad: bool = msgspec.field(name="wanted")
     shown: int = 0
     boots: int = 0
     effect: str = ""
@@ -79,16 +80,16 @@ class Recheck(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def holds(self) -> bool:
-        """Whether it is as it should be."""
-        return not self.trouble and self.boots > 0 and (self.shown > 0) == self.wanted
+        """Whether the kernel is as expected."""
+        return not self.trouble and self.boots > 0 and (self.shown > 0) == self.expect_bad
 
 
 class Conclusion(msgspec.Struct, frozen=True, kw_only=True):
-    """How a bisect ended. ``culprit`` is set if one was found and re-checked; ``suspects`` are the likeliest.
+    """How a bisect ended. ``culprit`` is empty unless a commit passed its re-check.
 
-    ``judged`` commits were built and booted (or built, where that was the question) in ``boots`` boots and
-    ``builds`` builds, without the ends and the re-checks; ``minutes`` are of all. What the ends showed is
-    counted where it can be (0 of 0 boots if not), and ``ends`` says it in words.
+    ``suspects`` are the likeliest commits. ``judged`` counts commits without the ends and those of the
+    re-check. ``boots``, ``builds`` and ``minutes`` are of the whole bisect. ``ends`` is what the ends showed,
+    in words; the counts are 0 of 0 where it cannot be counted.
     """
 
     culprit: str = ""
@@ -112,12 +113,12 @@ class Conclusion(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """0 a culprit that was re-checked, 4 suspects only."""
+        """0: a culprit that passed its re-check. 4: suspects only."""
         return 0 if self.culprit else 4
 
 
 def load(folder: Path) -> Setup:
-    """The setup of a bisect that was begun.
+    """The setup of an earlier bisect.
 
     :raises UserError: it cannot be read, or a newer orchestrate wrote it.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a bisect has to tell, out of its setup, steps and conclusion."""
+"""The account of a bisect, from its setup, steps and conclusion."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from orchestrator.bisect.journal import Booted, Built, Chosen, Decided, Taken, Trouble
-from orchestrator.bisect.journal import Step as Done
-from orchestrator.bisect.report import Account, Likely, Step
+from orchestrator.bisect.journal import (
+    BootStep,
+    BuildStep,
+    ChoiceStep,
+    DecisionStep,
+    Step,
+    TroubleStep,
+    TwinStep,
+)
+from orchestrator.bisect.report import Account, StepRow, SuspectRow
 from orchestrator.bisect.setup import Conclusion, Recheck, Setup
 from orchestrator.core.text import clean, one_line
 from orchestrator.source.clone import GitError, run_git
 
 
 def subject_of(repository: Path, commit: str) -> str:
-    """The first line of a commit's message, fit to be shown; empty if there is none."""
+    """The first line of a commit's message, sanitised; empty if there is none."""
     try:
         return one_line(run_git(repository, "show", "-s", "--format=%s", commit).decode("utf-8", "replace"))
     except GitError:
@@ -41,76 +48,80 @@ def summary_of(repository: Path, commit: str) -> str:
 
 
 def account(
-    id_: str, setup: Setup, steps: Iterable[Done], found: Conclusion, subject: Callable[[str], str]
+    id_: str, setup: Setup, steps: Iterable[Step], conclusion: Conclusion, subject: Callable[[str], str]
 ) -> Account:
-    """All that is told of a bisect."""
-    culprit = found.culprit
+    """The account of a bisect."""
+    culprit = conclusion.culprit
     repository = Path(setup.repository)
-    *goods, bad = map(_short, setup.called)
+    *goods, bad = map(_short, setup.names)
     good = ", ".join(goods)
-    named = [
+    names = [
         name if commit.startswith(name) else f"{name} ({commit[:12]})"
         for name, commit in zip((*goods, bad), (*setup.good, setup.bad), strict=True)
     ]
-    ends = f"good {', '.join(named[:-1])}; bad {named[-1]}"
+    ends = f"good {', '.join(names[:-1])}; bad {names[-1]}"
     if culprit:
-        headline = f"culprit: {culprit[:12]} {subject(culprit)} ({found.confidence:.1%} sure)"
+        headline = f"culprit: {culprit[:12]} {subject(culprit)} ({conclusion.confidence:.1%} sure)"
     else:
-        headline = f"no culprit for sure: {len(found.suspects)} suspects"
+        headline = f"no certain culprit: {len(conclusion.suspects)} suspects"
     return Account(
         id=id_,
         title=f"Bisect of {repository.name}, {good} to {bad}",
-        question=found.predicate,
+        question=conclusion.predicate,
         headline=headline,
         culprit=culprit,
         fixes=f'Fixes: {culprit[:12]} ("{subject(culprit)}")' if culprit else "",
         commit=summary_of(repository, culprit) if culprit else "",
         facts=(
             ("ends", ends),
-            ("at the ends", found.ends),
+            ("at the ends", conclusion.ends),
             (
                 "commits",
-                f"{found.commits}, of which {found.judged} were looked at; {found.skipped} could not be"
-                f" judged, {found.same} made a kernel that was known",
+                f"{conclusion.commits}, of which {conclusion.judged} were judged;"
+                f" {conclusion.skipped} could not be judged, {conclusion.same} made an equal kernel",
             ),
-            ("cost", f"{found.builds} builds, {found.boots} boots, {found.minutes:.0f} minutes"),
+            (
+                "cost",
+                f"{conclusion.builds} builds, {conclusion.boots} boots, {conclusion.minutes:.0f} minutes",
+            ),
         ),
-        rechecks=tuple(map(_told, found.rechecks)),
-        notes=found.notes,
+        rechecks=tuple(map(_recheck, conclusion.rechecks)),
+        notes=conclusion.notes,
         suspects=tuple(
-            Likely(commit=s.commit, subject=s.subject, percent=100 * s.probability) for s in found.suspects
+            SuspectRow(commit=s.commit, subject=s.subject, percent=100 * s.probability)
+            for s in conclusion.suspects
         ),
         steps=tuple(_step(step, subject) for step in steps),
     )
 
 
-def _short(called: str) -> str:
-    """What the user called a commit; its full name is no word for people."""
-    return called[:12] if re.fullmatch("[0-9a-f]{40}", called) else called
+def _short(name: str) -> str:
+    """The user's name for a commit; a full hash is cut."""
+    return name[:12] if re.fullmatch("[0-9a-f]{40}", name) else name
 
 
-def _told(each: Recheck) -> str:
+def _recheck(each: Recheck) -> str:
     if each.trouble:
-        return f"{each.what} {each.subject.name} could not be looked at again: {each.trouble}"
+        return f"{each.what} {each.subject.name} could not be judged again: {each.trouble}"
     word = "bad" if each.shown else "good"
-    again = "" if each.holds else ", which it should not be"
+    unexpected = "" if each.holds else ", which it should not be"
     figures = each.effect or f"shown in {each.shown} of {each.boots}"
-    return f"{each.what} {each.subject.name} is {word}: {figures}{again}"
+    return f"{each.what} {each.subject.name} is {word}: {figures}{unexpected}"
 
 
-def _step(step: Done, subject: Callable[[str], str]) -> Step:
-    if isinstance(step, Chosen):
-        return Step(commit="", what="choice", outcome=step.pattern)
+def _step(step: Step, subject: Callable[[str], str]) -> StepRow:
+    if isinstance(step, ChoiceStep):
+        return StepRow(commit="", what="choice", outcome=step.pattern)
     commit, title = step.subject.name, subject(step.subject.commit)
     match step:
-        case Built():
+        case BuildStep():
             how = "not built" if step.error else "from the cache" if step.cached else f"{step.seconds:.0f} s"
-            return Step(
+            return StepRow(
                 commit=commit, subject=title, what="build", outcome=how, reason=step.error, run=step.log
             )
-        case Booted():
+        case BootStep():
             value = f"{step.judgement.value:g}" if step.judgement.value is not None else ""
-            return Step(
+            return StepRow(
                 commit=commit,
                 subject=title,
                 what=f"boot {step.number} ({step.why})",
@@ -118,15 +129,15 @@ def _step(step: Done, subject: Callable[[str], str]) -> Step:
                 reason=step.judgement.reason,
                 run=step.run,
             )
-        case Taken():
-            return Step(commit=commit, subject=title, what="same kernel", outcome=f"as {step.same.name}")
-        case Decided():
-            return Step(
+        case TwinStep():
+            return StepRow(commit=commit, subject=title, what="same kernel", outcome=f"as {step.twin.name}")
+        case DecisionStep():
+            return StepRow(
                 commit=commit,
                 subject=title,
-                what="together",
+                what="all boots",
                 outcome=step.judgement.kind.value,
                 reason=step.judgement.reason,
             )
-        case Trouble():
-            return Step(commit=commit, subject=title, what="trouble", outcome="host", reason=step.reason)
+        case TroubleStep():
+            return StepRow(commit=commit, subject=title, what="trouble", outcome="host", reason=step.reason)

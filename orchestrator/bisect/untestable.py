@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How likely it is that a commit cannot be judged, by those near it that could not be.
+"""How likely it is that a commit cannot be judged, given others that could not be.
 
-What makes kernels useless for a question is brought in by one commit and mended by another, so such commits
-come in stretches, of a length whose scale is unknown: that it is more than n goes with 1 / n. So a stretch
-that was seen to be L long goes on for d more with the probability L / (L + d), or, given that it has ended
-before a judged commit that is D > d away, L / (L + d) * (D - d) / D. Between two commits of one stretch
-only another stretch's end and another one's beginning could make one that can be judged: that is rare.
+One commit breaks the kernels for a test, and a later one fixes them, so commits that cannot be judged come in
+stretches. The scale of their length is unknown: P(length > n) is proportional to 1 / n. A stretch of which L
+commits are known extends for d more commits with the probability L / (L + d). If it ends before a judged
+commit that is D > d away, that is L / (L + d) * (D - d) / D. A commit between two of one stretch can be
+judged only if one stretch ends and another begins between them, which is rare.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from orchestrator.bisect.graph import History
 
 Floats = NDArray[np.float64]
-#: A commit between two that cannot be judged, and none that was judged on the way, cannot either.
+#: The probability for a commit between two that cannot be judged, without a judged one between them.
 _BETWEEN = 0.95
 
 
@@ -30,27 +30,27 @@ class Stretches:
         self._distances: dict[str | None, NDArray[np.int32]] = {}
 
     def chance(self, skipped: Collection[str], judged: Collection[str]) -> Floats:
-        """For each commit, the probability that it cannot be judged; 0 while none was met that cannot.
+        """For each commit, the probability that it cannot be judged; 0 if nothing was skipped.
 
-        :param judged: good ends may be among them.
+        :param judged: commits; good ends may be among them.
         """
-        found = np.zeros(len(self._history))
+        chances = np.zeros(len(self._history))
         places = sorted(self._history.index(commit) for commit in skipped)
         if not places:
-            return found
-        known = {commit if commit not in self._history.goods else None for commit in judged} | {None}
-        to_judged = np.stack([self._to(commit) for commit in known])
+            return chances
+        references = {commit if commit not in self._history.goods else None for commit in judged} | {None}
+        to_judged = np.stack([self._to(commit) for commit in references])
         for place in places:
             away, end = self._to(self._history.commits[place]), to_judged[:, place, None]
-            # What a way over a judged commit is longer; nothing if it lies between, and the stretch with it.
+            # How much longer the path over a judged commit is: 0 if that lies between.
             detour = end + to_judged - away
             extent = 1 + max(away[other] for other in places if detour[:, other].all())
-            goes_on = (detour / (2 * end)).min(axis=0)
-            found = np.maximum(found, extent / (extent + away) * goes_on)
-        return np.where(self._between(skipped, judged), np.maximum(found, _BETWEEN), found)
+            continues = (detour / (2 * end)).min(axis=0)
+            chances = np.maximum(chances, extent / (extent + away) * continues)
+        return np.where(self._between(skipped, judged), np.maximum(chances, _BETWEEN), chances)
 
     def _between(self, skipped: Collection[str], judged: Collection[str]) -> NDArray[np.bool_]:
-        """Which commits come after one that was skipped and before another, and no judged one on the way."""
+        """Which commits lie between two skipped ones, without a judged one between them."""
         inside = [commit for commit in judged if commit not in self._history.goods]
         after, before = np.zeros((2, len(self._history)), bool)
         for commit in skipped:

@@ -207,10 +207,10 @@ def test_a_splat_from_a_console_to_the_culprit(
     assert yard.bisect(*words, "--splat", "lockdep-WARNING") == 2
     said = capsys.readouterr().err
     several = [each for each in reports("lockdep-kinds.log") if each.startswith("lockdep-WARNING")]
-    assert f"the bad end shows {len(several)} reports that begin like that: {', '.join(several)}" in said
+    assert f"the bad end shows {len(several)} reports that start like that: {', '.join(several)}" in said
     shutil.rmtree(yard.folder)
     assert yard.bisect(*words, "--splat", behind) == 4
-    assert "the bad end does not show it: " in (said := capsys.readouterr().err)
+    assert "the bad end does not show the fault: " in (said := capsys.readouterr().err)
     assert "It showed lockdep-WARNING-held-lock-freed, " in said
 
 
@@ -224,16 +224,19 @@ def test_a_splat_from_a_console_to_the_culprit(
         (["--good", "side", "--bad", "HEAD"], "good side is not an ancestor of bad HEAD: both descend from"),
         (["--good", "HEAD"], "the same commit"),
         (["--good", "nothing"], "has no commit 'nothing'"),
-        ([], "--good: which commit is good?"),
-        (["--good", "HEAD~1", "--boot", "--build"], "--boot and --build: what is bad is one thing"),
+        ([], "no good commit is given"),
+        (["--good", "HEAD~1", "--boot", "--build"], "only one of these can say what is bad"),
         (["--good", "HEAD~1", "--case", "word"], "a case is SUITE/PATH"),
         (["--good", "HEAD~1", "--case", "nosuch/x"], "unknown suite 'nosuch'"),
-        (["--good", "HEAD~1", "--case", "cmd/cmd"], "which command?"),
-        (["--good", "HEAD~1", "--splat", "3f9c2a1b"], "--splat 3f9c2a1b: no fingerprint begins like that"),
+        (["--good", "HEAD~1", "--case", "cmd/cmd"], "needs a command"),
+        (["--good", "HEAD~1", "--splat", "3f9c2a1b"], "--splat 3f9c2a1b: no fingerprint starts like"),
         (["--good", "HEAD~1", "--metric", "map-latency"], "a metric is SUITE/METRIC"),
-        (["--good", "HEAD~1", "--variant", "mmap-lock", "--variant", "per-vma-lock"], "one kernel a commit"),
+        (
+            ["--good", "HEAD~1", "--variant", "mmap-lock", "--variant", "per-vma-lock"],
+            "one kernel per commit",
+        ),
         (["--good", "HEAD~1", "--build", "--suite", "maps"], "--build boots nothing"),
-        (["--good", "HEAD~1", "--fix", "HEAD"], "it is COMMIT:A..B"),
+        (["--good", "HEAD~1", "--fix", "HEAD"], "is not COMMIT:A..B"),
         (["--good", "HEAD~1", "--fix", "nothing:HEAD~1..HEAD"], "has no commit 'nothing'"),
         (["--good", "HEAD~1", "--replay", "missing"], "--replay missing: No such file"),
         (["--resume", "nothing"], "there is no bisect 'nothing'"),
@@ -273,7 +276,7 @@ def test_local_changes_are_no_part_of_it(yard: Yard, capsys: pytest.CaptureFixtu
     (yard.repository / "fs/a.c").write_text("int mine;\n")
     assert yard.bisect("--good", "HEAD~1", "--build", "--dry-run") == 0
     said = capsys.readouterr().out
-    assert "has local changes: commits are bisected, and they are in none" in said
+    assert "has local changes; they are not part of any commit" in said
     assert "1 commits, bad is: the kernel does not build." in said
 
 
@@ -284,7 +287,7 @@ def test_a_directory_that_is_no_repository(
     assert yard.bisect("--source", tmp_path / "plain", "--good", "x") == 2
     assert "is not the top of a git repository" in capsys.readouterr().err
     assert yard.bisect("--source", f"{yard.repository}@HEAD", "--good", "x") == 2
-    assert "this is no directory" in capsys.readouterr().err
+    assert "not a directory" in capsys.readouterr().err
 
 
 @needs_make
@@ -356,7 +359,7 @@ def test_ctrl_c_and_on(yard: Yard, monkeypatch: pytest.MonkeyPatch, marker: str)
         child.send_signal(signal.SIGINT)
         _, said = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert f"Continue: orchestrate bisect --resume {yard.folder}" in said
+    assert f"Resume: orchestrate bisect --resume {yard.folder}" in said
     assert alive(marker) == []
     assert yard.bisect("--resume", yard.folder) == 0
     assert yard.conclusion().culprit == culprit

@@ -34,9 +34,9 @@ def test_ends_on_the_first_line() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("hello\n", "x:1: 'hello' is no line of `git bisect log`"),
-        ("git bisect start\ngit bisect run make\n", "x:2: `git bisect run` is not known here"),
-        ("git bisect start '--term-new=fast'\n", "x:1: terms of its own"),
+        ("hello\n", "x:1: 'hello' is not a line of `git bisect log`"),
+        ("git bisect start\ngit bisect run make\n", "x:2: `git bisect run` is not supported"),
+        ("git bisect start '--term-new=fast'\n", "x:1: custom terms"),
         ("git bisect start 'v2\n", "x:1: No closing quotation"),
     ],
 )

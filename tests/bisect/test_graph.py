@@ -67,14 +67,14 @@ def test_names_are_peeled(repository: Path) -> None:
     ("good", "bad", "said", "remedy"),
     [
         (["beyond"], "c0", "swapped", "--good c0 --bad beyond"),
-        (["other"], "bad", "not an ancestor of bad bad: both descend from", "if that one is good too"),
+        (["other"], "bad", "not an ancestor of bad bad: both descend from", "If that one is good"),
         (["c0", "other"], "bad", "good other is not an ancestor", "--good "),
-        (["c0"], "c0", "nothing between", "older one"),
+        (["c0"], "c0", "the same commit", "an older commit"),
         (["lone"], "bad", "no history in common", "from the history of the bad one"),
         (["nowhere"], "bad", "no commit 'nowhere'", "lists tags"),
         (["c0"], "--all", "no commit '--all'", "lists tags"),
         (["c0:"], "bad", "no commit 'c0:'", "lists tags"),
-        ([], "bad", "no good commit", "name one"),
+        ([], "bad", "no good commit", "Name one"),
     ],
 )
 def test_ends_that_cannot_be(repository: Path, good: list[str], bad: str, said: str, remedy: str) -> None:

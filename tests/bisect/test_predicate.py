@@ -80,7 +80,7 @@ def own(**verdicts: Verdict) -> CellResult:
         (CaseFails(pattern="maps/p/a[1]"), result(Verdict.FAIL, case="maps/p/a[1]"), Kind.BAD, ""),
         (LEARNED, CRASHED, Kind.BAD, "WARNING"),
         (LEARNED, result(Verdict.FAIL), Kind.BAD, ""),
-        (OTHER, CRASHED, Kind.SKIP, "another report than at the bad end"),
+        (OTHER, CRASHED, Kind.SKIP, "not the report of the bad end"),
         (OTHER, result(Verdict.FAIL), Kind.BAD, ""),
         (SPLAT, CRASHED, Kind.BAD, "WARNING in vma_start_read"),
         (EXACT, CRASHED, Kind.BAD, "WARNING in vma_start_read"),
@@ -95,7 +95,7 @@ def own(**verdicts: Verdict) -> CellResult:
         (MEAN, metric(3.5), Kind.GOOD, ""),
         (MEAN, result(Verdict.FAIL, case="map-latency/map-latency"), Kind.SKIP, "the benchmark fails"),
         (MEAN, result(Verdict.INCONCLUSIVE, case="map-latency/map-latency"), Kind.WEAK, "INCONCLUSIVE"),
-        (MEAN, result(Verdict.PASS), Kind.SKIP, "map-latency gave no p99_us"),
+        (MEAN, result(Verdict.PASS), Kind.SKIP, "map-latency has no metric p99_us"),
         (BootFails(), own(boot=Verdict.FAIL), Kind.BAD, "boot: FAIL: why"),
         (BootFails(), own(boot=Verdict.CRASH), Kind.BAD, "boot: CRASH: why"),
         (BootFails(), result(Verdict.FAIL), Kind.GOOD, ""),
@@ -149,7 +149,7 @@ def test_what_the_options_name() -> None:
         (),
         (),
     ]
-    with pytest.raises(UserError, match="--case and --boot: what is bad is one thing"):
+    with pytest.raises(UserError, match="--case and --boot: only one of these can say what is bad"):
         parse(case=CASE, boot=True)
 
 
@@ -198,7 +198,7 @@ def test_a_fingerprint_is_taken_as_people_write_it(word: str) -> None:
 
 @pytest.mark.parametrize("word", ["3f9c2a1b", "Bad rss-counter", "xyz", " ", '""'])
 def test_what_begins_like_no_fingerprint_is_refused_before_anything_is_built(word: str) -> None:
-    with pytest.raises(UserError, match="no fingerprint begins like that") as error:
+    with pytest.raises(UserError, match="no fingerprint starts like that") as error:
         parse(splat=word)
     assert "orchestrate console LOG" in error.value.remedy
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import msgspec
 
-from orchestrator.bisect.report import Account, Likely, Step, html, markdown, terminal
+from orchestrator.bisect.report import Account, StepRow, SuspectRow, html, markdown, terminal
 
 FOUND = Account(
     id="bisect-1",
@@ -20,9 +20,9 @@ FOUND = Account(
     facts=(("cost", "3 builds, 9 boots, 12 minutes"),),
     rechecks=("the culprit 0123456789ab is bad: shown in 1 of 1",),
     notes=("2 commits could not be judged",),
-    suspects=(Likely(commit="0123456789abcdef", subject="mm: a <b> & c", percent=99.1),),
+    suspects=(SuspectRow(commit="0123456789abcdef", subject="mm: a <b> & c", percent=99.1),),
     steps=(
-        Step(
+        StepRow(
             commit="0123456789ab", what="boot 1 (search)", outcome="bad", reason="<i>no</i>|", run="boots/a b"
         ),
     ),

@@ -31,7 +31,7 @@ from fakes.bisected import (
 
 from orchestrator.bisect import summary
 from orchestrator.bisect.graph import History
-from orchestrator.bisect.journal import Booted, Decided, Journal, Subject, Trouble
+from orchestrator.bisect.journal import BootStep, DecisionStep, Journal, Subject, TroubleStep
 from orchestrator.bisect.predicate import (
     AnyFails,
     BuildFails,
@@ -40,7 +40,7 @@ from orchestrator.bisect.predicate import (
     Predicate,
     SplatSeen,
 )
-from orchestrator.bisect.recorder import Bench
+from orchestrator.bisect.recorder import Recorder
 from orchestrator.bisect.session import Session
 from orchestrator.bisect.setup import Conclusion, ReplayedCommit, Setup
 from orchestrator.core.errors import Inconclusive, InfraError, UserError
@@ -71,7 +71,7 @@ class Case:
             repository="/linux",
             good=(GOOD,),
             bad=self.history.bad,
-            called=("v1", "v2"),
+            names=("v1", "v2"),
             choices=CHOICES,
             predicate=predicate,
             **more,  # type: ignore[arg-type]
@@ -79,9 +79,9 @@ class Case:
         self.said: list[str] = []
         self.journal = Journal(folder / "journal.ndjson")
         self.oracle = oracle
-        self.bench = Bench(self.journal, oracle, predicate, self.said.append)
+        self.recorder = Recorder(self.journal, oracle, predicate, self.said.append)
         self.session = Session(
-            self.setup, self.history, self.bench, parents_of=lambda commit: parents.get(commit, ())
+            self.setup, self.history, self.recorder, parents_of=lambda commit: parents.get(commit, ())
         )
 
     def run(self) -> Conclusion:
@@ -157,7 +157,7 @@ def test_another_splat_is_never_bad(tmp_path: Path, culprit: int, most: int) -> 
     # what lies between two of them is left alone
     assert 1 <= found.skipped <= most
     assert found.judged - found.skipped <= math.ceil(math.log2(64)) + 3
-    assert any("another report than at the bad end" in why for why in case.session.skipped.values())
+    assert any("not the report of the bad end" in why for why in case.session.skipped.values())
 
 
 def test_a_splat_by_its_fingerprint(tmp_path: Path) -> None:
@@ -199,13 +199,13 @@ def test_a_beginning_of_two_splats_of_the_bad_end(tmp_path: Path, then: tuple[st
     first = (START_READ,) if then else (START_READ, MARK_DETACHED)
     with pytest.raises(UserError) as error:
         splats(tmp_path, "warning-W", *first, then=then).run()
-    assert f"reports that begin like that: {START_READ}, {MARK_DETACHED}" in error.value.message
+    assert f"reports that start like that: {START_READ}, {MARK_DETACHED}" in error.value.message
     assert error.value.exit_code == 2
 
 
 def test_a_beginning_of_two_splats_that_the_bad_end_shows_one_after_the_other(tmp_path: Path) -> None:
     """The second one comes while the bad end is booted until it has shown the first one twice."""
-    with pytest.raises(UserError, match="reports that begin like that"):
+    with pytest.raises(UserError, match="reports that start like that"):
         splats(tmp_path, "warning-W", START_READ, then=(MARK_DETACHED,), ends=1).run()
 
 
@@ -236,13 +236,13 @@ def test_a_whole_fingerprint_that_is_the_beginning_of_another(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("shown", "message"),
     [
-        ((), "It showed no report at all."),
+        ((), "It showed no kernel report."),
         ((REFCOUNT, BAD_LIST), f"It showed {REFCOUNT}, {BAD_LIST}."),
     ],
     ids=["none", "others"],
 )
 def test_a_splat_that_the_bad_end_does_not_show(tmp_path: Path, shown: tuple[str, ...], message: str) -> None:
-    with pytest.raises(Inconclusive, match="the bad end does not show it: bad ") as error:
+    with pytest.raises(Inconclusive, match="the bad end does not show the fault: bad ") as error:
         splats(tmp_path, BAD_RSS, *shown).run()
     assert error.value.remedy.startswith(message)
 
@@ -280,7 +280,7 @@ def test_commits_that_do_not_build_are_bad_where_that_is_the_question(tmp_path: 
     assert found.boots == 0
     # no boot was counted, and none is told of
     assert (found.boots_bad, found.boots_good) == (0, 0)
-    assert found.ends == "the bad one does not build, the good one does"
+    assert found.ends == "the bad end does not build, the good end does"
     builds = [line for line in oracle.work() if line.startswith("begin build")]
     assert len(set(builds)) == len(builds) <= 6 + 3 + 2 + 4
 
@@ -305,14 +305,14 @@ def test_a_metric(tmp_path: Path) -> None:
     assert found.judged <= 9
     # each decision has its effect with an interval, and so have the re-checks
     effect = r"\d+ boots, median [\d.]+, [\d.]+ x good \[[\d.]+ \.\. [\d.]+\], [\d.]+ x bad \["
-    decided = [step.judgement.reason for step in case.journal.steps if isinstance(step, Decided)]
+    decided = [step.judgement.reason for step in case.journal.steps if isinstance(step, DecisionStep)]
     assert decided
     assert all(re.match(effect, reason) for reason in decided)
     assert all(re.match(effect, again.effect) for again in found.rechecks)
     assert (found.boots_bad, found.boots_good) == (0, 0)
     assert re.match(r"good [\d.]+, bad [\d.]+, 1\.\d+ x \[.*\], \d+ and \d+ boots$", found.ends)
     assert case.session.verdicts()[culprit] is True
-    order = [s.subject.commit for s in case.journal.steps if isinstance(s, Booted) and s.why != "re-check"]
+    order = [s.subject.commit for s in case.journal.steps if isinstance(s, BootStep) and s.why != "re-check"]
     assert all(len(set(order[n : n + 4])) > 1 for n in range(len(order) - 4)), "boots are not interleaved"
 
 
@@ -351,7 +351,7 @@ def test_a_bad_end_that_does_not_show_it(tmp_path: Path) -> None:
     parents = history(10)
     tell = teller(parents, "nobody")
     with pytest.raises(
-        Inconclusive, match=r"the bad end does not show it: bad \S+ shows it in 0 of 24 boots"
+        Inconclusive, match=r"the bad end does not show the fault: bad \S+ shows the fault in 0 of 24 boots"
     ):
         Case(tmp_path, parents, FakeOracle(tmp_path, tell)).run()
 
@@ -359,7 +359,7 @@ def test_a_bad_end_that_does_not_show_it(tmp_path: Path) -> None:
 def test_a_good_end_that_shows_it_too(tmp_path: Path) -> None:
     oracle = FakeOracle(tmp_path, lambda *_: result(Verdict.FAIL))
     with pytest.raises(
-        Inconclusive, match=r"the good end shows it too: good good shows it in 24 of 24 boots"
+        Inconclusive, match=r"the good end shows the fault too: good good shows the fault in 24 of 24 boots"
     ):
         Case(tmp_path, history(10), oracle).run()
 
@@ -368,7 +368,7 @@ def test_a_case_that_is_nowhere_is_a_wrong_word(tmp_path: Path) -> None:
     oracle = FakeOracle(tmp_path, lambda *_: result(Verdict.PASS))
     with pytest.raises(UserError, match="there is no case maps/nothing at either end") as caught:
         Case(tmp_path, history(10), oracle, CaseFails(pattern="maps/nothing")).run()
-    assert "suites in `orchestrate list`" in caught.value.remedy
+    assert "`orchestrate list` the suites" in caught.value.remedy
 
 
 def test_a_case_that_is_called_otherwise_is_named(tmp_path: Path) -> None:
@@ -376,7 +376,7 @@ def test_a_case_that_is_called_otherwise_is_named(tmp_path: Path) -> None:
     wrong = CASE.replace("/", ".", 2)
     with pytest.raises(UserError, match="there is no case") as caught:
         Case(tmp_path, history(10), oracle, CaseFails(pattern=wrong)).run()
-    assert caught.value.remedy == f"There are: {CASE}."
+    assert caught.value.remedy == f"Similar cases: {CASE}."
 
 
 def test_an_end_that_does_not_build(tmp_path: Path) -> None:
@@ -405,7 +405,7 @@ def test_a_metric_in_which_the_ends_are_alike(tmp_path: Path) -> None:
 def test_a_metric_that_is_nowhere(tmp_path: Path) -> None:
     oracle = FakeOracle(tmp_path, lambda s, n: metric(100))
     with pytest.raises(
-        UserError, match=r"neither end has a number to compare: map-latency gave no x, but p99_us"
+        UserError, match=r"neither end has a value to compare: map-latency has no metric x, but p99_us"
     ):
         Case(tmp_path, history(9), oracle, MetricWorse(suite="map-latency", metric="x")).run()
 
@@ -442,10 +442,10 @@ def test_the_hosts_trouble_is_no_observation_and_ends_in_a_stop(tmp_path: Path) 
         return plain(subject, number)
 
     case = Case(tmp_path, parents, FakeOracle(tmp_path, tell))
-    with pytest.raises(InfraError, match="3 times: maps/reads: ERROR: no space left") as caught:
+    with pytest.raises(InfraError, match="failed 3 times: maps/reads: ERROR: no space left") as caught:
         case.run()
     assert "--resume" in caught.value.remedy
-    assert sum(isinstance(step, Trouble) for step in case.journal.steps) == 4
+    assert sum(isinstance(step, TroubleStep) for step in case.journal.steps) == 4
     calls["broken"] = False
     again = Case(tmp_path, parents, FakeOracle(tmp_path, tell))
     assert again.run().culprit == culprit
@@ -516,7 +516,7 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
 
 def test_a_journal_that_went_another_way(tmp_path: Path) -> None:
     of(tmp_path, 30, 12).run()
-    with pytest.raises(UserError, match="step 1 is not what this orchestrate would do there"):
+    with pytest.raises(UserError, match="this orchestrate would take another step 1"):
         of(tmp_path, 31, 12).run()
 
 
@@ -526,11 +526,11 @@ def test_a_journal_that_went_another_way(tmp_path: Path) -> None:
 def test_commits_are_called_as_the_user_does_and_by_short_names(tmp_path: Path) -> None:
     case = of(tmp_path, 8, 3)
     good, bad = "0123456789abcdef0123456789abcdef01234567", "fedcba98" * 5
-    for called, title, ends in (
+    for names, title, ends in (
         ((good, bad), "0123456789ab to fedcba98fedc", "good 0123456789ab; bad fedcba98fedc"),
         (("v1", "v2"), "v1 to v2", "good v1 (0123456789ab); bad v2 (fedcba98fedc)"),
     ):
-        setup = msgspec.structs.replace(case.setup, good=(good,), bad=bad, called=called)
+        setup = msgspec.structs.replace(case.setup, good=(good,), bad=bad, names=names)
         told = summary.account("bisect-1", setup, (), Conclusion(), lambda _: "")
         assert told.title == f"Bisect of linux, {title}"
         assert dict(told.facts)["ends"] == ends

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 from paths import DATA
 
-from orchestrator.bisect.journal import Built, Subject
+from orchestrator.bisect.journal import BuildStep, Subject
 from orchestrator.bisect.oracle import Boot
 from orchestrator.results.model import Blame, Case, CellResult, SuiteResult, Verdict
 from orchestrator.splat import file
@@ -128,17 +128,17 @@ class FakeOracle:
         with (self._folder / "work").open("a") as stream:
             stream.write(f"{line}\n")
 
-    def build(self, subject: Subject) -> Built:
+    def build(self, subject: Subject) -> BuildStep:
         """See ``Oracle.build``."""
 
-        def make() -> Built:
+        def make() -> BuildStep:
             if error := self._broken.get(subject.commit):
-                return Built(subject=subject, error=error, kernels_fault=True, seconds=5)
+                return BuildStep(subject=subject, error=error, kernels_fault=True, seconds=5)
             image = self._images.get(subject.commit, subject.commit) + subject.without
-            return Built(subject=subject, image=image, seconds=60)
+            return BuildStep(subject=subject, image=image, seconds=60)
 
         return msgspec.json.decode(
-            self._done(f"build-{subject.name}-{subject.commit[-8:]}", make), type=Built
+            self._done(f"build-{subject.name}-{subject.commit[-8:]}", make), type=BuildStep
         )
 
     def boot(self, subject: Subject, number: int, case: str = "") -> Boot:

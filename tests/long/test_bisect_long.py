@@ -28,7 +28,7 @@ from paths import RUNS, TESTS
 from under_test import FIX_GAP, LINUX_7_2, ORCHESTRATE, orchestrate, results
 
 from orchestrator import source
-from orchestrator.bisect.journal import Booted, Built, Step
+from orchestrator.bisect.journal import BootStep, BuildStep, Step
 from orchestrator.bisect.setup import CONCLUSION, Conclusion
 from orchestrator.core.store import default_cache
 
@@ -375,8 +375,8 @@ def test_killed_ten_times_and_resumed(base: Path, tmp_path: Path) -> None:
     assert concluded(folder).culprit == planted.culprit
     lines = (folder / "journal.ndjson").read_bytes().splitlines()
     steps = [msgspec.json.decode(line, type=Step) for line in lines]
-    boots = Counter((s.subject, s.number) for s in steps if isinstance(s, Booted))
-    builds = Counter(s.subject for s in steps if isinstance(s, Built))
+    boots = Counter((s.subject, s.number) for s in steps if isinstance(s, BootStep))
+    builds = Counter(s.subject for s in steps if isinstance(s, BuildStep))
     assert {*boots.values(), *builds.values()} == {1}
     print(len(steps), "steps", len(boots), "boots", len(builds), "builds")
 
