@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A patch series, patch by patch: does each apply, build, boot and pass, and what does the whole gain."""
+"""Test a patch series patch by patch, attribute failures to patches, and compare base and tip.
+
+May import the rooms from core to bisect.
+"""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a series came to as plain text, fit for a cover letter: no line is longer than 72 columns."""
+"""The results of a series as plain text for a cover letter, in 72 columns."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from importlib.metadata import PackageNotFoundError, version
 from orchestrator.core.text import one_line
 from orchestrator.results.model import Verdict
 from orchestrator.series import performance
-from orchestrator.series.matrix import Entry, Matrix, sentence, together
+from orchestrator.series.matrix import Entry, Matrix, grouped, sentence
 from orchestrator.series.model import COMPILE, WARNINGS, Change, Row, Series
 
 WIDTH = 72
 LEGEND = (
     "ok passed, = same kernel image as the patch before, whose results stand, ^N fails since patch N "
-    "(^0: without the series already), ? cannot be judged, - not reached"
+    "(^0: without the series), ? cannot be judged, - not reached"
 )
 
 
-def text(series: Series, found: Matrix) -> str:
-    """The block. It tells what was not judged as plainly as what was."""
+def text(series: Series, matrix: Matrix) -> str:
+    """The text. What was not judged is as visible as what was."""
     lines = [
         *_wrapped(_opening(series)),
         "",
         *_section("Kernels", _kernels(series)),
         *_section("Machines", _machines(series)),
         *_section("Method", method(series)),
-        *_findings(found),
+        *_findings(matrix),
         "",
-        *table(found, WIDTH),
+        *table(matrix, WIDTH),
         "",
         *_wrapped(LEGEND),
         *_benchmarks(series.changes),
@@ -43,10 +43,12 @@ def _opening(series: Series) -> str:
     base = series.patches[0]
     release = next((k.release for s in series.steps for k in s.kernels.values() if k.release), "")
     of = f" ({release})" if release else ""
-    said = f"Tested with orchestrate {_version()}: {_counted(count)} on {base.commit[:12]}{of}, one by one."
-    if series.interrupted or len([step for step in series.steps if step.done]) <= count:
-        said += " It was not carried through: what follows is what there is."
-    return said
+    sentences = (
+        f"Tested with orchestrate {_version()}: {_counted(count)} on {base.commit[:12]}{of}, one by one."
+    )
+    if series.interrupted or len([step for step in series.steps if step.finished]) <= count:
+        sentences += " The test is incomplete: these are the results so far."
+    return sentences
 
 
 def _version() -> str:
@@ -64,77 +66,79 @@ def _kernels(series: Series) -> list[str]:
         for name, kernel in step.kernels.items()
         if kernel.toolchain
     }
-    said = [f"{', '.join(choices.variants)}"]
+    sentences = [f"{', '.join(choices.variants)}"]
     if choices.flavors:
-        said[0] += f", flavor {'+'.join(choices.flavors)}"
-    said += [f"{arch}: {compilers.get(arch, 'not built')}" for arch in choices.arches]
+        sentences[0] += f", flavor {'+'.join(choices.flavors)}"
+    sentences += [f"{arch}: {compilers.get(arch, 'not built')}" for arch in choices.arches]
     if series.scope.also:
-        said.append(f"only compiled: {', '.join(series.scope.also)}")
-    return said
+        sentences.append(f"only compiled: {', '.join(series.scope.also)}")
+    return sentences
 
 
 def _machines(series: Series) -> list[str]:
-    found: dict[str, str] = {}
+    machines: dict[str, str] = {}
     for step in series.steps:
-        found |= step.machines
-    return [f"{arch}: {what}" for arch, what in found.items()] or ["none was booted"]
+        machines |= step.machines
+    return [f"{arch}: {what}" for arch, what in machines.items()] or ["none was booted"]
 
 
 def method(series: Series) -> list[str]:
-    """How it was done, in sentences."""
+    """How the series was tested, in sentences."""
     suites = [row.check for row in series.rows if not row.own and row.check != "bench"]
-    said = ["each patch built, compared with the one before for new warnings, booted once for each kernel"]
+    sentences = [
+        "each patch built, compared with the one before for new warnings, booted once for each kernel"
+    ]
     if suites:
-        said[0] += f", and tested with {', '.join(dict.fromkeys(suites))}"
+        sentences[0] += f", and tested with {', '.join(dict.fromkeys(suites))}"
     if series.scope.bench:
         boots = series.scope.choices.boots or performance.BOOTS
-        said.append(
+        sentences.append(
             f"{', '.join(series.scope.bench)}: base against tip, {boots} boots of each, in turn on the same "
             "host; one sample a boot; Hodges-Lehmann ratio with an exact interval (Mann-Whitney), 90 % over "
             "all judged metrics together"
         )
-    return said
+    return sentences
 
 
-def _findings(found: Matrix) -> list[str]:
+def _findings(matrix: Matrix) -> list[str]:
     lines = ["Result:"]
-    for same in together([*found.of_series, *found.untold, *found.at_base]):
-        lines += _wrapped(one_line(sentence(same, found.patches)), "  - ", "    ")
+    for same in grouped([*matrix.of_series, *matrix.unattributed, *matrix.at_base]):
+        lines += _wrapped(one_line(sentence(same, matrix.patches)), "  - ", "    ")
     unsure = sum(
         entry.verdict in (Verdict.INCONCLUSIVE, Verdict.ERROR)
-        for entries in found.entries.values()
+        for entries in matrix.entries.values()
         for entry in entries
     )
-    if not found.of_series:
-        what = "no patch made anything fail" if any(found.entries.values()) else "nothing was run"
+    if not matrix.of_series:
+        what = "no patch introduced a failure" if any(matrix.entries.values()) else "nothing was run"
         lines += _wrapped(what, "  - ", "    ")
     if unsure:
         lines += _wrapped(f"{unsure} of the checks below could not be judged", "  - ", "    ")
     return lines
 
 
-def table(found: Matrix, width: int) -> list[str]:
-    """The matrix: a line a check, a column a patch; what is too wide goes on below."""
-    rows = [row for row in found.rows if is_shown(found, row)]
-    left = max((len(row.name) for row in rows), default=0)
-    count = max((len(entries) for entries in found.entries.values()), default=0)
-    texts = {row.name: [entry.text for entry in found.entries[row.name]] for row in rows}
+def table(matrix: Matrix, width: int) -> list[str]:
+    """The matrix: a line per check, a column per patch. Columns that do not fit continue below."""
+    rows = [row for row in matrix.rows if is_informative(matrix, row)]
+    name_width = max((len(row.name) for row in rows), default=0)
+    count = max((len(entries) for entries in matrix.entries.values()), default=0)
+    texts = {row.name: [entry.text for entry in matrix.entries[row.name]] for row in rows}
     cell = max([3, *(len(text) for each in texts.values() for text in each)])
-    many = max(1, (width - left) // (cell + 1))
+    many = max(1, (width - name_width) // (cell + 1))
     lines: list[str] = []
     for start in range(0, count, many):
         if lines:
             lines.append("")
         numbers = range(start, min(start + many, count))
         heads = ["base" if n == 0 and cell >= 4 else str(n) for n in numbers]
-        lines.append(_line("patch", heads, left, cell))
-        lines += [_line(row.name, [texts[row.name][n] for n in numbers], left, cell) for row in rows]
+        lines.append(_line("patch", heads, name_width, cell))
+        lines += [_line(row.name, [texts[row.name][n] for n in numbers], name_width, cell) for row in rows]
     return lines
 
 
-def is_shown(found: Matrix, row: Row) -> bool:
-    """Whether a row says anything: where a configuration cannot be compiled, its warnings do not."""
-    entries: tuple[Entry, ...] = found.entries[row.name]
+def is_informative(matrix: Matrix, row: Row) -> bool:
+    """Whether a row has information: the warnings of a configuration that does not compile have none."""
+    entries: tuple[Entry, ...] = matrix.entries[row.name]
     return any(entry.verdict is not None for entry in entries) or row.check not in (
         WARNINGS,
         COMPILE,
@@ -142,8 +146,8 @@ def is_shown(found: Matrix, row: Row) -> bool:
     )
 
 
-def _line(name: str, words: Iterable[str], left: int, cell: int) -> str:
-    return f"{name:<{left}}" + "".join(f" {word:>{cell}}" for word in words)
+def _line(name: str, words: Iterable[str], name_width: int, cell: int) -> str:
+    return f"{name:<{name_width}}" + "".join(f" {word:>{cell}}" for word in words)
 
 
 def _benchmarks(changes: Iterable[Change]) -> list[str]:
@@ -172,15 +176,15 @@ def _change(change: Change) -> Iterator[str]:
 
 def _section(name: str, sentences: list[str]) -> list[str]:
     lines = []
-    for number, said in enumerate(sentences):
+    for number, sentence_ in enumerate(sentences):
         head = f"{name}:" if not number else ""
-        lines += _wrapped(said, f"{head:<10}", " " * 10)
+        lines += _wrapped(sentence_, f"{head:<10}", " " * 10)
     return lines
 
 
-def _wrapped(said: str, first: str = "", rest: str = "") -> list[str]:
+def _wrapped(text: str, first: str = "", rest: str = "") -> list[str]:
     return textwrap.wrap(
-        said, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
+        text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
     ) or [""]
 
 

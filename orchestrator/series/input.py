@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the user names as a series becomes commits: a range, an mbox, a folder of patches, a message-id."""
+"""Turn a series into commits: a range, an mbox, a folder of patches, or a message-id."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from orchestrator.source.clone import run_git
 from orchestrator.source.model import Say
 
 FORMS = "an mbox, a folder of patches, BASE..TIP of the repository, or a message-id that b4 can fetch"
-#: More are a mistake: a range the wrong way round, or a whole release.
+#: More patches are a mistake: swapped ends, or a whole release.
 MOST = 500
 _B4_S = 600.0
 
 
 class SeriesSource(msgspec.Struct, frozen=True, kw_only=True):
-    """A series as it was named, before any of it is a commit of ours.
+    """A series before its patches are commits.
 
-    ``mails`` are files to apply on ``base``; without them it is the range up to ``tip``. ``notes`` are
-    sentences about how it was read.
+    ``mails`` are files to apply on ``base``; without them the series is the range up to ``tip``. ``notes``
+    are sentences about how it was read.
     """
 
     folder: Path
@@ -44,10 +44,11 @@ class SeriesSource(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read(source: str, series: str, work: Path, say: Say) -> SeriesSource:
-    """Find out what the user means.
+    """Find out which series the user means.
 
-    :param source: ``DIR`` or ``DIR@BASE``; :param work: a folder for mails that are fetched.
-    :raises UserError: no repository, no series, no base, or one that the repository does not have.
+    :param source: ``DIR`` or ``DIR@BASE``.
+    :param work: a folder for mails to fetch.
+    :raises UserError: no repository, no series, no base, or a base that the repository does not have.
     :raises InfraError: b4 is not installed or fails.
     """
     folder, revision = _repository(source)
@@ -56,58 +57,58 @@ def read(source: str, series: str, work: Path, say: Say) -> SeriesSource:
         return _of_mails(folder, revision, [path], [path])
     if "..." in series:
         raise UserError(
-            f"{series}: a series is what lies between two commits",
+            f"{series}: a series is a range of commits",
             remedy=f"Write two dots: {series.replace('...', '..')}",
         )
     if ".." in series:
         return _of_range(folder, revision, series)
     if re.match(r"https?://", series) or re.fullmatch(r"<?[^\s@/<>]+@[^\s@/<>]+>?", series):
         fetched = _fetch(series, work, say)
-        wanted = [file for file in fetched if file.suffix in (".mbx", ".mbox") or file.is_dir()]
-        return _of_mails(folder, revision, wanted, fetched)
+        mboxes = [file for file in fetched if file.suffix in (".mbx", ".mbox") or file.is_dir()]
+        return _of_mails(folder, revision, mboxes, fetched)
     raise UserError(
-        f"{series!r} is no series: there is no such file or folder, and it is no other form",
+        f"{series!r} is not a series: there is no such file or folder",
         remedy=f"Give {FORMS}.",
     )
 
 
-def commits(given: SeriesSource, shop: Checkout, work: Path) -> tuple[Patch, ...]:
-    """The base and the patches as commits that the checkout can check out.
+def commits(source: SeriesSource, checkout: Checkout, work: Path) -> tuple[Patch, ...]:
+    """The base and the patches as commits that can be checked out.
 
-    :param work: an empty folder for what is needed on the way.
-    :raises UserError: a patch does not apply, or there is none; a range that has nothing or no end.
+    :param work: an empty folder for temporary files.
+    :raises UserError: a patch does not apply; there is no patch, or more than ``MOST``.
     """
-    if given.mails:
-        found = _applied(given, shop, work)
+    if source.mails:
+        series = _apply(source, checkout, work)
     else:
-        found = _listed(given.folder, f"{given.base}..{given.tip}")
-    if not found:
+        series = _list(source.folder, f"{source.base}..{source.tip}")
+    if not series:
         raise UserError(
-            f"there is no patch between {given.base[:12]} and {given.tip[:12]}",
+            f"there is no patch between {source.base[:12]} and {source.tip[:12]}",
             remedy="Name the older commit first: BASE..TIP.",
         )
-    if len(found) > MOST:
+    if len(series) > MOST:
         raise UserError(
-            f"there are {len(found)} commits between {given.base[:12]} and {given.tip[:12]}",
-            remedy=f"A series has at most {MOST}; is the base right?",
+            f"there are {len(series)} commits between {source.base[:12]} and {source.tip[:12]}",
+            remedy=f"A series has at most {MOST}. Check the base.",
         )
-    (first,) = _listed(shop.path, "-1", given.base)
-    base = Patch(number=0, commit=given.base, subject=first.subject)
-    return (base, *(msgspec.structs.replace(p, number=n) for n, p in enumerate(found, 1)))
+    (first,) = _list(checkout.path, "-1", source.base)
+    base = Patch(number=0, commit=source.base, subject=first.subject)
+    return (base, *(msgspec.structs.replace(p, number=n) for n, p in enumerate(series, 1)))
 
 
 def _repository(source: str) -> tuple[Path, str]:
     """The repository and the revision, or an empty one, of ``DIR[@BASE]``."""
     if not source:
-        raise UserError("which repository?", remedy="Name it with --source DIR or DIR@BASE.")
+        raise UserError("no repository is given", remedy="Name it with --source DIR or DIR@BASE.")
     path = Path(source).expanduser()
     split = None if path.exists() else clone.split(source)
     folder, revision = (Path(split[0]).expanduser(), split[1]) if split else (path, "")
     if split and not revision:
-        raise UserError(f"{source}: no revision behind the @", remedy="Write DIR@BASE, or DIR alone.")
+        raise UserError(f"{source}: no revision after the @", remedy="Write DIR@BASE, or DIR alone.")
     if not folder.is_dir():
         raise UserError(
-            f"--source {source}: a series is tested on commits, and this is no folder",
+            f"--source {source}: not a folder, and a series needs a git repository",
             remedy="Name a git repository of Linux: DIR, or DIR@BASE.",
         )
     folder = folder.resolve()
@@ -118,27 +119,25 @@ def _repository(source: str) -> tuple[Path, str]:
 def _of_range(folder: Path, revision: str, series: str) -> SeriesSource:
     first, _, last = series.partition("..")
     if first and revision:
-        raise UserError(
-            f"the base is named twice: {revision} and {first}", remedy="Leave one of the two out."
-        )
+        raise UserError(f"the base is named twice: {revision} and {first}", remedy="Omit one of them.")
     if not first and not revision:
-        raise UserError(f"{series}: where does it begin?", remedy="Write BASE..TIP, or --source DIR@BASE.")
+        raise UserError(f"{series} has no base", remedy="Write BASE..TIP, or --source DIR@BASE.")
     base = clone.commit_of(folder, first or revision, f"{folder}@{first or revision}")
     tip = clone.commit_of(folder, last or "HEAD", f"{folder}@{last or 'HEAD'}")
     if not clone.is_ancestor(folder, base, tip):
         meets = clone.merge_base(folder, base, tip)
         swapped = clone.is_ancestor(folder, tip, base)
-        remedy = "The other way round?" if swapped else "Rebase it, or name another base."
+        remedy = "Swap them." if swapped else "Rebase the series, or name another base."
         if meets and not swapped:
-            remedy = f"They part at {meets[:12]}: {meets[:12]}..{last or 'HEAD'} is the series."
+            remedy = f"They fork at {meets[:12]}: the series is {meets[:12]}..{last or 'HEAD'}."
         raise UserError(f"{series}: {tip[:12]} does not come after {base[:12]}", remedy=remedy)
     notes = []
     merges = run_git(folder, "rev-list", "--merges", "--first-parent", f"{base}..{tip}").split()
     if merges:
         count = len(merges)
         notes.append(
-            f"{count} of its commits {'is a merge' if count == 1 else 'are merges'}: each is one patch here, "
-            "with all that it merged"
+            f"{count} of its commits {'is a merge' if count == 1 else 'are merges'}: each is one patch, "
+            "with all commits that it merged"
         )
     return SeriesSource(folder=folder, base=base, tip=tip, notes=tuple(notes))
 
@@ -146,88 +145,88 @@ def _of_range(folder: Path, revision: str, series: str) -> SeriesSource:
 def _of_mails(folder: Path, revision: str, files: Sequence[Path], texts: Sequence[Path]) -> SeriesSource:
     """A series of mails.
 
-    :param texts: all that was fetched: the base may stand in the cover letter alone.
+    :param texts: all files that were fetched; the base may be in the cover letter only.
     """
-    said = mails.base_commits([source for file in texts for source in mails.read(file)])
+    bases = mails.base_commits([source for file in texts for source in mails.read(file)])
     notes = []
     if revision:
         base = clone.commit_of(folder, revision, f"{folder}@{revision}")
-        if said and base not in said:
-            notes.append(f"it says that it was made on {said[0][:12]}, and is tested on {base[:12]}")
+        if bases and base not in bases:
+            notes.append(f"the series was made on {bases[0][:12]}, but is tested on {base[:12]}")
         return SeriesSource(folder=folder, base=base, mails=tuple(files), notes=tuple(notes))
     names = ", ".join(clean_str(file.name) for file in files)
-    if not said:
+    if not bases:
         raise UserError(
-            f"{names} does not say what it was made on (no base-commit: line)",
+            f"{names} does not name its base (no base-commit: line)",
             remedy=f"Name the base: --source {shlex.quote(f'{folder}@BASE')}.",
         )
-    if len(said) > 1:
+    if len(bases) > 1:
         raise UserError(
-            f"{names} names {len(said)} bases: {', '.join(each[:12] for each in said)}",
+            f"{names} names {len(bases)} bases: {', '.join(each[:12] for each in bases)}",
             remedy=f"Name the right one: --source {shlex.quote(f'{folder}@BASE')}.",
         )
     try:
-        base = clone.commit_of(folder, said[0], f"{folder}@{said[0]}")
+        base = clone.commit_of(folder, bases[0], f"{folder}@{bases[0]}")
     except UserError as error:
         raise UserError(
-            f"{names} was made on {said[0][:12]}, which {folder} does not have",
+            f"{names} was made on {bases[0][:12]}, which {folder} does not have",
             remedy=f"Fetch it there, or name another base: --source {shlex.quote(f'{folder}@BASE')}.",
         ) from error
     return SeriesSource(folder=folder, base=base, mails=tuple(files), notes=tuple(notes))
 
 
 def _fetch(word: str, work: Path, say: Say) -> list[Path]:
-    """Have b4 fetch a series; the files that it made."""
+    """Fetch a series with b4; returns its files."""
     require(
         "b4",
         remedy="Install it (apt-get install b4, or pip install b4), or save the series as an mbox.",
     )
     message = word.strip("<>")
     if message.startswith("-"):
-        raise UserError(f"{word!r} is no message-id")
+        raise UserError(f"{word!r} is not a message-id")
     work.mkdir(parents=True, exist_ok=True)
     say(f"b4 fetches {message}")
-    remedy = "Look with `b4 am` by hand; or save the series as an mbox and name that."
-    # in a folder without a repository: what b4 finds configured there is not meant for this
+    remedy = "Run `b4 am` yourself, or save the series as an mbox and name that."
+    # in a folder without a repository: its b4 configuration is not meant for this
     with tempfile.TemporaryDirectory(prefix="orchestrate-") as empty:
         tool(["b4", "am", "-o", str(work), message], timeout_s=_B4_S, cwd=Path(empty), remedy=remedy)
-    found = sorted(path for path in work.iterdir() if path.suffix in (".mbx", ".mbox", ".cover"))
-    if not any(path.suffix != ".cover" for path in found):
+    files = sorted(path for path in work.iterdir() if path.suffix in (".mbx", ".mbox", ".cover"))
+    if not any(path.suffix != ".cover" for path in files):
         raise InfraError(f"b4 fetched no patch of {message}", remedy=remedy)
-    return found
+    return files
 
 
-def _applied(given: SeriesSource, shop: Checkout, work: Path) -> list[Patch]:
-    base = shop.check_out(given.base)
-    made = patches.as_commits(base, given.mails, work)
-    return [Patch(number=0, commit=commit, subject=one_line(subject)) for commit, subject in made]
+def _apply(source: SeriesSource, checkout: Checkout, work: Path) -> list[Patch]:
+    base = checkout.check_out(source.base)
+    commits = patches.as_commits(base, source.mails, work)
+    return [Patch(number=0, commit=commit, subject=one_line(subject)) for commit, subject in commits]
 
 
 def as_file(patch: Patch, where: Path) -> bytes:
-    """A patch as a mail of its own, so that it can be applied by hand."""
+    """A patch as a mail for `git am`."""
     words = ("--stdout", "--no-stat", "--no-signature", "--full-index", "--binary", "-1")
     return run_git(where, "format-patch", *words, patch.commit)
 
 
-def _listed(where: Path, *which: str) -> list[Patch]:
+def _list(where: Path, *which: str) -> list[Patch]:
     """Commits with their subjects, oldest first, along the first parents."""
     argv = ["rev-list", "--reverse", "--first-parent", "--format=%H%x00%P%x00%s", *which]
-    found = []
+    series = []
     for line in run_git(where, *argv).decode("utf-8", "replace").splitlines():
         if "\0" in line:
             commit, parents, subject = line.split("\0", 2)
-            found.append(Patch(number=0, commit=commit, subject=one_line(subject), merge=" " in parents))
-    return found
+            series.append(Patch(number=0, commit=commit, subject=one_line(subject), merge=" " in parents))
+    return series
 
 
-def kept_names(given: SeriesSource) -> tuple[str, ...]:
-    """What the mails of a series are called beside its results."""
-    return tuple(f"input/{number:02}-{path.name}" for number, path in enumerate(given.mails, 1))
+def copy_names(source: SeriesSource) -> tuple[str, ...]:
+    """The names of the copies of a series's mails, relative to its folder."""
+    return tuple(f"input/{number:02}-{path.name}" for number, path in enumerate(source.mails, 1))
 
 
-def keep(given: SeriesSource, folder: Path) -> None:
-    """Copy the mails of a series beside its results, so that it is resumed from these."""
-    for name, path in zip(kept_names(given), given.mails, strict=True):
+def copy_mails(source: SeriesSource, folder: Path) -> None:
+    """Copy the mails of a series to its folder; a resumed series reads the copies."""
+    for name, path in zip(copy_names(source), source.mails, strict=True):
         (folder / "input").mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             shutil.copytree(path, folder / name, dirs_exist_ok=True)

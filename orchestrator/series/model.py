@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A series and what came of it: what ``series.json`` holds and everything else is drawn from."""
+"""A series and its results: the content of ``series.json``, from which all reports are made."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from orchestrator.results.model import Case, CellResult
 #: The version of ``series.json``; a later one is not resumed.
 SERIES_VERSION = 1
 
-#: Checks that are made once for each arch and variant of a patch, besides those of suites.
+#: The checks of each patch besides its suites.
 BUILD, WARNINGS, BOOT, BENCH = "build", "warnings", "boot", "bench"
 APPLIES, COMPILE = "applies", "compile"
 
 
 class Patch(msgspec.Struct, frozen=True, kw_only=True):
-    """One commit of the series; number 0 is the base. ``merge``: it is one, and brings all that it merged."""
+    """One commit of the series; number 0 is the base. A ``merge`` stands for all commits that it merged."""
 
     number: int
     commit: str
@@ -34,7 +34,7 @@ class Patch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A check of every patch: ``check`` is one of ours (``build``, ``boot`` …) or the name of a suite."""
+    """A check of every patch. ``check`` is ``applies``, ``build``, ``boot`` … or the name of a suite."""
 
     check: str
     arch: str = ""
@@ -47,12 +47,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def own(self) -> bool:
-        """Whether it is no suite: such a row makes nothing green."""
+        """Whether the check is not a suite. Such a row cannot make a series green."""
         return self.check in (APPLIES, BUILD, WARNINGS, BOOT, COMPILE)
 
 
 class KernelId(NamedTuple):
-    """An arch and a variant: of each patch there is one kernel for each."""
+    """An arch and a variant: each patch has one kernel for each."""
 
     arch: str
     variant: str
@@ -78,9 +78,9 @@ class KernelId(NamedTuple):
 
 
 class RowResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The result of a check of one patch. ``same``: taken over from the patch before, whose image is equal.
+    """The result of a check of one patch. ``same``: it is that of the patch before, whose image is equal.
 
-    ``run`` is the run that it came of, relative to the series's folder.
+    ``run`` is the folder of its run, relative to the series's folder.
     """
 
     cases: tuple[Case, ...]
@@ -89,7 +89,7 @@ class RowResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PatchKernel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A kernel of a patch; ``image`` is the digest of its image, empty where there is none."""
+    """A kernel of a patch; ``image`` is the digest of its image, empty if there is none."""
 
     image: str = ""
     release: str = ""
@@ -97,20 +97,20 @@ class PatchKernel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is known of one patch. ``rows`` by their names, ``kernels`` by ``arch variant``."""
+    """The results of one patch: ``rows`` by name, ``kernels`` by ``arch variant``, ``machines`` by arch."""
 
     number: int
     rows: dict[str, RowResult] = {}
     kernels: dict[str, PatchKernel] = {}
     machines: dict[str, str] = {}
-    done: bool = False
+    finished: bool = msgspec.field(name="done", default=False)
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """A metric of the tip over that of the base: 0.5 means that the series halves it.
 
-    ``better`` is ``lower`` or ``higher``, ``says`` what the interval allows to say. ``judged``: a worse
-    value of this one is a fault of the series.
+    ``better`` is ``lower`` or ``higher``, ``says`` what the interval shows. ``judged``: a worse value counts
+    as a failure of the series.
     """
 
     arch: str
@@ -126,12 +126,12 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
-    """What a series is and what is tested of it, so that it can be resumed.
+    """What a series is and how it is tested, so that it can be resumed.
 
-    ``choices`` are those of each patch's run; its source is the base. ``folder`` is the user's repository,
-    ``name`` the series as the user named it, ``inputs`` the copies of its mails (relative to the series's
-    folder) where it was not a range. ``also`` are the configurations that are only compiled, ``bench`` the
-    benchmarks in which base and tip are compared.
+    ``choices`` are for the run of each patch, with the base as source. ``folder`` is the user's repository,
+    ``name`` the user's name for the series. ``inputs`` are the copies of its mails, relative to the series's
+    folder; none for a range. ``also`` are the configurations that are only compiled, ``bench`` the
+    benchmarks that compare base and tip.
     """
 
     choices: Choices
@@ -143,10 +143,9 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``series.json`` holds. ``patches`` begin with the base, ``steps`` go as far as it has come.
+    """The content of ``series.json``. ``patches`` start with the base; ``steps`` are those so far.
 
-    ``notes`` are sentences about how the series was read. ``digests`` are of what it reads besides its
-    kernels.
+    ``notes`` are sentences about how the series was read. ``digests`` are of the inputs besides the kernels.
     """
 
     version: int = SERIES_VERSION

@@ -9,7 +9,7 @@ from orchestrator.core.text import clean_str, one_line
 from orchestrator.report import page
 from orchestrator.results.model import AT_FAULT, Verdict
 from orchestrator.series import cover, performance
-from orchestrator.series.matrix import Entry, Fault, Matrix, sentence, together
+from orchestrator.series.matrix import Entry, Fault, Matrix, grouped, sentence
 from orchestrator.series.model import Series
 
 _CLASSES = {
@@ -22,21 +22,21 @@ _CLASSES = {
 }
 
 
-def render(series: Series, found: Matrix) -> str:
-    """The page. All that came from patches, compilers and guests is cleaned and escaped."""
+def render(series: Series, matrix: Matrix) -> str:
+    """The page. All text from patches, compilers and guests is sanitised and escaped."""
     return page.render(
         "series/series.html.j2",
         series=series,
         base=series.patches[0],
         tip=series.patches[-1],
         patches=series.patches,
-        rows=[(row, found.entries[row.name]) for row in found.rows if cover.is_shown(found, row)],
+        rows=[(row, matrix.entries[row.name]) for row in matrix.rows if cover.is_informative(matrix, row)],
         class_of=_class_of,
         title_of=_title_of,
-        of_series=[_fault(same, found) for same in together(found.of_series)],
-        untold=[_fault(same, found) for same in together(found.untold)],
-        at_base=[_fault(same, found) for same in together(found.at_base)],
-        culprits={patch.number for patch in found.culprits()},
+        of_series=[_fault(same, matrix) for same in grouped(matrix.of_series)],
+        unattributed=[_fault(same, matrix) for same in grouped(matrix.unattributed)],
+        at_base=[_fault(same, matrix) for same in grouped(matrix.at_base)],
+        culprits={patch.number for patch in matrix.culprits()},
         changes=series.changes,
         in_words=performance.in_words,
         method=cover.method(series),
@@ -47,7 +47,7 @@ def render(series: Series, found: Matrix) -> str:
 
 
 def _class_of(entry: Entry) -> str:
-    if entry.began:
+    if entry.new:
         return "bad"
     if entry.since is not None:
         return "since"
@@ -57,15 +57,15 @@ def _class_of(entry: Entry) -> str:
 
 
 def _title_of(entry: Entry) -> str:
-    """What a pointer that rests on an entry is told."""
+    """The tooltip of an entry."""
     same = "same kernel image as the patch before; " if entry.same else ""
     return one_line(f"{same}{entry.reason or (entry.verdict.value if entry.verdict else 'not reached')}")
 
 
-def _fault(same: Sequence[Fault], found: Matrix) -> dict[str, str]:
+def _fault(same: Sequence[Fault], matrix: Matrix) -> dict[str, str]:
     case = same[0].case
     return {
-        "said": one_line(sentence(same, found.patches), limit=600),
+        "text": one_line(sentence(same, matrix.patches), limit=600),
         "detail": clean_str(case.detail, limit=4096),
         "log": case.log,
     }

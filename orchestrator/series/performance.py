@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the whole series does to performance: base and tip, boot by boot in turn, one sample a boot."""
+"""Compare the performance of base and tip: they boot in turn, and each boot is one sample."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.kernel import build
 from orchestrator.plan.inputs import kernel_spec
 from orchestrator.plan.target import Target
 from orchestrator.results.model import AT_FAULT, Blame, Case, CellResult, Verdict
-from orchestrator.series.model import BENCH, Change, KernelId, Patch, RowResult, Series
+from orchestrator.series.model import BENCH, Change, KernelId, Patch, RowResult, Series, Step
 from orchestrator.series.steps import (
     Workspace,
     inputs_of,
@@ -23,19 +23,19 @@ from orchestrator.series.steps import (
     target_of,
 )
 
-#: With five boots a side the interval can be so wide that four kernels are judged together at 90 %.
+#: Five boots per side are enough to judge four kernels together at 90 %.
 BOOTS = 5
 CONFIDENCE = 0.90
-#: A change below this is nobody's fault, however sure it is.
+#: A smaller change is not a failure, however significant.
 MIN_EFFECT = 1.05
-#: What is judged, where a benchmark has it: times of their own are the host's as much as the kernel's.
+#: The metrics to judge, if a benchmark has them: plain times depend on the host as much as on the kernel.
 PREFERRED = ("interference",)
 
 
 def measure(series: Series, workspace: Workspace) -> Series:
-    """Measure base and tip where their kernels differ, and put it at the tip.
+    """Measure base and tip for each kernel in which they differ, and add the results to the tip.
 
-    Nothing is done where it has been done, or where one of the two was not built.
+    Finished measurements are not repeated. A kernel that one of the two lacks is left out.
     """
     steps = {step.number: step for step in series.steps}
     tip = series.patches[-1]
@@ -44,16 +44,9 @@ def measure(series: Series, workspace: Workspace) -> Series:
         return series
     if any(name.startswith(f"{BENCH} ") for name in last.rows):
         return series
-    rows: dict[str, RowResult] = {}
-    differing = []
-    for key, kernel in last.kernels.items():
-        id_ = KernelId.parse(key)
-        image = first.kernels[key].image if key in first.kernels else ""
-        if kernel.image and kernel.image == image:
-            same = Case(id=BENCH, verdict=Verdict.PASS, reason="the kernel is the base's, byte for byte")
-            rows[id_.row(BENCH).name] = RowResult(cases=(same,), same=True)
-        elif kernel.image and image:
-            differing.append(id_)
+    equal, differing = _split_kernels(first, last)
+    same = Case(id=BENCH, verdict=Verdict.PASS, reason="the kernel equals the base's, byte for byte")
+    rows = {id_.row(BENCH).name: RowResult(cases=(same,), same=True) for id_ in equal}
     changes: tuple[Change, ...] = ()
     if differing:
         cells, run = _measure(series, workspace, differing)
@@ -69,6 +62,17 @@ def measure(series: Series, workspace: Workspace) -> Series:
     return msgspec.structs.replace(series, steps=(*series.steps[:-1], step), changes=changes)
 
 
+def _split_kernels(base: Step, tip: Step) -> tuple[list[KernelId], list[KernelId]]:
+    """The kernels of base and tip with equal images, and those with different ones."""
+    equal: list[KernelId] = []
+    differing: list[KernelId] = []
+    for key, kernel in tip.kernels.items():
+        image = base.kernels[key].image if key in base.kernels else ""
+        if kernel.image and image:
+            (equal if kernel.image == image else differing).append(KernelId.parse(key))
+    return equal, differing
+
+
 def _measure(
     series: Series, workspace: Workspace, kernels: Sequence[KernelId]
 ) -> tuple[Sequence[CellResult], str]:
@@ -78,7 +82,7 @@ def _measure(
         selftests_from="",
         boots=series.scope.choices.boots or BOOTS,
     )
-    # one tree serves both: the kernels of each must be in the store before the other is checked out
+    # both share one tree: the kernels of each must be in the store before the other is checked out
     ends = (series.patches[0], series.patches[-1])
     targets = [_built_target(series, patch, workspace, kernels) for patch in ends]
     result = run_of(choices, targets, workspace, "bench", kernels=kernels)
@@ -86,11 +90,11 @@ def _measure(
 
 
 def _built_target(series: Series, patch: Patch, workspace: Workspace, kernels: Sequence[KernelId]) -> Target:
-    """A patch's target, with its kernels in the store: later they would be built from another's tree."""
+    """A patch's target, with its kernels in the store, since the tree will change."""
     target = target_of(series, patch, workspace)
     choices = msgspec.structs.replace(series.scope.choices, suites=(), commands=(), selftests_from="")
     inputs = inputs_of(choices, [target], workspace)
-    folder_of = object_folders(choices, workspace.shop)
+    folder_of = object_folders(choices, workspace.checkout)
     for id_ in kernels:
         spec = kernel_spec(inputs, target.label, *id_, objects=folder_of(*id_))
         build.build(
@@ -105,29 +109,29 @@ def _built_target(series: Series, patch: Patch, workspace: Workspace, kernels: S
 def compare(cells: Sequence[CellResult], *, base: str, tip: str) -> tuple[Change, ...]:
     """The metrics of the tip over those of the base, for each kernel and benchmark.
 
-    Of each benchmark one metric is judged. Intervals of these are at 1 - 0.1/m for m of them (Bonferroni), so
-    that all together are right with 90 %; those of the others, which nothing follows from, at 90 % each.
+    One metric of each benchmark is judged. With m of them, their intervals are at 1 - 0.1/m (Bonferroni), so
+    that all together hold at 90 %. The intervals of the other metrics, for information, are at 90 % each.
     """
     boots: dict[tuple[str, str, str], dict[str, list[Mapping[str, float]]]] = {}
     better: dict[str, dict[str, str]] = {}
     for cell in cells:
-        for measured in cell.suites:
-            if measured.kind == "benchmark":
-                sides = boots.setdefault((cell.arch, cell.variant, measured.suite), {})
-                sides.setdefault(cell.label, []).append(measured.metrics)
-                better.setdefault(measured.suite, {}).update(measured.better)
+        for result in cell.suites:
+            if result.kind == "benchmark":
+                sides = boots.setdefault((cell.arch, cell.variant, result.suite), {})
+                sides.setdefault(cell.label, []).append(result.metrics)
+                better.setdefault(result.suite, {}).update(result.better)
     judged = {name: judged_metric(ways) for name, ways in better.items()}
     several = sum(1 for _, _, suite in boots if judged[suite])
-    found = []
+    changes = []
     for (arch, variant, suite), sides in boots.items():
         for metric, way in better[suite].items():
-            mine = judged[suite] == metric
+            is_judged = judged[suite] == metric
             at_tip, at_base = (usable(sides.get(label, ()), metric) for label in (tip, base))
             if not at_tip or not at_base:
                 continue
-            level = 1 - (1 - CONFIDENCE) / several if mine else CONFIDENCE
+            level = 1 - (1 - CONFIDENCE) / several if is_judged else CONFIDENCE
             ratio = ratio_interval(at_tip, at_base, level)
-            found.append(
+            changes.append(
                 Change(
                     arch=arch,
                     variant=variant,
@@ -138,30 +142,27 @@ def compare(cells: Sequence[CellResult], *, base: str, tip: str) -> tuple[Change
                     tip=median(at_tip),
                     ratio=ratio,
                     says=says(ratio, way),
-                    judged=mine,
+                    judged=is_judged,
                 )
             )
-    return tuple(found)
+    return tuple(changes)
 
 
 def judged_metric(better: Mapping[str, str]) -> str:
-    """The metric of a benchmark that a series answers for; the first that it compares, failing others."""
+    """The metric of a benchmark to judge: a preferred one, or else the first."""
     return next((name for name in (*PREFERRED, *better) if name in better), "")
 
 
 def _cases(cells: Sequence[CellResult], changes: Sequence[Change], tip: str) -> tuple[Case, ...]:
-    """What the benchmarks of one kernel come to."""
-    found = []
-    for change in changes:
-        if change.judged:
-            found.append(_case(change))
+    """The cases of one kernel's benchmarks."""
+    cases = [_case(change) for change in changes if change.judged]
     for cell in cells:
         for case in cell.all_cases():
             if case.verdict is Verdict.PASS:
                 continue
             at_tip = cell.label == tip
             blind = case.verdict in AT_FAULT and not at_tip
-            found.append(
+            cases.append(
                 msgspec.structs.replace(
                     case,
                     id=f"{cell.cell}/{case.id}",
@@ -169,10 +170,10 @@ def _cases(cells: Sequence[CellResult], changes: Sequence[Change], tip: str) -> 
                     log=f"bench/{case.log}" if case.log else "",
                 )
             )
-    if not found:
-        reason = "nothing was measured on both sides"
-        found = [Case(id=BENCH, verdict=Verdict.INCONCLUSIVE, blame=Blame.INFRA, reason=reason)]
-    return tuple(found)
+    if not cases:
+        reason = "no metric was measured on both sides"
+        cases = [Case(id=BENCH, verdict=Verdict.INCONCLUSIVE, blame=Blame.INFRA, reason=reason)]
+    return tuple(cases)
 
 
 def _case(change: Change) -> Case:

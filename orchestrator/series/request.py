@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From the options of ``orchestrate series`` to the series and what is tested of it."""
+"""Turn the options of ``orchestrate series`` into the series and the scope of its tests."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from orchestrator.series.model import Scope
 from orchestrator.source.model import Say
 from orchestrator.suites import catalog
 
-#: The benchmark in which base and tip are compared, where none is named.
+#: The default benchmark to compare base and tip.
 BENCHMARKS = ("map-latency",)
 
-#: Reads a series, given a folder for what it fetches.
+#: Reads a series; its argument is a folder for mails to fetch.
 Reader = Callable[[Path], tuple[SeriesSource, Scope]]
 
 
 class SeriesRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A series that the user asks for.
+    """A series as the user requests it.
 
-    ``patches`` is the series as the user names it, ``source`` the repository, empty for the one that the
-    user is in. ``also`` are the configurations that are only compiled; ``no_bench``: nothing is measured.
+    ``patches`` is the user's name for the series, ``source`` the repository; if it is empty, that of the
+    current folder. ``also`` are the configurations that are only compiled. ``no_bench``: no benchmarks.
     """
 
     options: Options
@@ -41,18 +41,18 @@ class SeriesRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def reader_of(request: SeriesRequest, say: Say) -> Reader:
-    """What reads the series; mistakes in options are found before anything is read.
+    """A function that reads the series. Options are checked before anything is read.
 
-    :raises UserError: a name that does not exist, or options that do not fit together.
+    :raises UserError: a name does not exist, or options do not fit together.
     """
     if not request.patches:
-        raise UserError("which series?", remedy=f"Give {input.FORMS}.")
+        raise UserError("no series is given", remedy=f"Give {input.FORMS}.")
     source = request.source or current_tree()
     options = msgspec.structs.replace(request.options, sources=(source,) if source else ())
-    choices, benchmarks, why_none = split_suites(choose(options, tests=True), measure=not request.no_bench)
+    choices, benchmarks, notice = split_suites(choose(options, tests=True), measure=not request.no_bench)
     also = compile_only.check_names(request.also)
-    if why_none:
-        say(why_none)
+    if notice:
+        say(notice)
 
     def read(work: Path) -> tuple[SeriesSource, Scope]:
         series = input.read(source, request.patches, work, say)
@@ -69,16 +69,18 @@ def reader_of(request: SeriesRequest, say: Say) -> Reader:
 
 
 def split_suites(choices: Choices, *, measure: bool) -> tuple[Choices, tuple[str, ...], str]:
-    """The choices of each patch's run, the benchmarks for base and tip, and why there is none.
+    """The choices for each patch's run, the benchmarks for base and tip, or the reason why there is none.
 
-    :raises UserError: benchmarks are named although nothing is to be measured.
+    :raises UserError: benchmarks are named, but nothing is measured.
     """
     kinds = {name: catalog.load(name).kind for name in choices.suites}
     functional = tuple(name for name, kind in kinds.items() if kind == "functional")
     benchmarks = tuple(name for name, kind in kinds.items() if kind == "benchmark")
     defaults = prepare.default_suites(choices.flavors)
     if benchmarks and not measure and set(choices.suites) != set(defaults):
-        raise UserError(f"--suite {benchmarks[0]} is a benchmark, and --no-bench", remedy="Leave one out.")
+        raise UserError(
+            f"--suite {benchmarks[0]} is a benchmark, and --no-bench is given", remedy="Omit one of them."
+        )
     if not functional:
         functional = tuple(n for n in defaults if n not in benchmarks)
         functional = tuple(n for n in functional if catalog.load(n).kind == "functional")
@@ -86,5 +88,5 @@ def split_suites(choices: Choices, *, measure: bool) -> tuple[Choices, tuple[str
     if not measure:
         return of_patch, (), ""
     if choices.flavors:
-        return of_patch, (), "nothing is measured in a kernel made for diagnosis"
+        return of_patch, (), "no benchmarks: a kernel with a flavor is too slow to compare"
     return of_patch, benchmarks or BENCHMARKS, ""

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A series from its beginning, or its resumption, to its reports and its exit code."""
+"""Start or resume a series, write its reports, and return its exit code."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 from pathlib import Path
@@ -19,13 +20,12 @@ from orchestrator.plan.inputs import digests
 from orchestrator.results import junit
 from orchestrator.results.model import CellResult
 from orchestrator.run.directory import RunDirectory, check_inputs, read_versioned
-from orchestrator.series import cover, input, matrix, page, performance, steps
-from orchestrator.series import terminal as shown
+from orchestrator.series import cover, input, matrix, page, performance, steps, terminal
 from orchestrator.series.input import SeriesSource
 from orchestrator.series.model import SERIES_VERSION, Patch, Scope, Series
 from orchestrator.series.request import Reader
 from orchestrator.series.steps import Workspace
-from orchestrator.source import checkout
+from orchestrator.source import checkout as checkouts
 from orchestrator.source.checkout import Checkout
 from orchestrator.source.model import Say
 
@@ -35,77 +35,75 @@ NAME = f"{KIND}.json"
 
 
 def load(place: RunDirectory) -> Series:
-    """The state of a series.
+    """The state of an earlier series.
 
     :raises UserError: it cannot be read, or a newer orchestrate wrote it.
     """
     return read_versioned(place.path / NAME, Series, SERIES_VERSION, KIND)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Services:
+    """What a process gives to the series that it executes."""
+
+    store: Store
+    engine: Engine
+    console: Console
+    say: Say
+
+    def checkout(self, repository: Path) -> contextlib.AbstractContextManager[Checkout]:
+        """A private checkout of the user's repository."""
+        return checkouts.opened(repository, cache=self.store.root, say=self.say)
+
+
 def execute(
     place: RunDirectory,
-    what: Reader | Series,
+    start: Reader | Series,
     *,
     store: Store,
     engine: Engine,
     console: Console,
     say: Say,
 ) -> int:
-    """Begin a series, or continue one; the exit code.
+    """Start or resume a series; returns the exit code.
 
-    :param what: reads the series that the user named, or the state of one that was begun.
-    :raises UserError: it cannot be as asked; nothing was run.
-    :raises Interrupted: it was told to end before anything was run.
+    :param start: a reader of the user's series, or the state of an earlier one.
+    :raises UserError: the request cannot be met; nothing was run.
+    :raises Interrupted: interrupted before anything was run.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="orchestrate-") as scratch:
             work = Path(scratch)
-            if isinstance(what, Series):
-                return _resume(place, what, work, store, engine, console, say)
-            source, scope = what(work / "fetched")
-            return _begin(place, source, scope, work, store, engine, console, say)
+            services = _Services(store, engine, console, say)
+            if isinstance(start, Series):
+                return _resume(place, start, work, services)
+            source, scope = start(work / "fetched")
+            return _begin(place, source, scope, work, services)
     except UserError:
         raise
     except OrchestrateError:
-        # a tool that ended because everything was told to
+        # the interrupt has ended a tool
         if engine.cancelled():
             raise Interrupted("interrupted") from None
         raise
 
 
-def _begin(
-    place: RunDirectory,
-    source: SeriesSource,
-    scope: Scope,
-    work: Path,
-    store: Store,
-    engine: Engine,
-    console: Console,
-    say: Say,
-) -> int:
-    with checkout.opened(source.folder, cache=store.root, say=say) as shop:
-        patches = _commits(source, shop, work)
+def _begin(place: RunDirectory, source: SeriesSource, scope: Scope, work: Path, services: _Services) -> int:
+    with services.checkout(source.folder) as checkout:
+        patches = _commits(source, checkout, work)
         place.try_folder()
         series = Series(
             id=place.id,
-            scope=msgspec.structs.replace(scope, inputs=input.kept_names(source)),
+            scope=msgspec.structs.replace(scope, inputs=input.copy_names(source)),
             patches=patches,
             rows=steps.rows(scope.choices, scope.also, scope.bench),
             notes=source.notes,
             started_at=now(),
         )
-        return _continue(place, series, shop, store, engine, console, source)
+        return _continue(place, series, checkout, services, source)
 
 
-def _resume(
-    place: RunDirectory,
-    series: Series,
-    work: Path,
-    store: Store,
-    engine: Engine,
-    console: Console,
-    say: Say,
-) -> int:
+def _resume(place: RunDirectory, series: Series, work: Path, services: _Services) -> int:
     scope = series.scope
     source = SeriesSource(
         folder=Path(scope.folder),
@@ -113,66 +111,65 @@ def _resume(
         tip=series.patches[-1].commit,
         mails=tuple(place.path / name for name in scope.inputs),
     )
-    with checkout.opened(source.folder, cache=store.root, say=say) as shop:
-        patches = _commits(source, shop, work)
+    with services.checkout(source.folder) as checkout:
+        patches = _commits(source, checkout, work)
         if [patch.commit for patch in patches] != [patch.commit for patch in series.patches]:
-            raise UserError(f"{scope.name} has changed since the series began", remedy="Begin a new one.")
-        return _continue(place, series, shop, store, engine, console)
+            raise UserError(f"{scope.name} has changed since the series began", remedy="Start a new one.")
+        return _continue(place, series, checkout, services)
 
 
-def _commits(source: SeriesSource, shop: Checkout, work: Path) -> tuple[Patch, ...]:
+def _commits(source: SeriesSource, checkout: Checkout, work: Path) -> tuple[Patch, ...]:
     (work / "apply").mkdir()
-    return input.commits(source, shop, work / "apply")
+    return input.commits(source, checkout, work / "apply")
 
 
-def _keep_mails(place: RunDirectory, source: SeriesSource, series: Series, shop: Checkout) -> None:
-    """Keep the mails of a series, and each patch as a mail of its own."""
-    input.keep(source, place.path)
+def _copy_mails(place: RunDirectory, source: SeriesSource, series: Series, checkout: Checkout) -> None:
+    """Copy the mails of a series to its folder, and write each patch as a mail."""
+    input.copy_mails(source, place.path)
     for patch in series.patches[1:] if series.scope.inputs else ():
-        place.write(steps.patch_file(patch), input.as_file(patch, shop.path))
+        place.write(steps.patch_file(patch), input.as_file(patch, checkout.path))
 
 
 def _continue(
     place: RunDirectory,
     series: Series,
-    shop: Checkout,
-    store: Store,
-    engine: Engine,
-    console: Console,
+    checkout: Checkout,
+    services: _Services,
     new_source: SeriesSource | None = None,
 ) -> int:
-    """Execute what is left, and write all reports anew.
+    """Execute the remaining steps, and write all reports.
 
-    :param new_source: that of a series that has no folder yet.
+    :param new_source: the source of a series that has no folder yet.
     """
+    engine, console = services.engine, services.console
 
     def write(state: Series) -> None:
         place.write(NAME, msgspec.json.format(msgspec.json.encode(state), indent=1))
 
     workspace = Workspace(
         folder=place.path,
-        store=Store(store.root, engine.cancelled),
-        shop=shop,
+        store=Store(services.store.root, engine.cancelled),
+        checkout=checkout,
         engine=engine,
         events=Events(console),
-        selftests=_selftests(series, shop),
+        selftests=_selftests(series, checkout),
         write=write,
     )
-    # before there is a folder: what is refused leaves none
+    # before the folder is made: a refused series leaves none
     series = _with_digests(series, workspace)
     with place.lock(), Events(console, place.path / "events.ndjson") as events:
         workspace = dataclasses.replace(workspace, events=events)
         if new_source is not None:
-            _keep_mails(place, new_source, series, shop)
+            _copy_mails(place, new_source, series, checkout)
         write(series)
-        _say_beginning(series, events, place)
+        _announce(series, events, place)
         series = _execute(series, workspace, place)
-    done = not engine.cancelled()
-    series = msgspec.structs.replace(series, interrupted=not done, finished_at=now() if done else "")
+    finished = not engine.cancelled()
+    series = msgspec.structs.replace(series, interrupted=not finished, finished_at=now() if finished else "")
     result = matrix.judge(series)
     write(series)
     write_reports(place, series, result)
-    shown.closing(console, series, result, place.path)
+    terminal.print_summary(console, series, result, place.path)
     return matrix.series_exit_code(series, result)
 
 
@@ -189,32 +186,32 @@ def _execute(series: Series, workspace: Workspace, place: RunDirectory) -> Serie
         return load(place)
 
 
-def _selftests(series: Series, shop: Checkout) -> str:
-    """The source of the kernel's own tests for all patches, empty where none is needed."""
+def _selftests(series: Series, checkout: Checkout) -> str:
+    """The source of the kernel's selftests for all patches, empty if none are needed."""
     choices = series.scope.choices
     if choices.selftests_from or not steps.has_tree_suites(choices):
         return choices.selftests_from
-    repository = shop.path if series.scope.inputs else series.scope.folder
+    repository = checkout.path if series.scope.inputs else series.scope.folder
     return f"{repository}@{series.patches[-1].commit}"
 
 
-def _say_beginning(series: Series, events: Events, place: RunDirectory) -> None:
+def _announce(series: Series, events: Events, place: RunDirectory) -> None:
     count = len(series.patches) - 1
-    done = sum(step.done for step in series.steps)
-    kept = f", {done} of {count + 1} kernels' turns done" if done else ""
-    what = f"{count} patch{'es' if count > 1 else ''} on {series.patches[0].commit[:12]}{kept}"
-    events.emit("", "", f"{what}, results in {place.path}")
+    finished = sum(step.finished for step in series.steps)
+    progress = f", {finished} of {count + 1} steps are done" if finished else ""
+    opening = f"{count} patch{'es' if count > 1 else ''} on {series.patches[0].commit[:12]}{progress}"
+    events.emit("", "", f"{opening}, results in {place.path}")
     for note in series.notes:
         events.emit("", "", note)
     for name in series.scope.also:
-        if why := compile_only.load(name).missing:
-            events.emit("", "", f"{name} is left out: {why}")
+        if reason := compile_only.load(name).missing:
+            events.emit("", "", f"{name} is skipped: {reason}")
 
 
 def _with_digests(series: Series, workspace: Workspace) -> Series:
-    """The series with digests of what it reads besides its kernels.
+    """The series with the digests of its inputs besides the kernels.
 
-    :raises UserError: one has changed since the series began.
+    :raises UserError: an input has changed since the series began.
     """
     target = steps.target_of(series, series.patches[0], workspace)
     choices = msgspec.structs.replace(series.scope.choices, selftests_from=workspace.selftests)
@@ -232,7 +229,7 @@ def write_reports(place: RunDirectory, series: Series, result: matrix.Matrix) ->
 
 
 def junit_cells(series: Series, result: matrix.Matrix) -> list[CellResult]:
-    """A suite of JUnit for each patch."""
+    """One JUnit suite per patch."""
     cells = []
     for step in series.steps:
         patch = series.patches[step.number]
@@ -240,7 +237,7 @@ def junit_cells(series: Series, result: matrix.Matrix) -> list[CellResult]:
             case
             for row in series.rows
             if row.name in step.rows
-            for case in matrix.told_cases(row, result, step.rows[row.name], step.number)
+            for case in matrix.junit_cases(row, result, step.rows[row.name], step.number)
         ]
         name = "base" if not patch.number else f"{patch.number:04} {patch.subject}"
         properties = {"commit": patch.commit, "subject": patch.subject}

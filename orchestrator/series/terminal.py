@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The closing words of a series on the terminal."""
+"""The summary of a series on the terminal."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from rich.text import Text
 
 from orchestrator.report.terminal import program_name
 from orchestrator.series import cover, performance
-from orchestrator.series.matrix import Matrix, sentence, together
+from orchestrator.series.matrix import Matrix, grouped, sentence
 from orchestrator.series.model import Series
 
 _WIDTH = 80
-_SHOWN = 10
+_MOST_FAULTS = 10
 
 
-def closing(out: Console, series: Series, found: Matrix, folder: Path) -> None:
-    """Print the matrix, which patch is to blame for what, and the next command to type."""
+def print_summary(out: Console, series: Series, matrix: Matrix, folder: Path) -> None:
+    """Print the matrix, the failures with their patches, and the next command to type."""
     out.print()
     for patch in series.patches:
-        name = "base" if not patch.number else str(patch.number)
+        number = "base" if not patch.number else str(patch.number)
         merge = " (merge)" if patch.merge else ""
-        subject = f"{name:>4}  {patch.commit[:12]} {patch.subject}{merge}"
+        subject = f"{number:>4}  {patch.commit[:12]} {patch.subject}{merge}"
         out.print(subject if len(subject) <= _WIDTH else f"{subject[: _WIDTH - 1]}…", soft_wrap=True)
     out.print()
-    for line in cover.table(found, _WIDTH):
+    for line in cover.table(matrix, _WIDTH):
         out.print(_coloured(line), soft_wrap=True)
     out.print()
     _changes(out, series)
-    faults = together(found.of_series)
-    for same in faults[:_SHOWN]:
-        out.print(Text(sentence(same, found.patches), style="red"), soft_wrap=True)
+    faults = grouped(matrix.of_series)
+    for same in faults[:_MOST_FAULTS]:
+        out.print(Text(sentence(same, matrix.patches), style="red"), soft_wrap=True)
         if log := same[0].case.log:
             out.print(Text(f"    {folder / log}", style="dim"), soft_wrap=True)
-    if len(faults) > _SHOWN:
-        out.print(f"... and {len(faults) - _SHOWN} more")
-    for same in together((*found.untold, *found.at_base))[:_SHOWN]:
-        out.print(Text(sentence(same, found.patches), style="yellow"), soft_wrap=True)
-    culprits = found.culprits()
+    if len(faults) > _MOST_FAULTS:
+        out.print(f"... and {len(faults) - _MOST_FAULTS} more")
+    for same in grouped((*matrix.unattributed, *matrix.at_base))[:_MOST_FAULTS]:
+        out.print(Text(sentence(same, matrix.patches), style="yellow"), soft_wrap=True)
+    culprits = matrix.culprits()
     if culprits:
-        out.print(f"named: {', '.join(str(patch) for patch in culprits)}", soft_wrap=True)
+        out.print(f"culprits: {', '.join(str(patch) for patch in culprits)}", soft_wrap=True)
     elif not series.interrupted:
-        out.print("no patch made anything fail")
+        out.print("no patch introduced a failure")
     out.print(f"results: {shlex.quote(str(folder))}  (series.html, cover.txt, junit.xml)", soft_wrap=True)
     if series.interrupted:
-        out.print("interrupted; what had ended before is kept")
+        out.print("interrupted; finished steps are kept")
         default = folder.parent == Path("runs").absolute()
         name = series.id if default else shlex.quote(str(folder))
         out.print(f"resume:  {program_name()} series --resume {name}", soft_wrap=True)
@@ -70,5 +70,5 @@ def _changes(out: Console, series: Series) -> None:
             f"{star} {name}: tip / base {performance.in_words(change.ratio)}  {change.says}", soft_wrap=True
         )
     if series.changes:
-        out.print("* judged; the others are for reading", soft_wrap=True)
+        out.print("* judged; the others are for information", soft_wrap=True)
         out.print()

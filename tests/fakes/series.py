@@ -26,7 +26,7 @@ def series_of(rows: dict[Row, list[RowResult | None]], **changes: object) -> Ser
             Step(
                 number=n,
                 rows={row.name: found for row, all_ in rows.items() if n < len(all_) and (found := all_[n])},
-                done=True,
+                finished=True,
             )
             for n in range(count)
         ),

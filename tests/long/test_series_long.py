@@ -113,7 +113,7 @@ def check(folder: Path, arches: tuple[str, ...]) -> None:
 
     assert [patch.number for patch in found.culprits()] == [SPLAT, BROKEN]
     assert all(fault.exact for fault in found.of_series)
-    assert not found.untold
+    assert not found.unattributed
     texts = {name: [entry.text for entry in entries] for name, entries in found.entries.items()}
 
     # what does not build: one variant of one architecture, from its patch on

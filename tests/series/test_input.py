@@ -105,7 +105,7 @@ def test_the_named_base_wins_and_is_told(linux: Path, tmp_path: Path, commits: C
 
 def test_no_base_at_all(linux: Path, tmp_path: Path, commits: Commits) -> None:
     file = mbox(linux, tmp_path / "s.mbox")
-    with pytest.raises(UserError, match=r"s\.mbox does not say what it was made on") as caught:
+    with pytest.raises(UserError, match=r"s\.mbox does not name its base") as caught:
         commits(linux, file)
     assert f"--source {linux}@BASE" in caught.value.remedy
     assert subjects(commits(f"{linux}@base", file)) == ALL
@@ -140,8 +140,8 @@ def test_mails_of_a_series_are_kept_and_each_stands_alone(
 ) -> None:
     file = mbox(linux, tmp_path / "s.mbox", "--base=base")
     found = input.read(str(linux), str(file), tmp_path, lambda _: None)
-    input.keep(found, tmp_path / "out")
-    kept = input.kept_names(found)
+    input.copy_mails(found, tmp_path / "out")
+    kept = input.copy_names(found)
     assert kept == ("input/01-s.mbox",)
     assert (tmp_path / "out" / kept[0]).read_text() == file.read_text()
     with checkout.opened(linux, cache=tmp_path / "cache") as shop:
@@ -155,13 +155,13 @@ def test_mails_of_a_series_are_kept_and_each_stands_alone(
 @pytest.mark.parametrize(
     ("series", "message", "remedy"),
     [
-        ("HEAD..base", "does not come after", "other way round"),
+        ("HEAD..base", "does not come after", "Swap them"),
         ("base..base", "there is no patch between", "older commit first"),
-        ("base...HEAD", "between two commits", r"base\.\.HEAD"),
+        ("base...HEAD", "a range of commits", r"base\.\.HEAD"),
         ("base..nowhere", "has no revision 'nowhere'", ""),
-        ("..HEAD", "where does it begin", "DIR@BASE"),
-        ("nothing", "'nothing' is no series", "an mbox, a folder of patches"),
-        ("", "'' is no series", "an mbox"),
+        ("..HEAD", "has no base", "DIR@BASE"),
+        ("nothing", "'nothing' is not a series", "an mbox, a folder of patches"),
+        ("", "'' is not a series", "an mbox"),
     ],
 )
 def test_ranges_that_are_none(linux: Path, commits: Commits, series: str, message: str, remedy: str) -> None:
@@ -195,7 +195,7 @@ def test_a_merge_is_one_patch_with_all_that_it_brings(linux: Path, tmp_path: Pat
     assert subjects(patches) == [*ALL, "Merge side"]
     assert [patch.merge for patch in patches] == [False] * 4 + [True]
     found = input.read(str(linux), "base..HEAD", tmp_path, lambda _: None)
-    assert found.notes == ("1 of its commits is a merge: each is one patch here, with all that it merged",)
+    assert found.notes == ("1 of its commits is a merge: each is one patch, with all commits that it merged",)
 
 
 def test_more_than_any_series_has(linux: Path, commits: Commits, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,10 +206,10 @@ def test_more_than_any_series_has(linux: Path, commits: Commits, monkeypatch: py
 
 def test_sources_that_are_no_repository(linux: Path, tmp_path: Path, commits: Commits) -> None:
     for source, message in [
-        ("", "which repository"),
-        ("debian:trixie", "this is no folder"),
-        (tmp_path / "absent", "this is no folder"),
-        (f"{linux}@", "no revision behind the @"),
+        ("", "no repository is given"),
+        ("debian:trixie", "not a folder"),
+        (tmp_path / "absent", "not a folder"),
+        (f"{linux}@", "no revision after the @"),
         (f"{linux}@nowhere", "has no revision 'nowhere'"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -287,5 +287,5 @@ def test_b4_is_not_installed(linux: Path, commits: Commits, monkeypatch: pytest.
 
 
 def test_an_option_is_no_message_id(linux: Path, commits: Commits, b4: None) -> None:
-    with pytest.raises(UserError, match="no message-id"):
+    with pytest.raises(UserError, match="not a message-id"):
         commits(linux, "-o@example.invalid")

@@ -48,7 +48,7 @@ def line(row: Row, letters: str) -> tuple[list[str], matrix.Matrix]:
 def test_blame(letters: str, shown: str, blamed: list[tuple[int, int | None, int | None]]) -> None:
     texts, found = line(BUILD, letters)
     assert " ".join(texts) == shown
-    assert [(f.patch, f.after, f.ended) for f in found.faults] == blamed
+    assert [(f.patch, f.after, f.fixed_at) for f in found.faults] == blamed
 
 
 def test_a_case_that_only_exists_when_it_crashes_was_good_before() -> None:
@@ -56,7 +56,7 @@ def test_a_case_that_only_exists_when_it_crashes_was_good_before() -> None:
     crashed = Case(id="maps/race", verdict=Verdict.CRASH, fingerprint="f")
     found = matrix.judge(series_of({MAPS: [good, RowResult(cases=(crashed,)), good]}))
     (fault,) = found.faults
-    assert (fault.patch, fault.after, fault.ended) == (1, 0, 2)
+    assert (fault.patch, fault.after, fault.fixed_at) == (1, 0, 2)
 
 
 def test_the_same_report_in_another_program_is_not_new() -> None:
@@ -96,7 +96,7 @@ def test_a_new_failure_shows_beside_an_old_one() -> None:
 def test_each_new_warning_is_its_patchs_own() -> None:
     texts, found = line(WARNED, ".FF.")
     assert texts == ["ok", "FAIL", "FAIL", "ok"]
-    assert [(f.patch, f.after, f.ended) for f in found.faults] == [(1, 0, None), (2, 1, None)]
+    assert [(f.patch, f.after, f.fixed_at) for f in found.faults] == [(1, 0, None), (2, 1, None)]
 
 
 def test_a_benchmark_at_the_tip_is_the_whole_seriess() -> None:
@@ -142,22 +142,22 @@ def test_sentences_name_patch_check_and_reason() -> None:
         "patch 1 (000000000000 'mm: change 1'): build arm64 mmap-lock: FAIL: why; good again at patch 2"
     )
     _, found = line(BUILD, "F")
-    assert matrix.sentence(found.faults, found.patches).startswith("fails without the series already: build")
+    assert matrix.sentence(found.faults, found.patches).startswith("fails without the series: build")
     _, found = line(BUILD, "-F")
-    assert "nothing before could be judged" in matrix.sentence(found.faults, found.patches)
+    assert "no patch before could be judged" in matrix.sentence(found.faults, found.patches)
 
 
 def test_junit_is_red_only_where_the_series_made_it_so() -> None:
     letters = ".FF"
     series = series_of({MAPS: [result(MAPS, letter, name="maps/a") for letter in letters]})
     found = matrix.judge(series)
-    told = [matrix.told_cases(MAPS, found, step.rows[MAPS.name], step.number)[0] for step in series.steps]
+    told = [matrix.junit_cases(MAPS, found, step.rows[MAPS.name], step.number)[0] for step in series.steps]
     assert [case.verdict for case in told] == [Verdict.PASS, Verdict.FAIL, Verdict.KNOWN]
     assert {case.id for case in told} == {"maps/arm64/mmap-lock/a"}
     assert told[2].reason == "fails since patch 1: why"
     series = series_of({MAPS: [result(MAPS, "F", name="maps/a")]})
-    (case,) = matrix.told_cases(MAPS, matrix.judge(series), series.steps[0].rows[MAPS.name], 0)
-    assert (case.verdict, case.reason) == (Verdict.KNOWN, "fails without the series already: why")
+    (case,) = matrix.junit_cases(MAPS, matrix.judge(series), series.steps[0].rows[MAPS.name], 0)
+    assert (case.verdict, case.reason) == (Verdict.KNOWN, "fails without the series: why")
 
 
 def test_the_same_on_several_kernels_is_told_once() -> None:
@@ -168,7 +168,7 @@ def test_the_same_on_several_kernels_is_told_once() -> None:
 
     one, other = BUILD, Row(check="build", arch="arm64", variant="per-vma-lock")
     found = matrix.judge(series_of({one: failed(one), other: failed(other)}))
-    (same,) = matrix.together(found.of_series)
+    (same,) = matrix.grouped(found.of_series)
     assert matrix.sentence(same, found.patches).startswith(
         "patch 1 (000000000000 'mm: change 1'): build arm64 mmap-lock, arm64 per-vma-lock: FAIL: cannot build"
     )

@@ -72,7 +72,7 @@ def example() -> Series:
         gcc = {"x86_64": "gcc 12.2.0", "arm64": "aarch64-linux-gnu-gcc 12.2.0"}
         steps.append(
             Step(
-                number=step.number, rows=here, done=True,
+                number=step.number, rows=here, finished=True,
                 kernels={
                     f"{a} {v}": PatchKernel(image="i", release="7.2.1", toolchain=gcc[a]) for a, v in kernels
                 },
@@ -179,7 +179,7 @@ def test_exactly_the_two_are_named() -> None:
 def terminal(series: Series) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=80, highlight=False, markup=False, emoji=False)
-    shown.closing(console, series, matrix.judge(series), Path("/runs/series-x"))
+    shown.print_summary(console, series, matrix.judge(series), Path("/runs/series-x"))
     return stream.getvalue()
 
 
@@ -188,7 +188,7 @@ def test_the_terminal_has_80_columns() -> None:
     head, table, *_ = said.strip("\n").split("\n\n")
     assert max(map(len, f"{head}\n{table}".splitlines())) <= 80
     assert "\x1b" not in said
-    assert "named: patch 2 " in said
+    assert "culprits: patch 2 " in said
     assert "/runs/series-x/patches/0004-tests/" in said
 
 
@@ -205,11 +205,11 @@ def test_a_series_that_was_broken_off_says_so() -> None:
     series = example()
     series = msgspec.structs.replace(series, steps=series.steps[:2], interrupted=True, finished_at="")
     found = matrix.judge(series)
-    assert "It was not carried through" in cover.text(series, found)
-    assert "Not carried through" in series_page.render(series, found)
+    assert "The test is incomplete" in cover.text(series, found)
+    assert "Incomplete:" in series_page.render(series, found)
     said = terminal(series)
     assert "series --resume" in said
-    assert "no patch made anything fail" not in said
+    assert "no patch introduced a failure" not in said
 
 
 def test_what_nothing_is_known_of_can_be_told() -> None:

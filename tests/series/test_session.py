@@ -196,7 +196,7 @@ def test_each_patch_is_built_booted_and_named(linux: Path, scene: Scene) -> None
 def test_a_series_that_is_good(linux: Path, scene: Scene) -> None:
     commit_file(linux, "fs/a.c", "int a;\n", "fs: a")
     assert scene.begin("base..", source=str(linux)) == 0
-    assert "no patch made anything fail" in scene.said
+    assert "no patch introduced a failure" in scene.said
     assert all(set(row.split()) == {"ok"} for row in scene.rows.values())
 
 
@@ -231,8 +231,8 @@ def test_an_mbox_makes_commits_of_ours_and_a_base_that_fails_is_not_its_fault(
     git(linux, "reset", "-q", "--hard", "base")
     assert scene.begin(file, source=str(linux)) == 4
     assert scene.rows[row("maps-coherency")] == "CRASH ^0"
-    assert "fails without the series already" in scene.said
-    assert "named:" not in scene.said
+    assert "fails without the series" in scene.said
+    assert "culprits:" not in scene.said
     assert [case.tag for case in ET.parse(scene.place.path / "junit.xml").iter("failure")] == []
     # each patch is kept as a mail of its own, which its cells name
     (script, *_) = (scene.place.path / "patches/0001-build/cells").glob("*/reproduce.sh")
@@ -246,7 +246,7 @@ def test_interrupted_and_resumed_repeats_nothing(linux: Path, scene: Scene) -> N
     scene.guests.interrupt_at = f"patch-1-{HOST}-mmap-lock"
     assert scene.begin("base..", source=str(linux), variants=()) == 130
     assert "series --resume" in scene.said
-    assert [step.done for step in scene.series.steps] == [True, False]
+    assert [step.finished for step in scene.series.steps] == [True, False]
     booted = list(scene.guests.booted)
     assert scene.resume() == 0
     # what had ended is not repeated, what was broken off is
@@ -314,7 +314,7 @@ def test_options_that_do_not_fit(linux: Path, scene: Scene) -> None:
     for words, message in refused:
         with pytest.raises(UserError, match=message):
             scene.begin("base..", source=str(linux), **words)
-    with pytest.raises(UserError, match="which series"):
+    with pytest.raises(UserError, match="no series is given"):
         scene.begin("", source=str(linux))
     assert not scene.out.exists()
 
