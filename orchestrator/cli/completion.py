@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Completion in bash, zsh and fish: the script of each, and the names that may follow an option."""
+"""Completion in bash, zsh and fish: the scripts, and the values of options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem[s
 
 @add_completion_class
 class _Bash(BashComplete):
-    """click's own, but it also completes after ``--suite=``, of which bash makes two words."""
+    """click's own, but it also completes after ``--suite=``, which bash splits into words."""
 
     name = "bash"
 
@@ -39,25 +39,25 @@ class _Bash(BashComplete):
 
 
 def script(shell: str, cli: click.Command) -> str:
-    """What the shell evaluates to complete ``orchestrate``."""
-    found = get_completion_class(shell)
-    assert found is not None, shell
-    # not source(): for bash that starts one, to see how old it is
-    complete = found(cli, {}, _PROGRAM, _VARIABLE)
+    """The script that the shell evaluates to complete ``orchestrate``."""
+    class_ = get_completion_class(shell)
+    assert class_ is not None, shell
+    # not source(): that starts a bash to check its version
+    complete = class_(cli, {}, _PROGRAM, _VARIABLE)
     return complete.source_template % complete.source_vars()
 
 
 def users_shell() -> str:
-    """Which of the three ``$SHELL`` names.
+    """The supported shell that ``$SHELL`` names.
 
-    :raises UserError: none of them.
+    :raises UserError: it names none.
     """
     path = os.environ.get("SHELL", "")
     if (name := Path(path).name) in SHELLS:
         return name
     why = f"$SHELL is {path}" if path else "$SHELL is not set"
     raise UserError(
-        f"which shell to complete in cannot be told: {why}",
+        f"the shell is not known: {why}",
         remedy=f"Name one of {', '.join(SHELLS)}: orchestrate completion {SHELLS[0]}",
     )
 
@@ -65,13 +65,13 @@ def users_shell() -> str:
 def _one_of(names: Callable[[], Iterable[str]]) -> Complete:
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
         try:
-            known = list(names())
+            candidates = list(names())
         except Exception:
-            # no error may end up in somebody's half-typed line
+            # an error would end up in the user's command line
             return []
-        # of an option that is given once this is its default, which may be chosen
-        given = ctx.params.get(param.name or "") if param.multiple else ()
-        return [CompletionItem(n) for n in known if n.startswith(incomplete) and n not in (given or ())]
+        # an option that is not repeated has its default here, which may be completed, too
+        used = ctx.params.get(param.name or "") if param.multiple else ()
+        return [CompletionItem(n) for n in candidates if n.startswith(incomplete) and n not in (used or ())]
 
     return complete
 
@@ -107,7 +107,7 @@ def _suites() -> Iterable[str]:
 
 
 def _toolchains() -> Iterable[str]:
-    """Both families, each with the versions that are on the PATH, cross compilers' included."""
+    """Both families, with the versions on the PATH, including cross compilers."""
     versions: dict[str, set[int]] = {"gcc": set(), "clang": set()}
     for folder in filter(None, os.environ.get("PATH", "").split(":")):
         with contextlib.suppress(OSError):
@@ -139,14 +139,14 @@ _suite_names = _one_of(_suites)
 
 
 def suites(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Suites by name; what looks like a path is completed as a folder."""
+    """Suites by name; a word that looks like a path is completed as a folder."""
     if _is_path(incomplete):
         return [CompletionItem(incomplete, type="dir")]
     return _suite_names(ctx, param, incomplete)
 
 
-def _begun(mark: str) -> Complete:
-    """Folders with that file where ``--out`` says, newest first; what looks like a path as a folder."""
+def _folders_with(mark: str) -> Complete:
+    """The folders below ``--out`` that contain ``mark``, newest first; paths are completed as folders."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
         if _is_path(incomplete):
@@ -155,23 +155,23 @@ def _begun(mark: str) -> Complete:
         def names() -> Iterable[str]:
             # the shell has not expanded a ~ yet
             folder = Path(ctx.params.get("out") or "runs").expanduser()
-            begun = [path.name for path in reversed(latest.folders(folder, mark))]
-            # others were renamed, and a shell would read more into them
-            found = [name for name in begun if re.fullmatch(r"[\w.+-]+", name, re.ASCII)]
-            return ["last", *found] if found else []
+            all_ids = [path.name for path in reversed(latest.folders(folder, mark))]
+            # a shell would interpret other characters
+            ids = [name for name in all_ids if re.fullmatch(r"[\w.+-]+", name, re.ASCII)]
+            return ["last", *ids] if ids else []
 
         return _one_of(names)(ctx, param, incomplete)
 
     return complete
 
 
-runs = _begun(latest.PLAN)
-bisects = _begun("bisect.json")
-series = _begun("series.json")
+runs = _folders_with(latest.PLAN)
+bisects = _folders_with("bisect.json")
+series = _folders_with("series.json")
 
 
 def cells(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Runs; behind a run and a slash its cells; what else looks like a path as a folder."""
+    """Runs; after a run and a slash, its cells; other paths are completed as folders."""
     run, slash, _ = incomplete.rpartition("/")
     if not slash:
         return runs(ctx, param, incomplete)
@@ -196,9 +196,9 @@ def fingerprints(ctx: click.Context, param: click.Parameter, incomplete: str) ->
         folder = Path(ctx.params.get("out") or "runs").expanduser()
         results = json.loads((latest.folders(folder, "results.json")[-1] / "results.json").read_bytes())
         cases = [c for cell in results["cells"] for c in _cases(cell)]
-        found = [f for c in cases for f in (c.get("fingerprint"), *c.get("further_fingerprints", ())) if f]
-        # a shell would read more into others
-        return dict.fromkeys(name for name in found if re.fullmatch(r"[\w.+-]+", name, re.ASCII))
+        marks = [f for c in cases for f in (c.get("fingerprint"), *c.get("further_fingerprints", ())) if f]
+        # a shell would interpret other characters
+        return dict.fromkeys(name for name in marks if re.fullmatch(r"[\w.+-]+", name, re.ASCII))
 
     return _one_of(names)(ctx, param, incomplete)
 
@@ -209,7 +209,7 @@ def _cases(cell: dict[str, Any]) -> list[dict[str, Any]]:
 
 def sources(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Folders and tarballs; after ``de`` also Debian's suites."""
-    # with the colon typed bash has three words of it
+    # bash splits the word at the colon
     if len(incomplete) > 1 and "debian:".startswith(incomplete):
         try:
             from orchestrator.source import debian_tree
@@ -220,7 +220,7 @@ def sources(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> li
 
 
 def files(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Paths, for options that take the name of a file."""
+    """Paths of files."""
     return [CompletionItem(incomplete, type="file")]
 
 

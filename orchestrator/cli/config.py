@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Options out of an ``orchestrate.toml``: a table for each verb, a key for each long option.
+"""Options from ``orchestrate.toml``: a table per verb, a key per long option.
 
     [run]
     arch = ["x86_64", "arm64"]
     until-fail = true
 
-The command line wins. Imported by every call of the tool: no library but click at the top.
+The command line wins. Every call of the tool imports this module, so it imports only click at the top.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from orchestrator.core.errors import UserError, unknown
 
 NAME = "orchestrate.toml"
 VARIABLE = "ORCHESTRATE_CONFIG"
-#: Where the path of the file that was used is kept in click's ``Context.meta``.
+#: The key in click's ``Context.meta`` for the path of the file.
 META = "orchestrator.cli.config"
-_BISECT_EXIT = "bisect_exit"
 _BISECT_EXIT = "bisect_exit"
 #: Options whose values name files; in a file they are relative to its folder.
 PATHS = frozenset(
@@ -44,9 +43,9 @@ PATHS = frozenset(
         "junit",
     }
 )
-#: Of these, those that take other words too: paths are what exists, or begins with a dot …
+#: Those that also take other words: a value is a path if it exists or starts with a dot …
 _ALSO_WORDS = frozenset({"source", "selftests-from", "kconfig", "suite"})
-#: … and of a word that may be the name of something of ours, only what has a slash.
+#: … and if it may also be a name, only with a slash.
 _ALSO_NAMES = frozenset({"suite"})
 #: ``NAME=PATH``
 _LABELLED = frozenset({"source", "patch", "kernel"})
@@ -60,7 +59,7 @@ class Verb(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the command line, with defaults from the file."""
         rules = ctx.find_object(ExitRules)
-        # a command line that cannot be parsed must end as the user asked, too
+        # --bisect-exit also holds for a command line that cannot be parsed
         if rules is not None and f"--{_BISECT_EXIT.replace('_', '-')}" in args:
             rules.bisecting = True
         if not ctx.resilient_parsing and not set(args) & set(ctx.help_option_names):
@@ -82,7 +81,7 @@ def load(
 
     :param start: the folder from which the file is looked for; see ``find``.
     :param path_options: long names of options whose relative values are relative to the file.
-    :raises UserError: the file cannot be read, or says something that the verbs do not know.
+    :raises UserError: the file cannot be read, or has unknown verbs, options or values.
     """
     path = find(start)
     if path is None:
@@ -100,8 +99,8 @@ def load(
         values[verb] = {}
         for key, value in table.items():
             option = options.get(key)
-            shown = key if key.isprintable() else repr(key)
-            where = f"{path}: [{verb}] {shown}"
+            printable = key if key.isprintable() else repr(key)
+            where = f"{path}: [{verb}] {printable}"
             if option is None or option.name is None:
                 raise unknown("option", key, sorted(options), where=f"{path}: [{verb}]")
             if key in path_options:
@@ -111,19 +110,19 @@ def load(
 
 
 def find(start: Path) -> Path | None:
-    """The file that counts: the one that ``$ORCHESTRATE_CONFIG`` names, else the nearest.
+    """The file that ``$ORCHESTRATE_CONFIG`` names, else the nearest one.
 
-    It is looked for in ``start`` and the folders above, up to the top of the git working tree or the
-    home folder. Outside of both, in ``start`` alone: what lies further up may be anybody's.
+    The search goes from ``start`` up to the top of the git working tree or the home folder. Outside of both,
+    only ``start`` is searched: folders above may belong to somebody else.
 
     :raises UserError: the variable names no file.
     """
-    named = os.environ.get(VARIABLE)
-    if named:
-        path = Path(named).expanduser().absolute()
+    explicit = os.environ.get(VARIABLE)
+    if explicit:
+        path = Path(explicit).expanduser().absolute()
         if not path.exists() or path.is_dir():
             raise UserError(
-                f"{VARIABLE} names {path}, which is no file", remedy=f"Correct it, or unset {VARIABLE}."
+                f"{VARIABLE} names {path}, which is not a file", remedy=f"Correct it, or unset {VARIABLE}."
             )
         return path
     try:
@@ -131,15 +130,15 @@ def find(start: Path) -> Path | None:
     except RuntimeError:
         home = None
     start = start.absolute()
-    found = None
+    nearest = None
     for folder in (start, *start.parents):
         candidate = folder / NAME
-        if found is None and os.path.lexists(candidate):
-            found = candidate
+        if nearest is None and os.path.lexists(candidate):
+            nearest = candidate
         if folder == home or os.path.lexists(folder / ".git"):
-            return found
+            return nearest
     own = start / NAME
-    return own if found == own else None
+    return own if nearest == own else None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -156,7 +155,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _options(command: click.Command) -> dict[str, click.Option]:
-    """The options that a file may give, by their long names."""
+    """The options that a file may set, by long name."""
     return {
         name.removeprefix("--"): param
         for param in command.params
@@ -167,15 +166,15 @@ def _options(command: click.Command) -> dict[str, click.Option]:
 
 
 def _anchored(value: Any, folder: Path, key: str) -> Any:
-    """The value with what is a relative path in it made absolute, from the file's folder."""
+    """The value with relative paths made absolute, based on the file's folder."""
     if isinstance(value, list):
         return [_anchored(each, folder, key) for each in value]
     if not isinstance(value, str) or not value:
         return value
     label, text = "", value
-    named = re.fullmatch(r"([^/:@~=]+=)(.+)", value, re.S)
-    if named and key in _LABELLED and not os.path.lexists(folder / value):
-        label, text = named[1], named[2]
+    match = re.fullmatch(r"([^/:@~=]+=)(.+)", value, re.S)
+    if match and key in _LABELLED and not os.path.lexists(folder / value):
+        label, text = match[1], match[2]
     if text.startswith("~"):
         return label + str(_expanded(text))
     if _is_path(text, folder, key):
@@ -187,7 +186,7 @@ def _expanded(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        # no such user: the verb will say that there is no such file
+        # no such user: the verb will report a missing file
         return Path(text)
 
 
@@ -201,9 +200,9 @@ def _is_path(text: str, folder: Path, key: str) -> bool:
 
 
 def _checked(value: Any, option: click.Option, where: str) -> Any:
-    """The value as click's ``default_map`` takes it.
+    """The value for click's ``default_map``.
 
-    :raises UserError: it is of another type than the option.
+    :raises UserError: it does not have the type of the option.
     """
     if option.multiple:
         each = value if isinstance(value, list) else [value]
@@ -215,7 +214,7 @@ def _scalar(value: Any, option: click.Option, where: str, several: str) -> Any:
     kind, fits = _kind(option, value)
     if not fits:
         expected = f"{several}{kind[1]}" if several else kind[0]
-        raise UserError(f"{where}: expected {expected}, not {_shown(value)}")
+        raise UserError(f"{where}: expected {expected}, not {_quoted(value)}")
     try:
         if not (option.is_flag or option.count):
             option.type.convert(value, option, None)
@@ -225,7 +224,7 @@ def _scalar(value: Any, option: click.Option, where: str, several: str) -> Any:
 
 
 def _kind(option: click.Option, value: Any) -> tuple[tuple[str, str], bool]:
-    """What an option takes (one of them, several of them), and whether the value is one."""
+    """The type of an option in words (singular, plural), and whether the value has it."""
     boolean = isinstance(value, bool)
     if option.is_flag and option.is_bool_flag:
         return ("true or false", "true or false"), boolean
@@ -239,7 +238,7 @@ def _kind(option: click.Option, value: Any) -> tuple[tuple[str, str], bool]:
     return ("a string", "strings"), isinstance(value, str)
 
 
-def _shown(value: Any) -> str:
+def _quoted(value: Any) -> str:
     if isinstance(value, list):
         return "a list"
     if isinstance(value, dict):

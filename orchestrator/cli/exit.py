@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How the command ends: signals, errors in a line or two, exit codes. Imports late, as ``cli`` does."""
+"""How the command ends: signals, short error messages, exit codes. Imports late, as ``cli`` does."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ExitRules:
 
 @contextlib.contextmanager
 def interrupts(cancel: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) cancels and lets results be written; a second one is not waited for."""
+    """The first Ctrl-C or SIGTERM cancels the engine, which writes results; a second one does not wait."""
 
     def cancelled(*_: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -50,9 +50,9 @@ def interrupts(cancel: Callable[[], None]) -> Iterator[None]:
 def run_verb(verbs: click.Group) -> None:
     """Run a verb; an error is a line or two and an exit code, never a traceback."""
     rules = ExitRules()
-    # what a batch system sends in place of Ctrl-C: guests and builds end, results are kept
+    # batch systems send SIGTERM instead of Ctrl-C: guests and builds end, results are kept
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not under nohup
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGINT))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -88,11 +88,11 @@ def run_verb(verbs: click.Group) -> None:
 
 
 def _bug(error: Exception) -> None:
-    """Keep the traceback of a bug for the report, and show the user one line."""
+    """Write the traceback of a bug to a file, and show the user one line."""
     import tempfile
     import traceback
 
-    with tempfile.NamedTemporaryFile("w", prefix="orchestrate-", suffix=".traceback", delete=False) as kept:
-        traceback.print_exception(error, file=kept)
+    with tempfile.NamedTemporaryFile("w", prefix="orchestrate-", suffix=".traceback", delete=False) as file:
+        traceback.print_exception(error, file=file)
     click.echo(f"orchestrate: internal error: {type(error).__name__}: {error}", err=True)
-    click.echo(f"  Please report it with {kept.name}.", err=True)
+    click.echo(f"  Please report it with {file.name}.", err=True)

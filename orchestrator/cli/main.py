@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The verbs. Parses, calls, prints; imports late, so that ``--help`` is quick."""
+"""The verbs: parse, call, print. They import late, so that ``--help`` is quick."""
 
 from __future__ import annotations
 
@@ -44,24 +44,24 @@ Exit codes: 0 all good · 1 the kernel or a test is at fault · 2 wrong usage ·
 @click.version_option(package_name="orchestrate", prog_name="orchestrate")
 def cli() -> None:
     """Build a kernel with and without per-VMA locks, boot both in QEMU, test
-    /proc/PID/maps in the guests over SSH, and answer in JUnit."""
+    /proc/PID/maps in the guests over SSH, and report in JUnit."""
 
 
 @cli.command(cls=config.Verb, epilog=_EXIT_CODES)
 @options(KERNEL, PREBUILT, TESTS, GUEST, RUNS)
 @click.option(
-    "--junit", metavar="FILE", shell_complete=completion.files, help="Write the JUnit file here too."
+    "--junit", metavar="FILE", shell_complete=completion.files, help="Also write the JUnit file here."
 )
 @resume("run", completion.runs)
-@click.option("--dry-run", is_flag=True, help="Show the plan and what it would cost, and end.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and its estimated cost; run nothing.")
 @click.option(
     "--bisect-exit",
     is_flag=True,
-    help="Exit for `git bisect run`: 0 good, 1 bad, 125 cannot be judged, 128 or more stops it.",
+    help="Exit codes for `git bisect run`: 0 good, 1 bad, 125 cannot be judged, 128 or more abort.",
 )
 @click.pass_context
 def run(context: click.Context, /, **parameters: Any) -> None:
-    """Build, boot and test; the main job."""
+    """Build kernels, boot them, and run the suites."""
     from orchestrator.core.store import open_store
     from orchestrator.engine.local import LocalEngine
     from orchestrator.report import terminal as report
@@ -88,11 +88,13 @@ def run(context: click.Context, /, **parameters: Any) -> None:
 @cli.command(cls=config.Verb, epilog=_EXIT_CODES)
 @options(KERNEL)
 @click.option(
-    "--configure-only", is_flag=True, help="Classify the tree and configure; print the .config's path."
+    "--configure-only",
+    is_flag=True,
+    help="Classify the tree and configure the kernels; print the path of each .config.",
 )
 @click.pass_context
 def build(context: click.Context, /, **parameters: Any) -> None:
-    """Build kernels and print where their images are."""
+    """Build kernels and print the paths of their images."""
     from orchestrator.core.store import open_store
     from orchestrator.plan import prepare
     from orchestrator.plan.options import choose
@@ -113,15 +115,17 @@ def build(context: click.Context, /, **parameters: Any) -> None:
 
 @cli.command(
     cls=config.Verb,
-    epilog="Exit codes: 0 culprit, re-checked · 2 wrong usage · 3 infrastructure · "
+    epilog="\b\nExit codes: 0 culprit, re-checked · 2 wrong usage · 3 infrastructure ·\n"
     "4 suspects only, or an end is not as claimed · 130 interrupted",
+    short_help="Find the commit that introduced a regression.",
 )
 @options(BISECT, BUILT, TESTED, GUEST, RUNS)
 @click.pass_context
 def bisect(context: click.Context, /, **parameters: Any) -> None:
-    """Find the commit that brought a fault in: functional, flaky or of performance.
+    """Find the commit that introduced a regression (functional, flaky or performance).
 
-    Without --case, --splat, --metric, --boot or --build: a case that fails at --bad and passes at --good."""
+    --case, --splat, --metric, --boot or --build says what is bad. Default: a case that fails at --bad and
+    passes at --good."""
     from orchestrator.bisect import command, request, setup
     from orchestrator.bisect.graph import History
     from orchestrator.core.store import open_store
@@ -133,7 +137,7 @@ def bisect(context: click.Context, /, **parameters: Any) -> None:
     say = _progress_printer(console, context)
     out = Path(parameters["out"])
     if parameters["resume"] is not None:
-        alone(context, "--resume", "resume", "out", why="the bisect continues as it was begun")
+        alone(context, "--resume", "resume", "out", why="a resumed bisect keeps its options")
         folder = RunDirectory.existing(out, parameters["resume"], setup.KIND).path
         bisect_setup = setup.load(folder)
         history = History.read(Path(bisect_setup.repository), bisect_setup.good, bisect_setup.bad)
@@ -158,8 +162,8 @@ def series(context: click.Context, /, **parameters: Any) -> None:
     """Test a patch series, patch by patch.
 
     SERIES is an mbox, a folder of patches, BASE..TIP of the repository, or a message-id (b4 fetches it).
-    Each patch is built, compiled in further configurations, booted and tested; then base and tip are
-    measured. What fails names the patch that it began with."""
+    Each patch is built, compiled in further configurations, booted and tested. Then benchmarks compare base
+    and tip. Each failure is attributed to the patch that introduced it."""
     from orchestrator.core.store import open_store
     from orchestrator.engine.local import LocalEngine
     from orchestrator.report import terminal as report
@@ -170,17 +174,17 @@ def series(context: click.Context, /, **parameters: Any) -> None:
     console, store = report.console(), open_store()
     say = _progress_printer(console, context)
     out = Path(parameters["out"])
-    what: request.Reader | Series
+    start: request.Reader | Series
     if parameters["resume"] is not None:
-        alone(context, "--resume", "resume", "out", why="the series continues as it was begun")
+        alone(context, "--resume", "resume", "out", why="a resumed series keeps its options")
         place = RunDirectory.existing(out, parameters["resume"], session.KIND)
-        what = session.load(place)
+        start = session.load(place)
     else:
         place = RunDirectory.fresh(out, session.KIND)
-        what = request.reader_of(requests.series(parameters), say)
+        start = request.reader_of(requests.series(parameters), say)
     engine = LocalEngine(store)
     with interrupts(engine.cancel):
-        code = session.execute(place, what, store=store, engine=engine, console=console, say=say)
+        code = session.execute(place, start, store=store, engine=engine, console=console, say=say)
     sys.exit(code)
 
 
@@ -191,9 +195,9 @@ def series(context: click.Context, /, **parameters: Any) -> None:
 def shell(context: click.Context, /, cell: str | None, **parameters: Any) -> None:
     """Boot one kernel and open a shell in its guest.
 
-    RUN/CELL is a cell of an earlier run (an id, a path or `last`), whose very guest is booted again;
-    of a run with one cell, RUN is enough. It ends with the shell; nothing of it is kept. The kernel has
-    proven what it is before."""
+    RUN/CELL boots the guest of an earlier run's cell again. RUN is an id, a path or `last`; if the run has
+    one cell, RUN is enough. The guest's identity is verified first. The guest stops when the shell exits;
+    nothing is kept."""
     from orchestrator.core.store import open_store
     from orchestrator.debug import shell as shells
     from orchestrator.plan.options import choose
@@ -203,12 +207,15 @@ def shell(context: click.Context, /, cell: str | None, **parameters: Any) -> Non
     if cell is not None:
         from orchestrator.debug import reopen
 
-        alone(context, cell, "cell", "out", "accel", why="its guest is booted as it was")
-        found = reopen.find(Path(parameters["out"]), cell)
-        sys.exit(shells.open_again(found, open_store(), say, asked=parameters["accel"]))
+        alone(context, cell, "cell", "out", "accel", why="the guest of an earlier cell keeps its options")
+        reference = reopen.find(Path(parameters["out"]), cell)
+        sys.exit(shells.open_again(reference, open_store(), say, accel=parameters["accel"]))
     sys.exit(
         shells.open_shell(
-            choose(requests.options(parameters)), open_store(), say, named=bool(parameters["variants"])
+            choose(requests.options(parameters)),
+            open_store(),
+            say,
+            fixed_variant=bool(parameters["variants"]),
         )
     )
 
@@ -222,33 +229,38 @@ def shell(context: click.Context, /, cell: str | None, **parameters: Any) -> Non
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "kvm", "tcg"]),
-    help="That of the cell, or one by force.",
+    help="auto uses the accelerator of the cell.",
 )
 @click.option(
     "--vmlinux",
     metavar="FILE",
     shell_complete=completion.files,
-    help="Symbols from this file; it must be of the very kernel.",
+    help="Read symbols from this file; it must be of the same build.",
 )
-@click.option("--print", "only_print", is_flag=True, help="Print gdb's command, and wait for Ctrl-C.")
+@click.option(
+    "--print",
+    "only_print",
+    is_flag=True,
+    help="Print the gdb command instead of running it; Ctrl-C stops the guest.",
+)
 @click.pass_context
 def gdb(context: click.Context, /, cell: str, words: tuple[str, ...], **parameters: Any) -> None:
-    """Boot a cell's guest again, halted, with gdb attached.
+    """Boot a cell's guest again, halted, and attach gdb.
 
-    RUN/CELL is as for `orchestrate shell`. What follows `--` goes to gdb. Both end together."""
+    RUN/CELL is as for `orchestrate shell`. Arguments after `--` go to gdb. The guest stops when gdb exits."""
     from orchestrator.core.store import open_store
     from orchestrator.debug import gdb as debugger
     from orchestrator.debug import reopen
     from orchestrator.report import terminal as report
 
     say = _progress_printer(report.console(stderr=True), context)
-    found = reopen.find(Path(parameters["out"]), cell)
+    reference = reopen.find(Path(parameters["out"]), cell)
     vmlinux = Path(parameters["vmlinux"]) if parameters["vmlinux"] else None
     code = debugger.attach(
-        found,
+        reference,
         open_store(),
         say,
-        asked=parameters["accel"],
+        accel=parameters["accel"],
         vmlinux=vmlinux,
         words=words,
         only_print=parameters["only_print"],
@@ -263,34 +275,34 @@ def gdb(context: click.Context, /, cell: str, words: tuple[str, ...], **paramete
     "--vmlinux",
     metavar="FILE",
     shell_complete=completion.files,
-    help="Take the lines from this file; it must be of the very kernel.",
+    help="Read line numbers from this file; it must be of the same build.",
 )
-@click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Compile jobs. Default: one a CPU.")
+@click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Compile jobs. Default: one per CPU.")
 @click.pass_context
 def decode(context: click.Context, /, cell: str, **parameters: Any) -> None:
-    """Give a cell's stack traces file and line, and what was inlined.
+    """Add file, line and inlined functions to a cell's stack traces.
 
-    RUN/CELL is as for `orchestrate shell`. A kernel without line numbers is built once more with them,
-    which takes as long as its first build; that is kept."""
+    RUN/CELL is as for `orchestrate shell`. A kernel without line numbers is built again with them. That
+    takes as long as the first build; the cache keeps the result."""
     from orchestrator.core.store import open_store
     from orchestrator.debug import reopen
     from orchestrator.report import terminal as report
 
     say = _progress_printer(report.console(stderr=True), context)
-    found = reopen.find(Path(parameters["out"]), cell)
+    reference = reopen.find(Path(parameters["out"]), cell)
     vmlinux = Path(parameters["vmlinux"]) if parameters["vmlinux"] else None
-    decoded = reopen.decode(found, open_store(), say, vmlinux=vmlinux, jobs=parameters["jobs"] or 0)
+    decoded = reopen.decode(reference, open_store(), say, vmlinux=vmlinux, jobs=parameters["jobs"] or 0)
     for case in decoded.cases:
         click.echo(f"{case.id}: {case.reason}\n{case.detail}\n")
     for path in decoded.files:
         click.echo(path)
     if not decoded.files and not decoded.cases:
-        say(f"there is no stack trace in the consoles of {found.cell}")
+        say(f"the consoles of {reference.name} have no stack trace")
 
 
 @cli.command(name="list")
 def list_() -> None:
-    """Architectures, variants and suites there are."""
+    """List architectures, variants, flavors and suites."""
     from orchestrator.core import arch
     from orchestrator.kernel import compile_only, flavor, kconfig
     from orchestrator.suites import catalog
@@ -307,7 +319,7 @@ def list_() -> None:
         click.echo(f"  {name:<17}{suite.description}{default}")
 
 
-@cli.command(epilog=_EXIT_CODES, short_help="What this host lacks, and the command that mends it.")
+@cli.command(epilog=_EXIT_CODES, short_help="Check this host for what is missing.")
 @click.option(
     "--arch",
     "arches",
@@ -316,9 +328,9 @@ def list_() -> None:
     shell_complete=completion.arches,
     help="One of `orchestrate list`, or all; may be repeated. Default: all.",
 )
-@click.option("--network", is_flag=True, help="Ask the Debian mirror too; takes 20 s at most.")
+@click.option("--network", is_flag=True, help="Also check the Debian mirror; takes at most 20 s.")
 def doctor(arches: tuple[str, ...], network: bool) -> None:
-    """What this host can do, what is missing, and the command that mends it."""
+    """Check this host and print the command that installs what is missing."""
     from orchestrator import doctor as doctors
     from orchestrator.core import arch
     from orchestrator.core.store import default_cache
@@ -336,39 +348,39 @@ def doctor(arches: tuple[str, ...], network: bool) -> None:
     sys.exit(doctors.exit_code(checks))
 
 
-@cli.command(epilog=_EXIT_CODES)
+@cli.command(epilog=_EXIT_CODES, short_help="Find kernel reports in a console log.")
 @click.argument("log", shell_complete=completion.files)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array, [] for a clean console.")
 def console(log: str, as_json: bool) -> None:
     """Find kernel reports in the console LOG; - reads standard input.
 
-    For each: its class, title, function, fingerprint and lines. Exits with 0 for a
-    clean console and 1 for one with splats."""
+    Prints the class, title, function, fingerprint and lines of each. Exit code 0: a
+    clean console, 1: kernel reports."""
     from orchestrator.report import splats
     from orchestrator.splat import file
 
-    found = file.read(log)
-    click.echo(splats.as_json(found.splats) if as_json else splats.as_text(found))
-    sys.exit(1 if found.splats or found.dropped else 0)
+    result = file.read(log)
+    click.echo(splats.as_json(result.splats) if as_json else splats.as_text(result))
+    sys.exit(1 if result.splats or result.dropped else 0)
 
 
 @cli.command(name="completion")
 @click.argument("shell", required=False, type=click.Choice(completion.SHELLS))
 def completion_(shell: str | None) -> None:
-    """Print what makes bash, zsh or fish complete `orchestrate`.
+    """Print the completion script for bash, zsh or fish.
 
-    Without a name it is for the shell in $SHELL."""
+    Default: the shell in $SHELL."""
     click.echo(completion.script(shell or completion.users_shell(), cli), nl=False)
 
 
 def _progress_printer(console: Console, context: click.Context) -> Callable[[str], None]:
-    """A function that prints lines of progress; the first line names the file that options come from."""
+    """A function that prints progress lines, after one with the configuration file, if one was read."""
 
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, markup=False)
 
-    if used := context.meta.get(config.META):
-        say(f"options from {used}")
+    if file := context.meta.get(config.META):
+        say(f"options from {file}")
     return say
 
 

@@ -19,7 +19,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 class Memory(click.IntRange):
     """An amount of memory as whole MiB: ``512``, ``512M``, ``512MiB``, ``2G``, ``2GiB``, in any case.
 
-    It is a range of integers, so that a file may give a number as it stands.
+    A range of integers, so that a configuration file may contain a plain number.
     """
 
     def __init__(self) -> None:
@@ -27,23 +27,23 @@ class Memory(click.IntRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """The MiB of a word such as ``512``, ``512M`` or ``2G``."""
-        # digits beyond these neither are anybody's memory nor fit the plan
+        # more digits do not fit the plan
         match = re.fullmatch(r"0*([0-9]{1,12}) *(?:(M|G)(?:iB)?)?", str(value).strip(), re.ASCII | re.I)
         mib = int(match[1]) * (1024 if (match[2] or "").upper() == "G" else 1) if match else -1
         if self.min is not None and mib < self.min:
-            shown = repr(str(value) if len(str(value)) <= 40 else f"{str(value)[:39]}…")
-            wrong = f"is less than {self.min} MiB" if match else "is no amount of memory"
-            self.fail(f"{shown} {wrong}: give MiB (512, 512M, 512MiB) or GiB (2G, 2GiB).", param, ctx)
+            quoted = repr(str(value) if len(str(value)) <= 40 else f"{str(value)[:39]}…")
+            problem = f"is less than {self.min} MiB" if match else "is not an amount of memory"
+            self.fail(f"{quoted} {problem}: give MiB (512, 512M, 512MiB) or GiB (2G, 2GiB).", param, ctx)
         return mib
 
 
 def resume(kind: str, complete: completion.Complete) -> Callable[[_F], _F]:
-    """The option that goes on with work of a kind."""
+    """The option that resumes an earlier run, bisect or series."""
     return click.option(
         "--resume",
         metavar="ID",
         shell_complete=complete,
-        help=f"Go on with a {kind} that was interrupted or killed (or `last`); with --out.",
+        help=f"Resume an interrupted or killed {kind}: its ID in --out, or `last`.",
     )
 
 
@@ -54,8 +54,8 @@ SOURCES = (
         shell_complete=completion.sources,
         multiple=True,
         metavar="[NAME=]SPEC",
-        help="Kernel: a directory, DIR@REV, a tarball or its URL, debian:SUITE, or vX.Y[.Z]; may be "
-        "repeated. Default: the tree you are in, else Debian's newest.",
+        help="A kernel source: a directory, DIR@REV, a tarball or its URL, debian:SUITE, or vX.Y[.Z]; may be "
+        "repeated. Default: the tree in the current directory, else the newest in Debian.",
     ),
     click.option(
         "--patch",
@@ -63,18 +63,19 @@ SOURCES = (
         shell_complete=completion.files,
         multiple=True,
         metavar="[NAME=]FILE",
-        help="An mbox, a patch or a directory of them, on top of the first --source or that of the name.",
+        help="An mbox, a patch or a directory of patches, applied to the first --source or to NAME; may be "
+        "repeated.",
     ),
     click.option(
         "--sha256",
         "digests",
         multiple=True,
         metavar="[NAME=]HEX",
-        help="The digest that the archive must have.",
+        help="The expected digest of the archive.",
     ),
 )
 
-#: How kernels are built, whatever they are built from.
+#: How kernels are built from any source.
 BUILT = (
     click.option(
         "--arch",
@@ -82,7 +83,7 @@ BUILT = (
         shell_complete=completion.arches,
         multiple=True,
         metavar="NAME",
-        help="One of `orchestrate list`, or all; may be repeated. Default: this host's.",
+        help="An architecture of `orchestrate list`, or all; may be repeated. Default: this host's.",
     ),
     click.option(
         "--variant",
@@ -90,14 +91,14 @@ BUILT = (
         shell_complete=completion.variants,
         multiple=True,
         metavar="NAME",
-        help="per-vma-lock, mmap-lock; may be repeated. Default: both.",
+        help="per-vma-lock or mmap-lock; may be repeated. Default: both.",
     ),
     click.option(
         "--kconfig",
         shell_complete=completion.files,
         multiple=True,
         metavar="FILE|CONFIG_X=y",
-        help="A further kconfig fragment; may be repeated.",
+        help="An additional kconfig fragment or symbol; may be repeated.",
     ),
     click.option(
         "--flavor",
@@ -105,14 +106,14 @@ BUILT = (
         shell_complete=completion.flavors,
         multiple=True,
         metavar="NAME",
-        help="A kernel made for diagnosis (see `orchestrate list`); several make one kernel together.",
+        help="Build for diagnosis (see `orchestrate list`). Several flavors combine into one kernel.",
     ),
     click.option(
         "--config",
         default="",
         metavar="FILE",
         shell_complete=completion.files,
-        help="A .config as the base, in place of ours.",
+        help="A .config to start from, instead of the default one.",
     ),
     click.option(
         "--toolchain",
@@ -127,7 +128,7 @@ BUILT = (
         "--jobs",
         type=click.IntRange(1),
         metavar="N",
-        help="Compile jobs. Default: one a CPU.",
+        help="Compile jobs. Default: one per CPU.",
     ),
 )
 
@@ -140,7 +141,7 @@ PREBUILT = (
         shell_complete=completion.files,
         multiple=True,
         metavar="[NAME=]IMAGE",
-        help="A kernel that is built already (bzImage, Image); its variant is read from the guest.",
+        help="A prebuilt kernel (bzImage, Image); its variant is read from the guest. May be repeated.",
     ),
 )
 
@@ -151,7 +152,7 @@ MACHINE = (
         default="auto",
         show_default=True,
         type=click.Choice(["auto", "kvm", "tcg"]),
-        help="KVM where it works, or one by force.",
+        help="auto uses KVM if it works, else TCG.",
     ),
     click.option(
         "--smp", default=2, show_default=True, metavar="N", type=click.IntRange(1, 64), help="Virtual CPUs."
@@ -162,7 +163,7 @@ MACHINE = (
         type=Memory(),
         help="Guest memory in MiB, or with a unit: 512M, 2GiB. Default: 512, or what the flavor needs.",
     ),
-    click.option("--cmdline", default="", metavar="WORDS", help="Further kernel parameters."),
+    click.option("--cmdline", default="", metavar="WORDS", help="Additional kernel parameters."),
 )
 
 GUEST = (
@@ -172,7 +173,8 @@ GUEST = (
         shell_complete=completion.files,
         multiple=True,
         metavar="FILE",
-        help="A file or folder for --cmd (or the shell), in its working directory and PATH; may be repeated.",
+        help="Copy a file or folder to the working directory and PATH of --cmd or the shell; may be "
+        "repeated.",
     ),
 )
 
@@ -183,7 +185,7 @@ RUNS = (
         show_default=True,
         metavar="DIR",
         shell_complete=completion.folders,
-        help="Where runs are kept.",
+        help="The folder of runs.",
     ),
 )
 
@@ -193,8 +195,8 @@ _SUITE = click.option(
     shell_complete=completion.suites,
     multiple=True,
     metavar="NAME|DIR",
-    help="A suite (see `orchestrate list`), or the folder of one of your own; may be repeated. "
-    "Default: those that the list calls so.",
+    help="A suite of `orchestrate list`, or the folder of your own; may be repeated. "
+    "Default: those marked (default) in `orchestrate list`.",
 )
 
 _SELFTESTS = click.option(
@@ -202,7 +204,7 @@ _SELFTESTS = click.option(
     shell_complete=completion.sources,
     default="",
     metavar="SPEC",
-    help="Take the kernel's selftests from this source instead of the kernel's own tree.",
+    help="Build the kernel's selftests from this source instead of the kernel's own tree.",
 )
 
 _KNOWN = (
@@ -211,12 +213,12 @@ _KNOWN = (
         shell_complete=completion.files,
         multiple=True,
         metavar="FILE",
-        help="Known failures, beside those of the suites; may be repeated.",
+        help="A file of known failures, in addition to those of the suites; may be repeated.",
     ),
-    click.option("--strict", is_flag=True, help="A known failure is one like any other."),
+    click.option("--strict", is_flag=True, help="Treat known failures as ordinary failures."),
 )
 
-#: What is tested, without how often and on which boots.
+#: What is tested, without the number of boots.
 TESTED = (
     _SUITE,
     click.option(
@@ -224,13 +226,13 @@ TESTED = (
         "commands",
         multiple=True,
         metavar="COMMAND",
-        help="A shell command to run in every guest, good if it ends with 0; may be repeated. Alone it "
-        "takes the place of the default suites.",
+        help="A shell command to run in every guest; it passes if it exits with 0. May be repeated. Without "
+        "--suite, it replaces the default suites.",
     ),
     _SELFTESTS,
 )
 
-#: Suites and what is known of them, without commands and repeats.
+#: Suites and known failures, without commands and repeats.
 SUITES = (_SUITE, _SELFTESTS, *_KNOWN)
 
 TESTS = (
@@ -239,31 +241,31 @@ TESTS = (
         "--times",
         metavar="N",
         type=click.IntRange(1),
-        help="Fresh boots of each functional cell; reports failure rates.",
+        help="Boot each functional cell N times and report failure rates.",
     ),
     click.option(
         "--until-fail",
         is_flag=True,
-        help=f"End a kernel's repeats at the first failure (up to --times, else {UNTIL_FAIL_TIMES}).",
+        help=f"Stop repeating a kernel at its first failure. Limit: --times, else {UNTIL_FAIL_TIMES}.",
     ),
     click.option(
         "--vsyscall",
         default="",
         shell_complete=completion.vsyscall,
         metavar="MODE",
-        help="Boot with vsyscall=MODE where there is such a page, or with `all` of them.",
+        help="Boot with vsyscall=MODE, or once with each mode (`all`), on architectures that have it.",
     ),
     *_KNOWN,
     click.option(
         "--decode",
         is_flag=True,
-        help="Build a kernel that crashed once more, with line numbers for its stack traces.",
+        help="If a kernel crashes, build it again with line numbers for its stack traces.",
     ),
     click.option(
         "--boots",
         metavar="N",
         type=click.IntRange(1),
-        help="Boots a variant for benchmarks. Default: the suite's.",
+        help="Boots per variant for benchmarks. Default: set by the suite.",
     ),
 )
 
@@ -274,35 +276,35 @@ BISECT = (
         default="",
         shell_complete=completion.folders,
         metavar="DIR",
-        help="The git repository. Default: the tree you are in.",
+        help="The git repository. Default: the current directory.",
     ),
     click.option(
         "--good", "goods", multiple=True, metavar="REV", help="A commit without the fault; may be repeated."
     ),
-    click.option("--bad", default="", metavar="REV", help="A commit with it. Default: HEAD."),
-    click.option("--case", default="", metavar="SUITE/PATH", help="Bad is: this case fails; * and ? match."),
+    click.option("--bad", default="", metavar="REV", help="A commit with the fault. Default: HEAD."),
+    click.option("--case", default="", metavar="SUITE/PATH", help="Bad if this case fails; * and ? match."),
     click.option(
         "--splat",
         default="",
         shell_complete=completion.fingerprints,
         metavar="FINGERPRINT",
-        help="Bad is: the kernel report with this fingerprint (see `orchestrate console`) is on the console. "
-        "Its beginning is enough.",
+        help="Bad if a kernel report with this fingerprint (see `orchestrate console`) is on the console. "
+        "A prefix is enough.",
     ),
     click.option(
         "--metric",
         default="",
         metavar="SUITE/METRIC",
-        help="Bad is: this number of a benchmark is nearer to that of --bad than to that of --good.",
+        help="Bad if this metric is closer to its value at --bad than at --good.",
     ),
-    click.option("--boot", is_flag=True, help="Bad is: it does not boot."),
-    click.option("--build", is_flag=True, help="Bad is: it does not compile."),
+    click.option("--boot", is_flag=True, help="Bad if the kernel does not boot."),
+    click.option("--build", is_flag=True, help="Bad if the kernel does not compile."),
     click.option(
         "--fix",
         "fixes",
         multiple=True,
         metavar="COMMIT:A..B",
-        help="Make this commit's change on top of each commit in that range; may be repeated.",
+        help="Apply this commit on top of each commit of the range; may be repeated.",
     ),
     click.option(
         "--ends",
@@ -310,7 +312,7 @@ BISECT = (
         show_default=True,
         metavar="N",
         type=click.IntRange(1, 100),
-        help="Boots of each end, at least.",
+        help="Boot each end at least N times.",
     ),
     click.option(
         "--confidence",
@@ -318,17 +320,17 @@ BISECT = (
         show_default=True,
         metavar="P",
         type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
-        help="Probability from which a commit is the culprit.",
+        help="The probability at which a commit is the culprit.",
     ),
     click.option(
         "--replay",
         default="",
         metavar="FILE",
         shell_complete=completion.files,
-        help="Take in what `git bisect log` has written.",
+        help="Start from the observations in a `git bisect log`.",
     ),
     resume("bisect", completion.bisects),
-    click.option("--dry-run", is_flag=True, help="Say how many steps and minutes it would take, and end."),
+    click.option("--dry-run", is_flag=True, help="Print the estimated steps and minutes; run nothing."),
 )
 
 SERIES = (
@@ -337,8 +339,8 @@ SERIES = (
         default="",
         metavar="DIR[@BASE]",
         shell_complete=completion.sources,
-        help="The git repository, and the commit that the series goes on top of. Default: the tree you are "
-        "in, and what the mails say (base-commit:).",
+        help="The git repository, and the base of the series. Default: the tree in the current directory, "
+        "and base-commit: in the mails.",
     ),
     click.option(
         "--also-build",
@@ -346,22 +348,21 @@ SERIES = (
         multiple=True,
         metavar="NAME",
         shell_complete=completion.also,
-        help="A configuration to compile only (see `orchestrate list`), or none; may be repeated. "
-        "Default: all.",
+        help="A configuration of `orchestrate list` to compile only, or none; may be repeated. Default: all.",
     ),
-    click.option("--no-bench", is_flag=True, help="Do not measure base against tip."),
+    click.option("--no-bench", is_flag=True, help="Do not run benchmarks on base and tip."),
     click.option(
         "--boots",
         metavar="N",
         type=click.IntRange(1),
-        help="Boots of base and of tip to measure. Default: 5.",
+        help="Boots of base and of tip for benchmarks. Default: 5.",
     ),
     resume("series", completion.series),
 )
 
 
 def options(*groups: Sequence[Callable[[_F], _F]]) -> Callable[[_F], _F]:
-    """A decorator that adds groups of options in their order."""
+    """A decorator that adds groups of options in this order."""
 
     def add(function: _F) -> _F:
         for group in reversed(groups):
@@ -373,21 +374,21 @@ def options(*groups: Sequence[Callable[[_F], _F]]) -> Callable[[_F], _F]:
 
 
 def alone(
-    context: click.Context, with_: str, *these: str, why: str = "the run goes on as it was planned"
+    context: click.Context, with_: str, *these: str, why: str = "a resumed run keeps its options"
 ) -> None:
-    """Demand that no other parameters are given than these.
+    """Check that no other parameters are on the command line.
 
-    :param with_: what forbids the others, for the message.
+    :param with_: the option or argument that excludes the others, for the message.
 
-    :raises UserError: another one was given on the command line.
+    :raises UserError: another one is on the command line.
     """
     from click.core import ParameterSource
 
     for parameter in context.command.params:
         name = parameter.name or ""
-        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if given and name not in these:
+        is_set = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if is_set and name not in these:
             raise UserError(
                 f"{parameter.opts[0]} cannot be changed with {with_}: {why}",
-                remedy=f"Leave {parameter.opts[0]} out, or begin a new run.",
+                remedy=f"Omit {parameter.opts[0]}, or start a new run.",
             )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From click's parameters to requests: nothing below this module knows click."""
+"""Turn click's parameters into requests: no module below knows click."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _Struct = TypeVar("_Struct", bound="msgspec.Struct")
 
 
 def options(parameters: Mapping[str, Any]) -> Options:
-    """The options that name kernels and tests."""
+    """The options that select kernels and tests."""
     from orchestrator.plan.options import Options
 
     return _filled(Options, parameters)
 
 
 def run(parameters: Mapping[str, Any]) -> RunRequest:
-    """What ``orchestrate run`` is asked for.
+    """The request of ``orchestrate run``.
 
-    :raises UserError: a name that does not exist, or options that do not fit together.
+    :raises UserError: a name does not exist, or options do not fit together.
     """
     from orchestrator.plan.options import choose
     from orchestrator.run.start import RunRequest
@@ -44,21 +44,21 @@ def run(parameters: Mapping[str, Any]) -> RunRequest:
 
 
 def bisect(parameters: Mapping[str, Any]) -> BisectRequest:
-    """What ``orchestrate bisect`` is asked for."""
+    """The request of ``orchestrate bisect``."""
     from orchestrator.bisect.request import BisectRequest
 
     return _filled(BisectRequest, {**parameters, "options": options(parameters)})
 
 
 def series(parameters: Mapping[str, Any]) -> SeriesRequest:
-    """What ``orchestrate series`` is asked for."""
+    """The request of ``orchestrate series``."""
     from orchestrator.series.request import SeriesRequest
 
     return _filled(SeriesRequest, {**parameters, "options": options(parameters)})
 
 
 def _filled(struct: type[_Struct], parameters: Mapping[str, Any]) -> _Struct:
-    """A struct of the parameters that are its fields; what the user left out keeps its default."""
+    """A struct with the parameters as fields; those that the user omitted keep their defaults."""
     from msgspec.structs import fields
 
     names = [field.name for field in fields(struct)]

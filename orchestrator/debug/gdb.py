@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""gdb on a cell's guest, which is booted again and halted before its first instruction."""
+"""Run gdb on a cell's guest, booted again and halted at its first instruction."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from orchestrator.core.arch import Arch
 from orchestrator.core.errors import InfraError
 from orchestrator.core.process import require
 from orchestrator.core.store import Store
-from orchestrator.debug.reopen import Found, demand_match, machine
+from orchestrator.debug.reopen import CellReference, demand_match, machine
 from orchestrator.kernel import debug_build
 from orchestrator.kernel.spec import Say
-from orchestrator.vm import accel
+from orchestrator.vm import accel as accelerators
 from orchestrator.vm.machine import Guest
 
 #: A session with a debugger may take a working day.
@@ -26,7 +26,7 @@ _LIMIT_S = 24 * 3600.0
 
 
 def program(arch: Arch) -> str:
-    """The gdb that knows an architecture.
+    """The gdb for an architecture.
 
     :raises InfraError: it is not installed.
     """
@@ -39,77 +39,80 @@ def program(arch: Arch) -> str:
     return require(multiarch, remedy=f"Install it: apt-get install {multiarch}")
 
 
-def symbols(found: Found, given: Path | None) -> Path | None:
-    """The file that gdb takes symbols from: the user's, else one with lines, else the cell's own vmlinux.
+def symbols(cell: CellReference, vmlinux: Path | None) -> Path | None:
+    """The symbol file for gdb: the user's ``vmlinux``, else one with lines, else the cell's own.
 
-    :raises UserError: the user's is of another kernel; the cell's cannot be read.
+    :raises UserError: ``vmlinux`` is of another kernel; the cell's record cannot be read.
     """
-    record = found.record()
-    if given is not None:
-        demand_match(found, record, given)
-        return given
-    own = found.root / record.vmlinux
+    record = cell.record()
+    if vmlinux is not None:
+        demand_match(cell, record, vmlinux)
+        return vmlinux
+    own = cell.root / record.vmlinux
     if not record.vmlinux or not own.is_file():
         return None
     return debug_build.vmlinux_with_lines(own, lambda: None) or own
 
 
 def command(gdb: str, vmlinux: Path | None, socket: Path, words: Sequence[str]) -> list[str]:
-    """What starts gdb: it loads the symbols, connects, and then does what the user's ``words`` say."""
+    """gdb's argv: it loads the symbols, connects, and executes the user's ``words``."""
     argv = [gdb, "-q"]
     if vmlinux is not None:
         scripts = vmlinux.with_name("vmlinux-gdb.py")
-        trusted = ["-iex", f"add-auto-load-safe-path {vmlinux.parent}"] if scripts.is_file() else []
-        argv += [*trusted, str(vmlinux)]
-    # what a vmlinux says of the machine, the stub does not know before the kernel is in 64-bit mode
+        trust = ["-iex", f"add-auto-load-safe-path {vmlinux.parent}"] if scripts.is_file() else []
+        argv += [*trust, str(vmlinux)]
+    # before the kernel is in 64-bit mode, the stub does not know the machine: vmlinux has to come first
     return [*argv, "-ex", f"target remote {socket}", *words]
 
 
 def attach(
-    found: Found,
+    cell: CellReference,
     store: Store,
     say: Say,
     *,
-    asked: str = "",
+    accel: str = "",
     vmlinux: Path | None = None,
     words: Sequence[str] = (),
     only_print: bool = False,
 ) -> int:
-    """Boot a cell's guest halted, and have gdb run on it until it ends; nothing of both stays.
+    """Boot a cell's guest halted, and run gdb on it. The guest stops when gdb exits; nothing is kept.
 
-    :param asked: ``kvm`` or ``tcg``; anything else means the accelerator that the cell had.
-    :param words: further words for gdb.
+    :param accel: ``kvm`` or ``tcg``; anything else means the accelerator of the cell.
+    :param words: further arguments for gdb.
     :param only_print: print gdb's command, and keep the guest until Ctrl-C or its own end.
     :return: gdb's exit status, else 0.
     :raises UserError: ``vmlinux`` is of another kernel. InfraError: no gdb, or QEMU does not start.
     """
-    record = found.record()
-    file = symbols(found, vmlinux)
-    with machine(found, cmdline=["nokaslr"]) as (spec, keys, folder):
+    record = cell.record()
+    file = symbols(cell, vmlinux)
+    with machine(cell, cmdline=["nokaslr"]) as (spec, keys, folder):
         gdb = program(spec.arch)
-        if asked not in ("kvm", "tcg"):
-            # this host may be another one
-            asked = "auto" if found.accelerator() == "kvm" else "tcg"
-        chosen = accel.choose(spec.arch, asked, store.root)
+        if accel not in ("kvm", "tcg"):
+            # this host may have no KVM
+            accel = "auto" if cell.accelerator() == "kvm" else "tcg"
+        accelerator = accelerators.choose(spec.arch, accel, store.root)
         log = folder / "console.log"
-        guest = Guest.halted(spec, accel=chosen.name, keys=keys, log=log, limit_s=_LIMIT_S)
+        guest = Guest.halted(spec, accel=accelerator.name, keys=keys, log=log, limit_s=_LIMIT_S)
         try:
             argv = command(gdb, file, guest.folder / "gdb", words)
-            say(f"the guest of {found.cell} ({record.release}, {chosen.name}) waits at its first instruction")
-            say("KASLR is off (nokaslr), so that addresses are those of vmlinux. Until the kernel has")
-            say("unpacked itself only hardware breakpoints hold: hbreak start_kernel, then continue")
+            say(
+                f"the guest of {cell.name} ({record.release}, {accelerator.name}) is halted at its first"
+                " instruction"
+            )
+            say("KASLR is off (nokaslr), so addresses are those of vmlinux. Before the kernel has")
+            say("decompressed itself, use hardware breakpoints: hbreak start_kernel, then continue")
             say(f"console: tail -f {shlex.quote(str(log))}")
             if file is None:
-                say("no symbols: this kernel came as an image alone; --vmlinux FILE brings them")
+                say("no symbols: there is only an image of this kernel; give its vmlinux with --vmlinux FILE")
             elif not debug_build.has_lines(file):
-                decode = stack_traces.command(found.root, found.cell)
-                say(f"no line numbers in {file.name}: `{decode}` makes a debug build and keeps it")
-            return _keep(guest, argv) if only_print else _run(argv)
+                decode = stack_traces.command(cell.root, cell.name)
+                say(f"no line numbers in {file.name}: `{decode}` makes a debug build with them")
+            return _wait(guest, argv) if only_print else _run(argv)
         finally:
             guest.close()
 
 
-def _keep(guest: Guest, argv: Sequence[str]) -> int:
+def _wait(guest: Guest, argv: Sequence[str]) -> int:
     print(shlex.join(argv), flush=True)
     try:
         while guest.poll() is None:
@@ -121,7 +124,7 @@ def _keep(guest: Guest, argv: Sequence[str]) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     with subprocess.Popen(argv) as child:
-        # Ctrl-C is gdb's: it halts the guest. What asks us to end, ends gdb
+        # Ctrl-C is for gdb: it halts the guest. SIGTERM and SIGHUP end gdb
         handlers = {
             signal.SIGINT: lambda *_: None,
             signal.SIGTERM: lambda *_: child.terminate(),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A cell of an earlier run: found by what the user calls it, its guest booted once more."""
+"""Find a cell of an earlier run by the user's name for it, and boot its guest again."""
 
 from __future__ import annotations
 
@@ -25,35 +25,36 @@ from orchestrator.results.model import AT_FAULT, Case, CellResult, Verdict
 from orchestrator.run import latest
 from orchestrator.run.directory import RunDirectory, check_unchanged
 from orchestrator.run.execute import replace_cell
-from orchestrator.vm import accel
+from orchestrator.vm import accel as accelerators
 from orchestrator.vm.machine import Deadlines, Guest
 from orchestrator.vm.qemu import GuestSpec
 from orchestrator.vm.rootfs import overlay
 from orchestrator.vm.rootfs.overlay import RunKeys
 
-_NAMED_AT_MOST = 12
+#: Cells that a message lists at most.
+_MOST_LISTED = 12
 
 
-class Found(msgspec.Struct, frozen=True):
-    """A cell of a run; ``root`` is the run directory."""
+class CellReference(msgspec.Struct, frozen=True):
+    """A cell of an earlier run. ``root`` is the run directory, ``name`` the id of the cell."""
 
     root: Path
-    cell: str
+    name: str
 
     @property
     def folder(self) -> Path:
         """The cell's folder."""
-        return self.root / "cells" / self.cell
+        return self.root / "cells" / self.name
 
     def record(self) -> GuestRecord:
-        """What it takes to boot its guest.
+        """What is needed to boot its guest.
 
-        :raises UserError: it had none.
+        :raises UserError: the cell had no guest.
         """
         return guest_record.load(self.folder)
 
     def accelerator(self) -> str:
-        """The accelerator that its guests had, ``tcg`` where none came up."""
+        """The accelerator of its guests, ``tcg`` if none came up."""
         with contextlib.suppress(OSError, msgspec.MsgspecError):
             return msgspec.json.decode((self.folder / "qemu.json").read_bytes(), type=_Qemu).accelerator
         return "tcg"
@@ -63,7 +64,7 @@ class _Qemu(msgspec.Struct):
     accelerator: str
 
 
-def find(runs: Path, word: str) -> Found:
+def find(runs: Path, word: str) -> CellReference:
     """The cell that the user means.
 
     :param runs: the folder of runs.
@@ -87,23 +88,23 @@ def find(runs: Path, word: str) -> Found:
 
 
 class _NoCell(UserError):
-    """The run is there, the cell is not."""
+    """The run exists, the cell does not."""
 
 
-def _cell(run: RunDirectory, name: str) -> Found:
+def _cell(run: RunDirectory, name: str) -> CellReference:
     cells = [cell.id for cell in run.plan().cells]
     if name in cells:
-        return Found(run.path, name)
+        return CellReference(run.path, name)
     if not name and len(cells) == 1:
-        return Found(run.path, cells[0])
+        return CellReference(run.path, cells[0])
     failed = [cell for cell in cells if _failed(run.path / "cells" / cell / "result.json")]
-    shown = [f"{cell} (failed)" for cell in failed] + [cell for cell in cells if cell not in failed]
-    more = f" and {len(shown) - _NAMED_AT_MOST} more" if len(shown) > _NAMED_AT_MOST else ""
+    labels = [f"{cell} (failed)" for cell in failed] + [cell for cell in cells if cell not in failed]
+    more = f" and {len(labels) - _MOST_LISTED} more" if len(labels) > _MOST_LISTED else ""
     what = f"run {run.id} has {len(cells)} cells"
     if name:
         what = f"run {run.id} has no cell {name!r}{did_you_mean(name, cells)}"
     raise _NoCell(
-        what, remedy=f"Name one as {run.id}/CELL: {', '.join(shown[:_NAMED_AT_MOST])}{more}." if shown else ""
+        what, remedy=f"Name one as {run.id}/CELL: {', '.join(labels[:_MOST_LISTED])}{more}." if labels else ""
     )
 
 
@@ -115,44 +116,46 @@ def _failed(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def machine(found: Found, *, cmdline: Sequence[str] = ()) -> Iterator[tuple[GuestSpec, RunKeys, Path]]:
-    """The cell's machine with keys of its own, and a folder for what comes of it that goes away afterwards.
+def machine(cell: CellReference, *, cmdline: Sequence[str] = ()) -> Iterator[tuple[GuestSpec, RunKeys, Path]]:
+    """The cell's machine with new keys, and a temporary folder for its files.
 
     :param cmdline: further kernel parameters.
     :raises UserError: a file of the run is gone.
     """
-    spec = found.record().spec(found.root)
+    spec = cell.record().spec(cell.root)
     keys = overlay.make_keys()
     with tempfile.TemporaryDirectory(prefix="orc-again-") as folder:
         archive = overlay.build_overlay(
             Path(folder) / "keys.cpio", host_key=keys.host_key, authorized_key=keys.authorized_key
         )
-        more = tuple(word for word in cmdline if word not in spec.cmdline)
+        parameters = tuple(word for word in cmdline if word not in spec.cmdline)
         yield (
-            msgspec.structs.replace(spec, initrds=(*spec.initrds, archive), cmdline=(*spec.cmdline, *more)),
+            msgspec.structs.replace(
+                spec, initrds=(*spec.initrds, archive), cmdline=(*spec.cmdline, *parameters)
+            ),
             keys,
             Path(folder),
         )
 
 
 @contextlib.contextmanager
-def booted(found: Found, store: Store, say: Say, *, asked: str) -> Iterator[Guest]:
-    """The cell's guest, booted again and shown to run the very kernel.
+def booted(cell: CellReference, store: Store, say: Say, *, accel: str) -> Iterator[Guest]:
+    """The cell's guest, booted again; its kernel is verified.
 
-    :param asked: ``auto``, ``kvm`` or ``tcg``.
-    :raises BootFailure: it does not come up; InfraError: the host's fault, or it is another kernel.
+    :param accel: ``auto``, ``kvm`` or ``tcg``.
+    :raises BootFailure: it does not come up; InfraError: the host failed, or it is another kernel.
     """
-    record = found.record()
-    with machine(found) as (spec, keys, folder):
-        chosen = accel.choose(spec.arch, asked, store.root)
-        say(f"booting the guest of {found.cell} again ({chosen.name}: {chosen.reason})")
+    record = cell.record()
+    with machine(cell) as (spec, keys, folder):
+        accelerator = accelerators.choose(spec.arch, accel, store.root)
+        say(f"booting the guest of {cell.name} again ({accelerator.name}: {accelerator.reason})")
 
         def start(name: str, deadlines: Deadlines) -> Guest:
             return Guest.boot(
                 spec, accel=name, keys=keys, log=folder / "console.log", say=say, deadlines=deadlines
             )
 
-        guest, _ = accel.boot(spec.arch, chosen, asked == "kvm", store.root, start, say)
+        guest, _ = accelerators.boot(spec.arch, accelerator, accel == "kvm", store.root, start, say)
         try:
             _prove(guest, record)
             yield guest
@@ -160,25 +163,27 @@ def booted(found: Found, store: Store, say: Say, *, asked: str) -> Iterator[Gues
             guest.close()
 
 
-class Decoded(msgspec.Struct, frozen=True):
-    """The consoles with lines, and the cases whose details have them."""
+class DecodedTraces(msgspec.Struct, frozen=True):
+    """The console files with line numbers, and the crashes whose details have them."""
 
     files: tuple[Path, ...]
     cases: tuple[Case, ...]
 
 
-def decode(found: Found, store: Store, say: Say, *, vmlinux: Path | None, jobs: int = 0) -> Decoded:
-    """Give the stack traces of a cell lines, in its folder and in the run's results.
+def decode(
+    cell: CellReference, store: Store, say: Say, *, vmlinux: Path | None, jobs: int = 0
+) -> DecodedTraces:
+    """Add file and line to the stack traces of a cell, in its folder and in the run's results.
 
-    :param vmlinux: the user's own, with line numbers; else the kernel's, or that of a debug build.
+    :param vmlinux: the user's, with line numbers; else the cell's own, or that of a debug build.
     :raises UserError: ``vmlinux`` is of another kernel or has no lines; the source has changed.
-    :raises Inconclusive: the debug build is other code. KernelError, InfraError: it cannot be built.
+    :raises Inconclusive: the debug build has other code. KernelError, InfraError: it cannot be built.
     """
-    record, directory = found.record(), RunDirectory(found.root)
+    record, directory = cell.record(), RunDirectory(cell.root)
     plan = directory.plan()
-    done = directory.results(plan).get(found.cell)
+    finished = directory.results(plan).get(cell.name)
     if vmlinux is not None:
-        demand_match(found, record, vmlinux)
+        demand_match(cell, record, vmlinux)
         if not debug_build.has_lines(vmlinux):
             raise UserError(
                 f"{vmlinux} has no line numbers", remedy="Build it with CONFIG_DEBUG_INFO_DWARF4=y."
@@ -187,45 +192,45 @@ def decode(found: Found, store: Store, say: Say, *, vmlinux: Path | None, jobs: 
     else:
 
         def spec() -> KernelSpec:
-            return _kernel_spec(plan, found, store, say)
+            return _kernel_spec(plan, cell, store, say)
 
-        file = stack_traces.explaining(found.root, record, spec, store, say, build=True, jobs=jobs)
-    result = done or CellResult(cell=found.cell)
-    told, files = stack_traces.write(found.root, record, file, result)
-    if done is not None:
-        replace_cell(directory, told)
-    return Decoded(files, tuple(case for case in told.all_cases() if case.verdict is Verdict.CRASH))
+        file = stack_traces.explaining(cell.root, record, spec, store, say, build=True, jobs=jobs)
+    result, files = stack_traces.write(cell.root, record, file, finished or CellResult(cell=cell.name))
+    if finished is not None:
+        replace_cell(directory, result)
+    return DecodedTraces(files, tuple(case for case in result.all_cases() if case.verdict is Verdict.CRASH))
 
 
-def demand_match(found: Found, record: GuestRecord, vmlinux: Path) -> None:
-    """Demand that a vmlinux of the user's explains the kernel of a cell.
+def demand_match(cell: CellReference, record: GuestRecord, vmlinux: Path) -> None:
+    """Check that the user's vmlinux is of the kernel of a cell.
 
-    It is compared with the cell's own; where there is only an image, by the build-id that its guest had.
+    It is compared with the cell's own vmlinux, or else with the build-id that the guest reported.
 
-    :raises UserError: it does not, or it cannot be told. InfraError: it is no ELF file.
+    :raises UserError: it is of another kernel, or that is not known. InfraError: not an ELF file.
     """
-    own = found.root / record.vmlinux
+    own = cell.root / record.vmlinux
     if record.vmlinux and own.is_file():
         debug_build.demand_match(own, vmlinux)
         return
-    directory = RunDirectory(found.root)
-    done = directory.results(directory.plan()).get(found.cell)
-    ran = done.properties.get("proof: build-id", "") if done is not None else ""
-    if not ran:
+    directory = RunDirectory(cell.root)
+    result = directory.results(directory.plan()).get(cell.name)
+    build_id = result.properties.get("proof: build-id", "") if result is not None else ""
+    if not build_id:
         raise UserError(
-            f"{vmlinux} cannot be compared: of this cell's kernel there is only an image",
+            f"{vmlinux} cannot be compared: there is only an image of this cell's kernel",
             remedy="Build the kernel with orchestrate (--source), which keeps its vmlinux.",
         )
-    if (theirs := elf.build_id(vmlinux)) != ran:
+    if (theirs := elf.build_id(vmlinux)) != build_id:
         raise UserError(
-            f"{vmlinux} does not match the kernel of this cell: its build-id is {theirs}, the cell's {ran}",
-            remedy="Give the vmlinux of the very build that the image is of.",
+            f"{vmlinux} does not match the kernel of this cell: its build-id is {theirs},"
+            f" the cell's {build_id}",
+            remedy="Give the vmlinux of the same build as the image.",
         )
 
 
-def _kernel_spec(plan: Plan, found: Found, store: Store, say: Say) -> KernelSpec:
-    """The kernel of a cell as its run asked for it, once it is shown that its source is what it was."""
-    cell = next(cell for cell in plan.cells if cell.id == found.cell)
+def _kernel_spec(plan: Plan, reference: CellReference, store: Store, say: Say) -> KernelSpec:
+    """The kernel spec of a cell, if its source is unchanged."""
+    cell = next(cell for cell in plan.cells if cell.id == reference.name)
     number = next(n for n, kernel in enumerate(plan.kernels) if kernel.label == cell.label)
     source = msgspec.structs.replace(plan.choices.sources[number], label=cell.label)
     choices = msgspec.structs.replace(plan.choices, sources=(source,), suites=(), commands=(), put=())
@@ -239,11 +244,11 @@ def _prove(guest: Guest, record: GuestRecord) -> None:
     if not record.build_id:
         return
     try:
-        runs = elf.build_id_of_notes(guest.read("/sys/kernel/notes"))
+        actual = elf.build_id_of_notes(guest.read("/sys/kernel/notes"))
     except OrchestrateError as error:
-        raise InfraError(f"what the guest runs cannot be told: {error.message}") from None
-    if runs != record.build_id:
+        raise InfraError(f"the guest's kernel cannot be identified: {error.message}") from None
+    if actual != record.build_id:
         raise InfraError(
-            f"the guest runs a kernel with build-id {runs}, the cell's had {record.build_id}",
-            remedy="Something changed the run's artifacts/: carry the cell out anew.",
+            f"the guest runs a kernel with build-id {actual}, the cell's had {record.build_id}",
+            remedy="The run's artifacts/ were changed: run the cell again.",
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A shell in a guest: the way of a cell up to the proof, then the user's hands."""
+"""Open a shell in a guest: build, boot and prove the kernel as for a cell, then connect the terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from orchestrator.cell.state import CellState, NotApplicable
 from orchestrator.core.errors import InfraError, KernelError, UserError
 from orchestrator.core.store import Store
 from orchestrator.debug import reopen
-from orchestrator.debug.reopen import Found
+from orchestrator.debug.reopen import CellReference
 from orchestrator.kernel.kconfig import WITH
 from orchestrator.plan import prepare
 from orchestrator.plan.choices import Choices
@@ -41,53 +41,53 @@ from orchestrator.vm.machine import Guest
 
 Say = Callable[[str], None]
 
-#: Lines of the console of a guest that died.
+#: Console lines to show of a guest that died.
 _TAIL = 60
 
 
-def open_shell(choices: Choices, store: Store, say: Say, *, named: bool) -> int:
-    """Boot one kernel, have it prove what it is, and connect the terminal with a shell in it.
+def open_shell(choices: Choices, store: Store, say: Say, *, fixed_variant: bool) -> int:
+    """Boot one kernel, verify its identity, and connect the terminal to a shell in the guest.
 
-    Where standard input is no terminal, it is what the shell reads.
+    The shell reads standard input, also if that is not a terminal.
 
-    :param named: whether the user named the variant; else it is what there is.
+    :param fixed_variant: whether the user named the variant; else a prebuilt kernel may have any.
     :return: the shell's exit status.
-    :raises UserError: more than one kernel was named, or none that there is.
+    :raises UserError: more than one kernel is selected, or one that does not exist.
     :raises KernelError: it does not build or come up; InfraError: the host's fault.
     """
-    if len(choices.variants) > 1 and named:
-        raise UserError("a shell is for one kernel", remedy="Name one --variant.")
-    if not named:
+    if len(choices.variants) > 1 and fixed_variant:
+        raise UserError("a shell needs exactly one kernel", remedy="Name one --variant.")
+    if not fixed_variant:
         choices = msgspec.structs.replace(choices, variants=(WITH,))
     targets = prepare.targets(choices, store, say)
     suites = (catalog.command(["true"], [Path(p) for p in choices.put]),) if choices.put else ()
     plan = prepare.plan(choices, targets, suites)
     if len(plan.cells) != 1:
-        raise UserError("a shell is for one kernel", remedy="Name one --source and one --arch.")
+        raise UserError("a shell needs exactly one kernel", remedy="Name one --source and one --arch.")
     with tempfile.TemporaryDirectory(prefix="orc-shell-") as root:
         inputs = prepare.inputs(choices, targets, suites, store, say)
         job = CellJob.of(plan.cells[0], inputs, {}, lambda _arch, _variant: None)
         cell = CellState(job, Host.here(store, Path(root)), lambda _, text: say(text))
-        with _guest(suites, cell, named=named) as guest:
+        with _guest(suites, cell, fixed_variant=fixed_variant) as guest:
             return interact(guest, suite_build.guest_folder(suites[0]) if suites else "")
 
 
-def open_again(found: Found, store: Store, say: Say, *, asked: str) -> int:
-    """Boot the guest of an earlier cell and connect the terminal with a shell in it, among its programs.
+def open_again(cell: CellReference, store: Store, say: Say, *, accel: str) -> int:
+    """Boot the guest of an earlier cell, and connect the terminal to a shell in the folder of its programs.
 
-    :param asked: ``auto``, ``kvm`` or ``tcg``.
+    :param accel: ``auto``, ``kvm`` or ``tcg``.
     :return: the shell's exit status.
     :raises UserError: the cell had no guest; KernelError: it does not come up; InfraError: the host's fault.
     """
-    programs = found.record().programs
-    with reopen.booted(found, store, say, asked=asked) as guest:
+    programs = cell.record().programs
+    with reopen.booted(cell, store, say, accel=accel) as guest:
         say(f"programs: {' '.join(program.id for program in programs)}")
-        say(f"how each is run: sh {shlex.quote(str(found.folder / reproduce.NAME))} --list")
+        say(f"their command lines: sh {shlex.quote(str(cell.folder / reproduce.NAME))} --list")
         return interact(guest, programs[0].folder if programs else "")
 
 
 @contextlib.contextmanager
-def _guest(suites: Sequence[Suite], cell: CellState, *, named: bool) -> Iterator[Guest]:
+def _guest(suites: Sequence[Suite], cell: CellState, *, fixed_variant: bool) -> Iterator[Guest]:
     cell.folder.mkdir(parents=True)
     guest = None
     try:
@@ -97,9 +97,9 @@ def _guest(suites: Sequence[Suite], cell: CellState, *, named: bool) -> Iterator
             try:
                 guest = boot(cell, kernel, spec)
             except NotApplicable:
-                if named:
+                if fixed_variant:
                     raise
-                # a prebuilt kernel is what it is
+                # the variant of a prebuilt kernel is known only now
                 cell.plan = msgspec.structs.replace(cell.plan, variant=cell.prebuilt_variant)
                 guest = boot(cell, kernel, spec)
     except NotApplicable as error:
@@ -115,10 +115,10 @@ def _guest(suites: Sequence[Suite], cell: CellState, *, named: bool) -> Iterator
 
 
 def interact(guest: Guest, folder: str = "") -> int:
-    """Connect standard input and output with a shell in the guest until it ends.
+    """Connect standard input and output to a shell in the guest until it exits.
 
-    :param folder: of the guest, in which it starts and where it looks for programs first.
-    :return: its exit status; 1 where the guest died under it, which is said.
+    :param folder: the shell's working directory in the guest, which is first in its PATH.
+    :return: its exit status; 1 with a message if the guest died.
     """
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     channel = guest.ssh.shell(_size() if terminal else None, folder)
@@ -130,7 +130,7 @@ def interact(guest: Guest, folder: str = "") -> int:
         finally:
             if terminal:
                 signal.signal(signal.SIGWINCH, signal.SIG_DFL)
-    # a channel that is closed without a status has one as well, of -1
+    # a channel that was closed without a status returns -1
     status = channel.recv_exit_status() if channel.exit_status_ready() else -1
     if status >= 0:
         return status
@@ -145,9 +145,9 @@ def _pump(channel: paramiko.Channel, guest: Guest) -> None:
     while True:
         ready, _, _ = select.select(reading, [], [], 0.2)
         if sys.stdin.fileno() in ready:
-            typed = os.read(sys.stdin.fileno(), 4096)
-            if typed:
-                channel.sendall(typed)
+            keys = os.read(sys.stdin.fileno(), 4096)
+            if keys:
+                channel.sendall(keys)
             else:
                 reading.remove(sys.stdin.fileno())
                 channel.shutdown_write()

@@ -168,7 +168,7 @@ def test_image_alone_explains_nothing(crashed: Crashed, store: Store) -> None:
 
 
 def test_image_alone_is_compared_by_its_build_id(crashed: Crashed, store: Store) -> None:
-    found = reopen.Found(crashed.root, "c")
+    found = reopen.CellReference(crashed.root, "c")
     crashed.vmlinux.unlink()
     own = crashed.compile(crashed.root.parent / "own", "-g", "-Wl,--build-id=0x1234567890abcdef")
     with pytest.raises(UserError, match="own cannot be compared"):
@@ -187,7 +187,7 @@ def test_image_alone_is_compared_by_its_build_id(crashed: Crashed, store: Store)
 
 def test_verb_writes_the_results_anew(crashed: Crashed, store: Store) -> None:
     lines = crashed.compile(crashed.root.parent / "own", "-g")
-    found = reopen.Found(crashed.root, "c")
+    found = reopen.CellReference(crashed.root, "c")
     decoded = reopen.decode(found, store, print, vmlinux=lines)
     assert [path.name for path in decoded.files] == ["console.decoded.log"]
     assert "main.c:2" in decoded.cases[0].detail
@@ -196,7 +196,7 @@ def test_verb_writes_the_results_anew(crashed: Crashed, store: Store) -> None:
 
 
 def test_vmlinux_that_does_not_match_is_refused_in_one_line(crashed: Crashed, store: Store) -> None:
-    found = reopen.Found(crashed.root, "c")
+    found = reopen.CellReference(crashed.root, "c")
     other = crashed.compile(crashed.root.parent / "other", "-g", more="1000001")
     with pytest.raises(UserError, match="other does not match the kernel of this cell") as error:
         reopen.decode(found, store, print, vmlinux=other)
@@ -256,7 +256,7 @@ def test_the_command_that_is_named_finds_the_cell(
     for root in (crashed.root, odd, Path("runs").absolute() / crashed.root.name):
         program, verb, word = shlex.split(stack_traces.command(root, "c"))
         assert (program, verb) == ("orchestrate", "decode")
-        assert reopen.find(Path("runs"), word) == reopen.Found(root, "c")
+        assert reopen.find(Path("runs"), word) == reopen.CellReference(root, "c")
     assert word == f"{crashed.root.name}/c"
 
 

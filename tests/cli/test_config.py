@@ -282,7 +282,7 @@ def test_the_variable_names_one(write: Write, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv(config.VARIABLE, "/dev/null")
     assert call("run")["smp"] == 2, "none at all"
     monkeypatch.setenv(config.VARIABLE, str(tmp_path / "nowhere.toml"))
-    with pytest.raises(UserError, match=r"ORCHESTRATE_CONFIG names .*nowhere.toml, which is no file"):
+    with pytest.raises(UserError, match=r"ORCHESTRATE_CONFIG names .*nowhere.toml, which is not a file"):
         call("run")
 
 

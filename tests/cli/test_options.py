@@ -112,7 +112,7 @@ def test_memory_in_a_file(tmp_path: Path, value: str, mib: int) -> None:
     [
         ("true", "expected an integer or a string, not true"),
         ("2.0", "expected an integer or a string, not 2.0"),
-        ('"2T"', "'2T' is no amount of memory"),
+        ('"2T"', "'2T' is not an amount of memory"),
         ("2", "'2' is less than 256 MiB"),
     ],
 )

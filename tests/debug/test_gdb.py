@@ -21,7 +21,7 @@ from orchestrator.cell.record import FILE
 from orchestrator.core import arch
 from orchestrator.core.errors import InfraError, UserError
 from orchestrator.debug import gdb
-from orchestrator.debug.reopen import Found
+from orchestrator.debug.reopen import CellReference
 from orchestrator.kernel import debug_build
 
 
@@ -57,7 +57,7 @@ def compiled(path: Path, *flags: str) -> None:
 
 @pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
 def test_symbols_are_the_best_there_are(tmp_path: Path) -> None:
-    found = Found(tmp_path, "c")
+    found = CellReference(tmp_path, "c")
     found.folder.mkdir(parents=True)
     (found.folder / FILE).write_bytes(msgspec.json.encode(record(vmlinux="artifacts/k/vmlinux")))
     assert gdb.symbols(found, None) is None

@@ -66,7 +66,7 @@ def runs(tmp_path: Path) -> Path:
 )
 def test_what_a_cell_is_called(runs: Path, word: str, run: str, cell: str) -> None:
     found = reopen.find(runs, word.format(runs=runs))
-    assert (found.root.name, found.cell) == (run, cell)
+    assert (found.root.name, found.name) == (run, cell)
     assert found.folder == runs / run / "cells" / cell
 
 
