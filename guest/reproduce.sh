@@ -197,7 +197,7 @@ run_program() { # ID: in the guest that is there
 	program "$1"
 	limit=$((limit * factor))
 	say "$1 (at most $limit s)"
-	[ -z "$widened" ] || say "its windows ($widened) are not made wide here: that is for orchestrate (--orchestrate)"
+	[ -z "$widened" ] || say "its windows ($widened) are not widened here: use --orchestrate"
 	before=$(($(wc -c <console)))
 	nonce=$$-$(now)-$boots
 	printf '%s\n' "$nonce" | in_guest $((limit + 20 * factor)) "/opt/orchestrate/orc-exec --limit $limit \
@@ -274,7 +274,7 @@ open_shell() {
 	program "${1:-${programs%% *}}"
 	boot || exit 1
 	say "programs: $programs"
-	say "how each is run: $self --list"
+	say "their command lines: $self --list"
 	tty=-t
 	in_guest "$life" "cd $folder; PATH=$folder:\$PATH exec /bin/sh -l"
 	code=$?

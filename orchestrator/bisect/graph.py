@@ -82,8 +82,8 @@ class History:
         """
         if not good:
             raise UserError("no good commit", remedy="Name one that does not show the fault.")
-        end = _commit(repository, bad)
-        goods = tuple(_commit(repository, name) for name in good)
+        end = resolve_commit(repository, bad)
+        goods = tuple(resolve_commit(repository, name) for name in good)
         for name, commit in zip(good, goods, strict=True):
             _check_ends(repository, name, commit, bad, end)
         argv = ["rev-list", "--topo-order", "--reverse", "--parents", end, "--not", *goods]
@@ -193,13 +193,18 @@ def _topological(parents: Mapping[str, tuple[str, ...]]) -> list[str]:
     return list(order)
 
 
-def _commit(repository: Path, name: str) -> str:
+def resolve_commit(repository: Path, name: str, option: str = "") -> str:
+    """The full name of a commit.
+
+    :param option: where the user named it, for the message.
+    :raises UserError: the repository has no such commit.
+    """
     try:
         argv = ["rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}"]
         return run_git(repository, *argv).decode().strip()
     except GitError as error:
         raise UserError(
-            f"{repository} has no commit {clean_str(name)!r}: {error.first}",
+            f"{option}{': ' if option else ''}{repository} has no commit {clean_str(name)!r}: {error.first}",
             remedy=f"`git -C {shlex.quote(str(repository))} tag` lists tags.",
         ) from error
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from orchestrator.bisect import gitlog
-from orchestrator.bisect.graph import History
+from orchestrator.bisect.graph import History, resolve_commit
 from orchestrator.bisect.predicate import BootFails, BuildFails, Predicate, parse, suites_of
 from orchestrator.bisect.setup import FixRange, ReplayedCommit, Setup
 from orchestrator.core.errors import UserError
@@ -115,15 +115,7 @@ def _replayed(file: str, repository: Path) -> list[tuple[str, bool | None]]:
         text = absolute(Path(file)).read_text(errors="replace")
     except OSError as error:
         raise UserError(f"--replay {file}: {error.strerror}") from error
-    return [(_commit(repository, name, file), bad) for name, bad in gitlog.read(text, file)]
-
-
-def _commit(repository: Path, name: str, where: str) -> str:
-    try:
-        argv = ["rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}"]
-        return run_git(repository, *argv).decode().strip()
-    except GitError as error:
-        raise UserError(f"{where}: {repository} has no commit {name!r}: {error.first}") from error
+    return [(resolve_commit(repository, name, file), bad) for name, bad in gitlog.read(text, file)]
 
 
 def _fix(repository: Path, word: str) -> FixRange:
@@ -131,8 +123,8 @@ def _fix(repository: Path, word: str) -> FixRange:
     first, dots, last = revisions.partition("..")
     if not (commit and colon and first and dots and last) or last.startswith("."):
         raise UserError(f"--fix {word} is not COMMIT:A..B", remedy="A..B are the commits that need the fix.")
-    ends = [_commit(repository, end, f"--fix {word}") for end in (first, last)]
-    return FixRange(commit=_commit(repository, commit, f"--fix {word}"), revisions="..".join(ends))
+    ends = [resolve_commit(repository, end, f"--fix {word}") for end in (first, last)]
+    return FixRange(commit=resolve_commit(repository, commit, f"--fix {word}"), revisions="..".join(ends))
 
 
 def _choices(options: Options, predicate: Predicate, repository: Path, bad: str) -> Choices:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a run keeps of its inputs, so that it stands on its own: ``<run>/artifacts/<digest>/…``.
+"""The inputs that a run keeps, so that it is self-contained: ``<run>/artifacts/<digest>/…``.
 
-A file of the cache is linked where it can be, since a nightly run must not cost a copy of each kernel. Both
-names are one file then: it loses its write permission, and one who writes to it all the same damages
-the cache's entry, which the cache finds by its digest and makes again.
+Files of the cache are hard links if possible, so that a run does not cost a copy of each kernel. A linked
+file loses its write permission. If it is modified nevertheless, the cache notices the digest and rebuilds its
+entry.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def keep(root: Path, digest: str, files: Mapping[str, Path]) -> str:
 
 
 def keep_bytes(root: Path, name: str, content: bytes) -> str:
-    """Keep what is in no cache, under the digest of its content; its path below ``root``.
+    """Keep content that is not in the cache, under its digest; its path below ``root``.
 
     :raises InfraError: as ``keep``.
     """
@@ -64,7 +64,7 @@ def keep_bytes(root: Path, name: str, content: bytes) -> str:
 def _link_or_copy(source: Path, dest: Path) -> None:
     mode = stat.S_IMODE(source.stat().st_mode) & ~0o222
     with contextlib.suppress(OSError):
-        # of another user's cache neither is allowed
+        # neither is permitted in another user's cache
         source.chmod(mode)
         with contextlib.suppress(FileExistsError):
             os.link(source, dest)

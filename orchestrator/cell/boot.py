@@ -34,12 +34,12 @@ def console_log(cell: CellState) -> Path:
 
 
 def boot(cell: CellState, kernel: Kernel, spec: GuestSpec) -> Guest | None:
-    """A guest that answers and has proven what it is; otherwise a case says why there is none."""
+    """Boot a guest and verify its identity; ``None``: a case has the reason."""
     if cell.host.cancelled():
         raise Interrupted("interrupted")
     since = time.monotonic()
     log = console_log(cell)
-    cell.watch_anew(kernel)
+    cell.renew_watch(kernel)
     try:
         guest, accelerator = _start(cell, kernel, spec, log)
     except UserError:
@@ -66,7 +66,7 @@ def _start(cell: CellState, kernel: Kernel, spec: GuestSpec, log: Path) -> tuple
         cell.say("boot", text)
 
     def start(name: str, deadlines: Deadlines) -> Guest:
-        watch = cell.watch_anew(kernel)
+        watch = cell.renew_watch(kernel)
         return Guest.boot(
             spec,
             accel=name,
@@ -77,13 +77,13 @@ def _start(cell: CellState, kernel: Kernel, spec: GuestSpec, log: Path) -> tuple
             deadlines=deadlines,
         )
 
-    chosen = accel.choose(cell.arch, choices.accel, store.root)
-    say(f"starting QEMU ({chosen.name}: {chosen.reason})")
-    return accel.boot(cell.arch, chosen, choices.accel == "kvm", store.root, start, say)
+    accelerator = accel.choose(cell.arch, choices.accel, store.root)
+    say(f"starting QEMU ({accelerator.name}: {accelerator.reason})")
+    return accel.boot(cell.arch, accelerator, choices.accel == "kvm", store.root, start, say)
 
 
 def _record_failed_boot(cell: CellState, error: OrchestrateError, since: float, log: Path) -> None:
-    """Record why no guest came up.
+    """Record why no guest booted.
 
     :raises Interrupted: the run is cancelled.
     """
@@ -99,7 +99,7 @@ def _record_failed_boot(cell: CellState, error: OrchestrateError, since: float, 
 
 
 def _record_lost_guest(cell: CellState, guest: Guest, error: Lost, since: float) -> None:
-    """Record that a guest went away before it had proven what it is.
+    """Record that a guest was lost before its identity was verified.
 
     :raises Interrupted: the run is cancelled.
     """
@@ -111,10 +111,10 @@ def _record_lost_guest(cell: CellState, guest: Guest, error: Lost, since: float)
         cell.case("proof", KernelError(error.message) if guest.panicked else error, since=since)
 
 
-def _record(cell: CellState, guest: Guest, chosen: accel.Accelerator, kernel: Kernel) -> None:
+def _record(cell: CellState, guest: Guest, accelerator: accel.Accelerator, kernel: Kernel) -> None:
     cell.properties |= {
-        "accelerator": chosen.name,
-        "accelerator reason": chosen.reason,
+        "accelerator": accelerator.name,
+        "accelerator reason": accelerator.reason,
         "QEMU": qemu.version(cell.arch),
         "vCPUs": str(guest.spec.smp),
         "memory": f"{guest.spec.mem_mib} MiB",
@@ -125,8 +125,8 @@ def _record(cell: CellState, guest: Guest, chosen: accel.Accelerator, kernel: Ke
         cell.properties["vsyscall"] = cell.plan.vsyscall
     record = {
         "argv": guest.argv,
-        "accelerator": chosen.name,
-        "reason": chosen.reason,
+        "accelerator": accelerator.name,
+        "reason": accelerator.reason,
         "phases_s": guest.phases_s,
         "kernel": str(kernel.image),
     }
@@ -140,7 +140,7 @@ def _proven(cell: CellState, guest: Guest, kernel: Kernel, since: float, log: Pa
         cell.case("boot", since=since, log=relative)
     if crash := new_console_case("boot", cell.watch):
         cell.put(msgspec.structs.replace(crash, reason=f"while booting: {crash.reason}", log=relative))
-    cell.say("proof", "asking the guest what it is")
+    cell.say("proof", "verifying the guest's identity")
     since = time.monotonic()
     evidence = proof.prove(
         guest,
@@ -164,14 +164,14 @@ def _proven(cell: CellState, guest: Guest, kernel: Kernel, since: float, log: Pa
         cell.say("proof", case.reason)
         guest.close()
         return None
-    # of a prebuilt kernel the rest was recorded, there is nothing to compare it with
+    # for a prebuilt kernel these were only recorded: there is nothing to compare them with
     recorded = ("build-id", "config.gz") if cell.target.prebuilt is not None else ()
-    shown = [name for name in evidence.properties if name not in recorded]
+    proofs = [name for name in evidence.properties if name not in recorded]
     dirty = " (dirty)" if cell.target.tree is not None and cell.target.tree.dirty else ""
     cell.say(
         "testing",
         f"Linux {guest.release}{dirty} | {cell.plan.arch} | {cell.plan.variant}, shown by "
-        f"{', '.join(shown)} | {guest.accel} | {guest.spec.smp} vCPUs",
+        f"{', '.join(proofs)} | {guest.accel} | {guest.spec.smp} vCPUs",
     )
     return guest
 
@@ -183,22 +183,22 @@ def _has_locks(cell: CellState) -> bool | None:
 
 
 def _read_variant(cell: CellState, guest: Guest, evidence: proof.Proof) -> None:
-    """Which variant a prebuilt kernel is.
+    """Record the variant of a prebuilt kernel.
 
-    :raises NotApplicable: not the one that this cell is about.
+    :raises NotApplicable: it is not the variant of this cell.
     """
     cell.release = guest.release
     if evidence.has_locks is None:
         return
-    read = WITH if evidence.has_locks else WITHOUT
-    cell.prebuilt_variant = read
-    if read != cell.plan.variant:
+    variant = WITH if evidence.has_locks else WITHOUT
+    cell.prebuilt_variant = variant
+    if variant != cell.plan.variant:
         guest.close()
-        raise NotApplicable(other_variant(read))
+        raise NotApplicable(other_variant(variant))
 
 
 def shut_down(cell: CellState, guest: Guest, *, after: str) -> None:
-    """Shut a guest down and record late kernel reports, and whether it goes down.
+    """Shut a guest down; record late kernel reports, and whether the guest stops.
 
     :param after: the program that ran last in this guest.
     """
@@ -223,7 +223,7 @@ def shut_down(cell: CellState, guest: Guest, *, after: str) -> None:
 
 
 def not_answering(cell: CellState, error: Lost, *, since: float, after: str) -> None:
-    """A guest that was there at the end of its program and is gone a moment later."""
+    """Record that a guest was lost right after the end of its program."""
     if late := new_console_case("shutdown", cell.watch):
         cell.put(late)
     else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The guests of a cell, one after the other: booted, or one that came up once and is restored.
+"""The guests of a cell, one after the other: booted, or restored from a snapshot of the first one.
 
 Each functional program gets a guest of its own, so that a crash costs only the program that caused it.
 """
@@ -27,7 +27,7 @@ _HOW = "further guests"
 
 
 class _Coming:
-    """A guest that is being restored, by a thread of its own. It is taken or discarded."""
+    """A guest that a thread restores. It is taken or discarded."""
 
     def __init__(self, cell: CellState, kernel: Kernel, saved: snapshot.Saved) -> None:
         self.watch = cell.watch_for(kernel)
@@ -36,7 +36,7 @@ class _Coming:
         self._future = self._pool.submit(snapshot.restore, saved, log=self._log, sink=self.watch.feed)
 
     def take(self) -> Guest:
-        """The guest, once it is there; errors as of ``snapshot.restore``."""
+        """Wait for the guest; errors as in ``snapshot.restore``."""
         try:
             return self._future.result()
         finally:
@@ -61,7 +61,7 @@ class Guests:
         self._restore = one_each
 
     def next(self, left: int) -> Guest | None:
-        """The next guest, which has proven what it is; ``None`` where a case says why there is none.
+        """The next guest, with a verified identity; ``None``: a case has the reason.
 
         :param left: how many programs are still to be run.
         :raises Interrupted: the run is cancelled.
@@ -96,7 +96,7 @@ class Guests:
 
     def _begin(self, saved: snapshot.Saved) -> _Coming:
         if self._coming is None:
-            self._cell.say("restore", "restoring the guest that came up")
+            self._cell.say("restore", "restoring the booted guest")
             self._coming = _Coming(self._cell, self._kernel, saved)
         return self._coming
 
@@ -133,7 +133,7 @@ class Guests:
         )
         trust = snapshot.recall(cell.host.store, key)
         try:
-            cell.say("save", "saving the guest that came up")
+            cell.say("save", "saving the booted guest")
             self._saved = snapshot.save(guest)
         except InfraError as error:
             self._boot_each(error.message)
@@ -151,7 +151,7 @@ class Guests:
         return guest
 
     def _try(self, saved: snapshot.Saved, key: str) -> snapshot.Trust | None:
-        """Whether a restored guest behaves; ``None`` where the trial itself came to nothing."""
+        """Whether a restored guest works; ``None`` if the trial itself failed."""
         cell, watch = self._cell, self._cell.watch
         cell.say("save", "trying a restored guest")
         try:

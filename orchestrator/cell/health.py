@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The health of a cell's guest between programs: what got worse is due to the program before.
+"""The health of a cell's guest between programs: the program before is to blame for what got worse.
 
-What may still pass (a process that is about to end, memory that is freed later) is checked again for a
-while before it counts.
+Trouble that may be temporary (a process about to exit, memory freed later) is checked again for a while
+before it counts.
 """
 
 from __future__ import annotations
@@ -73,20 +73,20 @@ def _leaks(cell: CellState, guest: Guest) -> tuple[Trouble, ...]:
 
 
 def check(
-    cell: CellState, guest: Guest, done: ProgramResult, case_id: str, hang: Callable[[], HangReport]
+    cell: CellState, guest: Guest, result: ProgramResult, case_id: str, hang: Callable[[], HangReport]
 ) -> ProgramResult:
     """A program's result, with the damage that it did to its guest.
 
-    :param hang: examines a hang; it is called where the program left processes that cannot be killed.
+    :param hang: examines a hang; called if the program left processes that cannot be killed.
     :raises Lost: the guest does not answer any more.
     """
     before = cell.health
     after, troubles = _settled(cell, guest, before)
     troubles = (*troubles, *health.negative(cell.watch.negative()), *_leaks(cell, guest))
-    explained = any(c.verdict is Verdict.CRASH for c in done.cases) or cell.watch.waits()
+    explained = any(c.verdict is Verdict.CRASH for c in result.cases) or cell.watch.waits()
     # a program that ran out of time was examined then
-    late = any(c.id == case_id and c.verdict is Verdict.TIMEOUT for c in done.cases)
-    cases = list(done.cases)
+    late = any(c.id == case_id and c.verdict is Verdict.TIMEOUT for c in result.cases)
+    cases = list(result.cases)
     for trouble in troubles:
         if trouble.verdict is Verdict.CRASH and explained:
             continue
@@ -95,16 +95,16 @@ def check(
         cases = _with(cases, case_id, trouble)
     cases = _without_lockdep(cell, cases, case_id, before.lockdep, after.lockdep)
     cell.health = after
-    return msgspec.structs.replace(done, cases=tuple(cases))
+    return msgspec.structs.replace(result, cases=tuple(cases))
 
 
 def _settled(cell: CellState, guest: Guest, before: State) -> tuple[State, tuple[Trouble, ...]]:
-    # our own module is out of tree and not signed
-    ours = health.OUT_OF_TREE if flavor.module(cell.inputs.choices.flavors) else 0
+    # orchestrate's module is out of tree and not signed
+    own_taint = health.OUT_OF_TREE if flavor.module(cell.inputs.choices.flavors) else 0
     until = time.monotonic() + PASSING_S * guest.factor
     while True:
         after = state(guest)
-        troubles = health.troubles(before, after, own_taint=ours)
+        troubles = health.troubles(before, after, own_taint=own_taint)
         if not any(t.passing for t in troubles) or time.monotonic() > until:
             return after, troubles
         time.sleep(_AGAIN_S)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a machine provides for the cells that are executed on it."""
+"""What a machine provides for its cells."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestrator.vm.rootfs.overlay import RunKeys
 class Host:
     """This machine's part of a run.
 
-    ``root`` is the run directory here. ``keys`` are this run's on this machine: no guest elsewhere has them.
+    ``root`` is the run directory on this machine. ``keys`` are for this run on this machine only.
     """
 
     store: Store
@@ -28,7 +28,7 @@ class Host:
     def here(cls, store: Store, root: Path, cancelled: Callable[[], bool] = lambda: False) -> Host:
         """The host for one run, with fresh keys.
 
-        :param cancelled: whether the run is cancelled; what works in the store asks this as well.
+        :param cancelled: whether the run is cancelled; builds in the store check it, too.
         """
         return cls(
             store=Store(store.root, cancelled), root=root, keys=overlay.make_keys(), cancelled=cancelled

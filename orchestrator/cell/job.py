@@ -18,16 +18,16 @@ from orchestrator.results.model import Case, CellResult, Verdict
 PREBUILT_VARIANT = "variant of the prebuilt kernel"
 _BUILD_CASES = ("config", "build")
 
-#: Gives the folder in which kernels of an arch and a variant are built one after another, if there is one.
+#: Returns the folder of incremental builds for an arch and a variant, if there is one.
 ObjectFolder = Callable[[str, str], Path | None]
 
 
 class CellJob(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt to execute a cell. It goes to JSON and back.
 
-    ``attempt`` tells this attempt from every other: a result counts for the attempt that it comes from.
-    ``prebuilt_variant`` and ``build_failure`` are what earlier cells of the run have found out about the
-    same kernel: no cell needs to find it out again. ``objects`` is a folder for incremental builds.
+    ``attempt`` identifies this attempt; only the result of the current attempt counts. ``prebuilt_variant``
+    and ``build_failure`` are facts about the kernel from earlier cells of the run. ``objects`` is a folder
+    for incremental builds.
     """
 
     plan: CellPlan
@@ -61,9 +61,9 @@ class CellJob(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_json(cls, content: bytes) -> CellJob:
-        """The job that ``to_json`` gave.
+        """The job from the output of ``to_json``.
 
-        :raises msgspec.MsgspecError: it is not one.
+        :raises msgspec.MsgspecError: not a job.
         """
         return codec.decode(content, cls)
 

@@ -13,9 +13,9 @@ from orchestrator.kernel.spec import Kernel
 
 
 def make_kernel(cell: CellState) -> Kernel | None:
-    """The cell's kernel, or ``None`` where a case says why there is none.
+    """Build or find the cell's kernel; ``None``: a case has the reason.
 
-    :raises UserError: it cannot be what the user asked for.
+    :raises UserError: it cannot be what the user requested.
     """
     cell.properties |= {"source": cell.target.describe, "source digest": cell.target.digest}
     if cell.target.prebuilt is not None:

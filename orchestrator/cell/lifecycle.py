@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One cell from start to end: configure, build, boot, prove, run the suites, shut down.
 
-Whatever goes wrong ends in a case with a verdict and a blame; only a user's mistake leaves as an error.
+Every failure becomes a case with a verdict and a blame; only a mistake of the user is raised as an error.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from orchestrator.results.model import Case, CellResult, Verdict
 def execute(job: CellJob, host: Host, say: Say) -> CellResult:
     """Execute a cell. Its folder below the run directory gets the evidence.
 
-    When the run is cancelled, it ends soon; the result has what was found until then.
+    If the run is cancelled, the cell ends soon, with the results so far.
 
-    :raises UserError: the cell cannot be what the user asked for.
+    :raises UserError: the cell cannot be what the user requested.
     """
     cell = CellState(job, host, say)
-    # an earlier attempt that was killed may have left one
+    # a killed attempt may have left it
     shutil.rmtree(cell.folder, ignore_errors=True)
     _write_reproducer(cell)
     result = _result(cell)
@@ -39,7 +39,7 @@ def execute(job: CellJob, host: Host, say: Say) -> CellResult:
 
 
 def _write_reproducer(cell: CellState) -> None:
-    """A script that calls orchestrate; once the cell has a guest, another one takes its place."""
+    """Write a script that calls orchestrate; once the cell has a guest, another one replaces it."""
     argv = reproduce.command(cell.plan, cell.inputs, cell.target.source)
     script = reproduce.by_orchestrate(cell.plan.id, cell.target.describe, argv)
     write_atomically(cell.folder / reproduce.NAME, script.encode(), mode=0o755)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The machine of a cell: its kernel, its guest image, and what its suites bring into the guest."""
+"""The machine of a cell: the kernel, the guest image, and the files of the suites."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from orchestrator.vm.qemu import GuestSpec
 from orchestrator.vm.rootfs import image, overlay
 from orchestrator.vm.ssh import RUNNER
 
-#: The guest image, and what the suites bring, as the run keeps them.
+#: Names in ``artifacts/`` of the guest image and of the files of the suites.
 IMAGE, PAYLOAD = "image.cpio", "suites.cpio"
 
 #: The files of the suites by suite, then by their path in the guest's folder of the suite.
@@ -31,7 +31,7 @@ SuiteFiles = Mapping[str, Mapping[str, Path]]
 
 
 def selftests_tree(cell: CellState) -> Tree | None:
-    """The tree that the kernel's own tests are taken from."""
+    """The tree of the kernel's selftests."""
     return cell.inputs.selftests or cell.target.tree
 
 
@@ -107,7 +107,7 @@ def _payload(cell: CellState, kernel: Kernel, suites: Sequence[Suite], files: Su
 def write_reproducer(
     cell: CellState, kernel: Kernel, suites: Sequence[Suite], files: SuiteFiles, spec: GuestSpec
 ) -> None:
-    """Write what it takes to boot this guest again, and the script that does it."""
+    """Write the record of the guest, and the script that boots it again."""
     root = cell.host.root
     image_, payload, _ = spec.initrds
     image_folder = artifacts.keep(root, cell.properties["guest image"], {IMAGE: image_})
@@ -129,7 +129,7 @@ def write_reproducer(
 
 
 def kernel_of_other_tests(cell: CellState) -> str:
-    """The kernel's version where its tests come from another tree, which may ask for what it lacks."""
+    """The kernel's version, if the tests come from another tree and may need what it lacks; else empty."""
     return (cell.release or cell.target.version) if cell.inputs.selftests is not None else ""
 
 
@@ -147,5 +147,5 @@ def program_queue(cell: CellState, suites: Sequence[Suite], files: SuiteFiles) -
 
 
 def in_plan(cell: CellState, suite: Suite, name: str) -> bool:
-    """Whether the cell runs a program: one of several ``vsyscall=`` cells runs only what that matters to."""
+    """Whether the cell runs a program; a further ``vsyscall=`` cell runs only programs that depend on it."""
     return not cell.plan.only_vsyscall or suite.program_or_default(name).vsyscall

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Runs one program of a suite in a guest: start it, watch it, have it judged, keep its output."""
+"""Run one program of a suite in a guest: start it, watch it, judge it, keep its output."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ from orchestrator.verdict.program import GuestEnd, Numbers, explain, inconclusiv
 from orchestrator.vm.machine import Guest
 from orchestrator.vm.ssh import Late, Lost, Mark, Ran, Silent
 
-#: Seconds until what the guest has written to its log is on the console, on a machine of reference speed.
+#: Seconds until the guest's log reaches the console, on a machine of reference speed.
 _MARK_S = 1.0
-#: Lines of the console of a guest that went away.
+#: Console lines to show of a lost guest.
 _TAIL = 30
 
 
 class ProgramResult(msgspec.Struct, frozen=True, kw_only=True):
     """The cases of one program. ``lost`` means that the guest cannot be used any more.
 
-    ``before`` is a kernel report from before the program began and after the guest was last looked at: a
-    case of the program that ran before it, or ``boot``.
+    ``before`` is a kernel report from before the program started: a case of the program before, or ``boot``.
     """
 
     cases: tuple[Case, ...]
@@ -43,8 +42,8 @@ class ProgramResult(msgspec.Struct, frozen=True, kw_only=True):
 class ProgramRun:
     """One run of one program of a suite, with its own deadline.
 
-    ``folder`` takes the program's output; ``root`` is the folder that logs are named relative to. ``probe``
-    is called once the program hangs, before anything is killed.
+    The output goes to ``folder``; paths of logs are relative to ``root``. ``probe`` is called if the program
+    hangs, before anything is killed.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class ProgramRun:
     def execute(self, find_places: Callable[[], Places] | None = None) -> ProgramResult:
         """Run the program and judge it.
 
-        :param find_places: finds the points at which the kernel is delayed while the program runs.
+        :param find_places: finds the points at which to delay the kernel while the program runs.
         """
         early = self._watch.take()
         mark = Mark.of(self._id)
@@ -151,10 +150,12 @@ class ProgramRun:
         return str(path.relative_to(self._root))
 
     def _delay_cases(self, places: Places | None, delayed: Mapping[str, tuple[int, int]]) -> list[Case]:
-        """The proof that the kernel was delayed where it should be."""
+        """INCONCLUSIVE, unless the kernel was delayed at one of the points."""
         if places is None:
             return []
         (self._folder / f"{self._name}.widen.txt").write_text(delays.summary(places, delayed))
         if any(times for _, times in delayed.values()):
             return []
-        return [inconclusive(f"{self._id}/widen", "no window was made wide: nobody passed the points")]
+        return [
+            inconclusive(f"{self._id}/widen", "no window was widened: the kernel passed none of the points")
+        ]

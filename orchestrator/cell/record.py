@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""All that is needed to boot a cell's guest again and run its programs: ``cells/<cell>/guest.json``.
+"""The record of a cell's guest, to boot it again and run its programs: ``cells/<cell>/guest.json``.
 
-It is written before the first guest of the cell is started, so that a run that is killed has it too.
+It is written before the first guest of the cell boots, so that a killed run has it, too.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _VERSION = 1
 
 
 class ProgramRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A program as the cell runs it, in the guest's terms.
+    """How the cell runs a program in the guest.
 
     ``limit_s`` is for a guest that boots in a second. ``ktap``: its output is TAP. ``foreign``: a script or
-    command of the user's, of which exit status 126 or 127 says that it could not be run. ``own``: it keeps to
-    the kernel's selftests, where exit status 2 is an expected failure. ``widen``: it is run with windows
-    made wide. ``folder`` is where a shell in the guest starts.
+    command of the user; exit status 126 or 127 means that it could not run. ``own``: it follows the kernel's
+    selftests, where exit status 2 is an expected failure. ``widen``: the points at which windows are widened.
+    ``folder`` is where a shell in the guest starts.
     """
 
     id: str
@@ -48,10 +48,10 @@ class ProgramRecord(msgspec.Struct, frozen=True, kw_only=True):
 class GuestRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A cell's guest. Paths are relative to the run directory.
 
-    ``initrds`` lack the keys, which are made anew for each boot. ``shared``: its programs run one
-    after the other in one guest, else each has its own. ``slower``: the flavor's factor on time limits.
-    ``accel`` is the accelerator that was requested; ``build_id`` is empty where only the running kernel
-    tells it.
+    ``initrds`` lack the keys, which are new for each boot. ``shared``: all programs run in one guest, else
+    each has its own. ``slower``: the flavor's factor on time limits.
+    ``accel`` is the accelerator that was requested; ``build_id`` is empty if only the running kernel
+    has it.
     """
 
     version: int = _VERSION
@@ -72,7 +72,7 @@ class GuestRecord(msgspec.Struct, frozen=True, kw_only=True):
     programs: tuple[ProgramRecord, ...]
 
     def spec(self, root: Path) -> GuestSpec:
-        """The machine to boot, but for an archive with keys.
+        """The machine to boot, without an archive of keys.
 
         :param root: the run directory.
         :raises UserError: a file of it is gone.
@@ -86,7 +86,7 @@ class GuestRecord(msgspec.Struct, frozen=True, kw_only=True):
         return self.machine(root)
 
     def machine(self, root: Path = Path()) -> GuestSpec:
-        """The same, whether its files are there or not."""
+        """The same, without a check of its files."""
         return GuestSpec(
             arch=arches.load(self.arch),
             kernel=root / self.kernel,
@@ -171,7 +171,7 @@ def load(folder: Path) -> GuestRecord:
         raise UserError(f"{path} cannot be read: {error}", remedy="Execute the cell again.") from None
     if record.version > _VERSION:
         raise UserError(
-            f"{path} is of version {record.version}: this orchestrate knows {_VERSION}",
-            remedy="Use the newer one that wrote it.",
+            f"{path} has version {record.version}, written by a newer orchestrate; this one reads {_VERSION}",
+            remedy="Use the newer orchestrate.",
         )
     return record

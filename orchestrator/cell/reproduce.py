@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The script that reproduces a cell (design rule 9).
 
-Once a cell has a kernel and a guest its script needs neither orchestrate nor Python, only QEMU, ssh and what
-the run keeps in ``artifacts/``. The part that is the same for all is ``guest/reproduce.sh``; what is written
-here is the cell's own. Before that, and with ``--orchestrate``, it is a call of orchestrate.
+Once a cell has a kernel and a guest, its script needs neither orchestrate nor Python, only QEMU, ssh and
+``artifacts/`` of the run. The common part is ``guest/reproduce.sh``; this module writes the cell's part.
+Before that, and with ``--orchestrate``, the script calls orchestrate.
 """
 
 from __future__ import annotations
@@ -28,31 +28,30 @@ _NONCE = "@nonce@"
 
 _HELP = """\
 Boots the cell's guest again and runs its programs as the cell did: the same kernel, guest image and QEMU
-command line, the same command for each program, and a fresh boot for each if it had that. It needs QEMU, ssh
-and the run directory that it lies in. It makes keys of its own and changes nothing there.
+command line, the same command for each program, and a fresh boot for each if the cell did that. It needs
+QEMU, ssh and its run directory. It uses new keys and changes nothing there.
 
     sh {name}                      all programs of the cell
     sh {name} PROGRAM...           only these
-    sh {name} --list               the programs, and how each is run
-    sh {name} --shell [PROGRAM]    a shell in the guest, where the program lies
-    sh {name} --orchestrate [...]  the same cell by orchestrate, from the kernel's source
+    sh {name} --list               the programs and their command lines
+    sh {name} --shell [PROGRAM]    a shell in the guest, in the program's folder
+    sh {name} --orchestrate [...]  the same cell with orchestrate, from source
 
-ACCEL=kvm or ACCEL=tcg forces an accelerator; else it is that of the cell, or emulation where this host has no
+ACCEL=kvm or ACCEL=tcg forces an accelerator. Default: that of the cell, or emulation if this host has no
 KVM. TMPDIR is the folder for temporary files.
 
-Exit status: 0 nothing failed; 1 reproduced: a program failed, the guest died or did not come up, or the
-kernel printed a report (found by a plain search for the usual first lines) or became tainted; 2 wrong usage;
+Exit status: 0 nothing failed; 1 reproduced: a program failed, the guest died or did not boot, or the
+kernel printed a report (by a plain search for the usual first lines) or became tainted; 2 wrong usage;
 3 this host lacks something; 130 interrupted.
 
-What it cannot do: make windows of the kernel wide (programs of the flavor `wide` run without that), compare
-the metrics of a benchmark with another kernel's, hold cases against what this kernel must report or against
-known failures, or prove by build-id and configuration what was booted. That takes --orchestrate. A race shows
-when it shows: repeat.
+What it cannot do: widen windows of the kernel (programs of the flavor `wide` run without that), compare the
+metrics of a benchmark with another kernel's, check that all expected cases reported, apply known failures, or
+verify build-id and configuration. Use --orchestrate for these. A race may need several attempts.
 """
 
 
 def command(plan: CellPlan, inputs: Inputs, source: Source) -> list[str]:
-    """The call of orchestrate that executes a cell, from whatever folder.
+    """The call of orchestrate that executes a cell, from any folder.
 
     :param source: the cell's kernel, by the spec that it was resolved from.
     """
@@ -89,11 +88,11 @@ def by_orchestrate(cell: str, describe: str, argv: list[str]) -> str:
     """The script of a cell that has no guest yet.
 
     :param argv: as of ``command``.
-    :param describe: what the kernel is, for people.
+    :param describe: the kernel in words.
     """
     return (
         f"#!/bin/sh\n# {one_line(f'{cell}: {describe}')}\n"
-        "# It had no guest that could be booted again: this executes it again, from the kernel's source.\n"
+        "# The cell had no guest to boot again: this executes the cell again, from the kernel's source.\n"
         f"{_find_orchestrate()}\nexec {_call(argv)}\n"
     )
 
@@ -184,7 +183,7 @@ def _find_orchestrate() -> str:
 
 
 def _call(argv: list[str]) -> str:
-    # what stands in an orchestrate.toml where it is run is not the cell's
+    # an orchestrate.toml in the current folder is not part of the cell
     return f'env ORCHESTRATE_CONFIG=/dev/null {shlex.join(argv)} "$@"'
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Adds file and line to the stack traces of a cell that crashed.
+"""Add file and line to the stack traces of a cell that crashed.
 
-A run does this where it costs nothing: the kernel has line numbers, or its debug build is in the cache. With
+A run does this if it costs no build: the kernel has line numbers, or its debug build is in the cache. With
 ``--decode``, and in ``orchestrate decode``, the debug build is made.
 """
 
@@ -46,7 +46,7 @@ def _has_frames(text: str) -> bool:
 def add_to_result(cell: CellState, result: CellResult) -> CellResult:
     """The result of a cell that has just ended, with line numbers where it has stack traces.
 
-    Whatever goes wrong is a property of the cell: no result is lost for want of line numbers.
+    An error becomes a property of the cell: no result is lost because of line numbers.
     """
     if result.interrupted or cell.host.cancelled() or not has_frames(result):
         return result
@@ -64,13 +64,13 @@ def add_to_result(cell: CellState, result: CellResult) -> CellResult:
         )
         return write(root, record, vmlinux, result)[0]
     except (OrchestrateError, OSError) as error:
-        why = f"without lines: {error.message if isinstance(error, OrchestrateError) else error.strerror}"
-        cell.say("decode", why)
-        return msgspec.structs.replace(result, properties=result.properties | {PROPERTY: why})
+        reason = f"without lines: {error.message if isinstance(error, OrchestrateError) else error.strerror}"
+        cell.say("decode", reason)
+        return msgspec.structs.replace(result, properties=result.properties | {PROPERTY: reason})
 
 
 def command(root: Path, cell: str) -> str:
-    """What decodes the stack traces of a cell, as it can be typed here.
+    """The command that decodes the stack traces of a cell, to be typed here.
 
     :param root: the run directory.
     """
@@ -91,7 +91,7 @@ def explaining(
     """The vmlinux with line numbers of a cell's kernel; a debug build is kept in the run.
 
     :param root: the run directory.
-    :param spec: gives the kernel that the cell asked for, if it is needed.
+    :param spec: returns the kernel spec of the cell; called only if needed.
     :param build: make the debug build if there is none.
     :raises UserError: there is none, or the kernel is only an image.
     :raises Inconclusive: the debug build is different code. KernelError, InfraError: it cannot be built.
@@ -118,16 +118,16 @@ def explaining(
         )
     if vmlinux.parent == own.parent:
         return vmlinux
-    kept = own.with_name(debug_build.DEBUG_VMLINUX)
-    kept.unlink(missing_ok=True)
+    copy = own.with_name(debug_build.DEBUG_VMLINUX)
+    copy.unlink(missing_ok=True)
     artifacts.keep(root, own.parent.name, {debug_build.DEBUG_VMLINUX: vmlinux})
-    return kept
+    return copy
 
 
 def write(
     root: Path, record: GuestRecord, vmlinux: Path, result: CellResult
 ) -> tuple[CellResult, tuple[Path, ...]]:
-    """Write each console with lines beside it, and give the result with lines in the details of its cases.
+    """Write a decoded copy of each console, and add lines to the details of the cases.
 
     :param vmlinux: one with line numbers that explains the cell's kernel.
     :return: the result, and the files.

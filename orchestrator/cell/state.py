@@ -23,7 +23,7 @@ Say = Callable[[str, str], None]
 
 
 class NotApplicable(Exception):
-    """There is no such variant of this kernel; the message says why."""
+    """The kernel has no such variant; the message has the reason."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -34,7 +34,7 @@ class CellState:
     """A cell while it is executed.
 
     ``health`` is the state of its guest when it was last examined, ``proven_health`` that after its proof.
-    ``prebuilt_variant`` is the variant that its prebuilt kernel was found to be, if that is known.
+    ``prebuilt_variant`` is the variant of its prebuilt kernel, if it is known.
     """
 
     def __init__(self, job: CellJob, host: Host, say: Say) -> None:
@@ -59,11 +59,11 @@ class CellState:
 
     @property
     def inputs(self) -> Inputs:
-        """What the cell is made from."""
+        """The inputs of the cell."""
         return self.job.inputs
 
     def kernel_spec(self) -> KernelSpec:
-        """The kernel that the cell asks for.
+        """The kernel spec of the cell.
 
         :raises InfraError: its compiler is not installed.
         """
@@ -73,18 +73,18 @@ class CellState:
         )
 
     def watch_for(self, kernel: Kernel) -> ConsoleWatch:
-        """A watcher for the console of a guest that is to come."""
+        """A new watcher for the console of a guest."""
         if self.ends.vmlinux != kernel.vmlinux:
             self.ends = debug_build.Ends(kernel.vmlinux)
         return ConsoleWatch(self.ends)
 
-    def watch_anew(self, kernel: Kernel) -> ConsoleWatch:
-        """The watcher of the console of the cell's next guest, from now on the cell's."""
+    def renew_watch(self, kernel: Kernel) -> ConsoleWatch:
+        """Make a new watcher for the console of the cell's next guest."""
         self.watch = self.watch_for(kernel)
         return self.watch
 
     def put(self, case: Case) -> None:
-        """Record a case; of several guests' words about the same thing the gravest stands."""
+        """Record a case; if several guests have the same case, the gravest verdict stays."""
         old = next((c for c in self.cases if c.id == case.id), None)
         if old is not None and GRAVITY.index(old.verdict) < GRAVITY.index(case.verdict):
             return
@@ -100,9 +100,9 @@ class CellState:
         log: str = "",
     ) -> None:
         """Record one of the cell's own cases: PASS, or what an error means for it."""
-        took = round(time.monotonic() - since, 3)
+        duration_s = round(time.monotonic() - since, 3)
         if error is None:
-            self.put(Case(id=name, verdict=Verdict.PASS, duration_s=took, detail=detail, log=log))
+            self.put(Case(id=name, verdict=Verdict.PASS, duration_s=duration_s, detail=detail, log=log))
             return
         verdict, blame = meaning(error)
         self.put(
@@ -112,7 +112,7 @@ class CellState:
                 blame=blame,
                 reason=error.message,
                 detail=error.remedy,
-                duration_s=took,
+                duration_s=duration_s,
                 log=log,
             )
         )

@@ -319,7 +319,7 @@ def list_() -> None:
         click.echo(f"  {name:<17}{suite.description}{default}")
 
 
-@cli.command(epilog=_EXIT_CODES, short_help="Check this host for what is missing.")
+@cli.command(epilog=_EXIT_CODES, short_help="Check this host and print how to install what is missing.")
 @click.option(
     "--arch",
     "arches",

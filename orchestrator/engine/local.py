@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The engine of this machine: cells in threads, those that must be alone by themselves."""
+"""The engine of this machine: it executes cells in threads."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from orchestrator.core.store import Store
 from orchestrator.engine import worker
 from orchestrator.engine.protocol import Finished, Progress, Report
 
-#: Seconds after which the caller's thread looks around: a signal's handler runs between two looks.
+#: Seconds after which the caller's thread wakes up, so that signal handlers can run.
 _TICK_S = 0.2
 
 
 class LocalEngine:
-    """At most ``parallel`` cells at a time, in the order of the plan.
+    """Executes at most ``parallel`` cells at a time, in the order of the plan.
 
-    One by default: two guests or builds at once disturb each other's timing.
+    The default is one: two guests or builds at once disturb each other's timing.
     """
 
     def __init__(self, store: Store, parallel: int = 1) -> None:
@@ -33,7 +33,7 @@ class LocalEngine:
         self._cancelled = threading.Event()
 
     def cancelled(self) -> bool:
-        """Whether ``cancel`` was called; cells ask this between their steps."""
+        """Whether ``cancel`` was called; cells check it between their steps."""
         return self._cancelled.is_set()
 
     def cancel(self) -> None:
@@ -47,7 +47,7 @@ class LocalEngine:
         run = _Run(pool, Host.here(self._store, root, self.cancelled))
         try:
             for job in jobs:
-                # there is room for a job while the caller is asked for it, but it may have to be alone
+                # there is room for the job, but it may have to run alone
                 while run.excludes(job):
                     yield from run.reports()
                 if self.cancelled():
@@ -67,7 +67,7 @@ class LocalEngine:
 
 
 class _Run:
-    """The jobs at work, and the reports that they have sent."""
+    """The running jobs and their reports."""
 
     def __init__(self, pool: ThreadPoolExecutor, host: Host) -> None:
         self.running: dict[Future[Finished], CellJob] = {}
@@ -76,7 +76,7 @@ class _Run:
         self._reports: queue.SimpleQueue[Progress | Future[Finished]] = queue.SimpleQueue()
 
     def excludes(self, job: CellJob) -> bool:
-        """Whether the job cannot run beside those at work."""
+        """Whether the job cannot run beside the running ones."""
         return bool(self.running) and (job.plan.alone or any(j.plan.alone for j in self.running.values()))
 
     def submit(self, job: CellJob) -> None:
@@ -85,7 +85,7 @@ class _Run:
         future.add_done_callback(self._reports.put)
 
     def reports(self) -> Iterator[Report]:
-        """What there is to report, after waiting for a moment; what a job raised is raised here."""
+        """The next report, if there is one within a moment. Errors of jobs are raised here."""
         with contextlib.suppress(queue.Empty):
             report = self._reports.get(timeout=_TICK_S)
             if isinstance(report, Future):

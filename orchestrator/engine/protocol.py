@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What an engine is: it takes jobs and yields what happens to them."""
+"""The protocol of engines: an engine takes jobs and yields reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.results.model import CellResult
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
-    """Something happened in an attempt at a cell."""
+    """An event of an attempt at a cell."""
 
     attempt: str
     event: Event
@@ -36,13 +36,13 @@ class Engine(Protocol):
     """Executes cells. Every engine passes the conformance test (tests/engine/test_conformance.py)."""
 
     def run(self, jobs: Iterable[CellJob], root: Path) -> Iterator[Report]:
-        """Execute jobs; the reports as they come, those of one attempt in their order.
+        """Execute jobs; yields reports as they arrive, those of one attempt in order.
 
-        The next job is asked for when there is room for it, and after all reports so far were yielded: it
-        may depend on them. A job that must be alone runs while no other does.
+        The engine takes the next job when there is room for it, and after it has yielded all reports so far:
+        the job may depend on them. A job that must be alone runs while no other does.
 
-        :param root: the run directory, in which the evidence of each cell ends up.
-        :raises UserError: a cell cannot be what the user asked for; no further job is started.
+        :param root: the run directory, which gets the evidence of each cell.
+        :raises UserError: a cell cannot be what the user requested; no further job is started.
         """
         ...
 
@@ -51,5 +51,5 @@ class Engine(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Start no further job and end those at work; their results, as far as they got, are yielded."""
+        """Start no further job, and end the running ones; their incomplete results are yielded."""
         ...

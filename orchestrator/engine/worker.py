@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A job from JSON to reports in JSON: what a worker of any engine does, in whatever process it lives."""
+"""A worker: it takes a job and sends reports, as objects or as JSON, in any process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from orchestrator.engine.protocol import Finished, Progress, Report
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
     """An attempt that ended in an error instead of a result.
 
-    ``wrong_usage``: it is the user's mistake, else the host's.
+    ``wrong_usage``: the user made a mistake, else the host failed.
     """
 
     attempt: str
@@ -27,7 +27,7 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     remedy: str = ""
 
     def error(self) -> OrchestrateError:
-        """The error to raise where the engine was asked."""
+        """The error for the caller of the engine."""
         kind = UserError if self.wrong_usage else InfraError
         return kind(self.message, remedy=self.remedy)
 
@@ -35,32 +35,32 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 _DECODER = msgspec.json.Decoder(Progress | Finished | Refused)
 
 
-def attempt(job: CellJob, host: Host, tell: Callable[[Progress], None]) -> Finished:
+def attempt(job: CellJob, host: Host, send: Callable[[Progress], None]) -> Finished:
     """Execute a job and report its progress.
 
-    :raises UserError: the cell cannot be what the user asked for.
+    :raises UserError: the cell cannot be what the user requested.
     """
 
     def say(phase: str, text: str) -> None:
-        tell(Progress(job.attempt, Event(now(), job.plan.id, phase, text)))
+        send(Progress(job.attempt, Event(now(), job.plan.id, phase, text)))
 
     return Finished(job.attempt, execute(job, host, say))
 
 
-def attempt_json(content: bytes, host: Host, tell: Callable[[bytes], None]) -> None:
-    """Execute a job given as JSON; every report, the last one too, is told as one line of JSON."""
+def attempt_json(content: bytes, host: Host, send: Callable[[bytes], None]) -> None:
+    """Execute a job in JSON, and send every report, including the last one, as a line of JSON."""
     job = CellJob.from_json(content)
     last: Report | Refused
     try:
-        last = attempt(job, host, lambda progress: tell(msgspec.json.encode(progress)))
+        last = attempt(job, host, lambda progress: send(msgspec.json.encode(progress)))
     except OrchestrateError as error:
         wrong_usage = isinstance(error, UserError)
         last = Refused(job.attempt, wrong_usage, error.message, error.remedy)
-    tell(msgspec.json.encode(last))
+    send(msgspec.json.encode(last))
 
 
 def report_of(line: bytes) -> Report:
-    """The report that a line of JSON holds.
+    """The report in a line of JSON.
 
     :raises OrchestrateError: the attempt ended in this error.
     """

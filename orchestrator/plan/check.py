@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Mistakes in the choices of a run that can be found before a source is fetched."""
+"""Check the choices of a run before a source is fetched."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from orchestrator.vm import qemu
 #: The programs that the kernel's makefiles call, besides the compiler.
 _BUILD_TOOLS = ("make", "bc", "bison", "flex")
 
-#: Kernel parameters that keep the kernel's messages, or all of them, from the console.
+#: Kernel parameters that suppress messages on the console.
 _MUTES = re.compile(r"quiet|loglevel=[0-5]|console=.*|printk\.time=.*")
 
 
 def check(choices: Choices, suites: Sequence[Suite]) -> None:
-    """Check all that can be checked without a source.
+    """Check everything that needs no source.
 
-    :raises UserError: a fragment or base that cannot be used, a machine too small, an unknown mode, no patch.
+    :raises UserError: a fragment or base is unusable, the machine is too small, a mode or patch does not
+        exist.
     :raises InfraError: programs of the host are missing; all are named at once.
     """
     _check_configuration(choices)
@@ -42,7 +43,7 @@ def check(choices: Choices, suites: Sequence[Suite]) -> None:
 
 
 def builds_kernels(choices: Choices) -> bool:
-    """Whether a kernel is built, and not only prebuilt ones are booted."""
+    """Whether any kernel is built; prebuilt ones are not."""
     return any(not source.image for source in choices.sources)
 
 
@@ -62,7 +63,7 @@ def known_failures(path: str) -> tuple[known.Entry, ...]:
 
 
 def base_config(name: str) -> str:
-    """The text of the file of ``--config``; empty where none is named.
+    """The text of the file of ``--config``; empty without one.
 
     :raises UserError: it cannot be read.
     """
@@ -86,8 +87,8 @@ def _check_cmdline(choices: Choices) -> None:
     for word in choices.cmdline:
         if _MUTES.fullmatch(word):
             raise UserError(
-                f"--cmdline {word}: boots and crashes are read from the console, which this silences",
-                remedy="Leave it out.",
+                f"--cmdline {word}: this silences the console, where boots and crashes are detected",
+                remedy="Omit it.",
             )
 
 
@@ -97,7 +98,7 @@ def _check_speed(choices: Choices, suites: Sequence[Suite]) -> None:
         if suite.races and reason:
             raise UserError(
                 f"suite {suite.name!r} needs readers and writers at full speed; {reason}",
-                remedy="Leave one of the two out.",
+                remedy="Omit one of them.",
             )
 
 
@@ -116,7 +117,7 @@ def _check_layout(choices: Choices, suites: Sequence[Suite]) -> None:
 
 
 def _check_programs(choices: Choices, suites: Sequence[Suite]) -> None:
-    """Demand the host's programs.
+    """Check that the host's programs are installed.
 
     :raises InfraError: one or several are missing.
     """
@@ -136,7 +137,7 @@ def _check_programs(choices: Choices, suites: Sequence[Suite]) -> None:
         programs = [error.message.removesuffix(" is not installed") for error in missing]
         raise InfraError(
             f"not installed: {', '.join(dict.fromkeys(programs + tools))}",
-            remedy="`orchestrate doctor` prints the one command that installs what is missing.",
+            remedy="`orchestrate doctor` prints the command that installs what is missing.",
         )
 
 

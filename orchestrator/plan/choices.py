@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the user chose for a run: data that a plan keeps, so that the run can be resumed."""
+"""The user's choices for a run: data in the plan, so that the run can be resumed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import msgspec
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """One kernel that the user named: a source (empty ``spec``: the default one) or a prebuilt ``image``.
+    """One kernel: a source (empty ``spec``: the default one) or a prebuilt ``image``.
 
-    ``patches`` are applied on top, in order. An empty ``label`` is given one by ``prepare``.
+    ``patches`` are applied on top, in order. ``prepare`` replaces an empty ``label``.
     """
 
     spec: str = ""
@@ -20,10 +20,10 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Choices(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user chose. No ``suites`` and no ``commands`` means a build only.
+    """The user's choices. Without ``suites`` and ``commands``, kernels are only built.
 
-    ``times`` is the number of fresh boots of each functional cell; with ``until_fail`` a kernel's
-    repeats end with the first that fails. ``flavors`` make one kernel together. ``known`` are files of
+    ``times`` is the number of fresh boots of each functional cell; with ``until_fail`` the
+    repeats of a kernel stop at the first failure. ``flavors`` combine into one kernel. ``known`` are files of
     known failures; ``strict``: they count as ordinary failures. ``decode``: a kernel that crashed is built
     again with line numbers.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""All that the cells of a run are made from, resolved and checked: data, so that it can travel."""
+"""The inputs of a run's cells, resolved and checked, as data that can go to another machine."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def digests(inputs: Inputs) -> dict[str, str]:
-    """Digests of what a run reads besides its kernels, by the option or suite that names it."""
+    """Digests of a run's inputs besides its kernels, by option or suite."""
     result = {"--kconfig": digest_of([fragment.text for fragment in inputs.fragments])}
     result["--config"] = digest_of(inputs.base)
     result["--selftests-from"] = inputs.selftests.digest if inputs.selftests is not None else ""
@@ -61,9 +61,9 @@ def digests(inputs: Inputs) -> dict[str, str]:
 
 
 def not_applicable(inputs: Inputs, target: Target, variant: str, *, prebuilt_variant: str = "") -> str:
-    """Why a target has no such variant, as far as is known; empty where it has, or may have.
+    """The reason why a target lacks a variant; empty if it has it, or if that is not known.
 
-    :param prebuilt_variant: the variant that a prebuilt kernel was found to be, if that is known.
+    :param prebuilt_variant: the variant of a prebuilt kernel, if it is known.
     """
     if target.tree_class is not None:
         old = flavor.too_old(inputs.choices.flavors, target.version)
@@ -76,9 +76,9 @@ def not_applicable(inputs: Inputs, target: Target, variant: str, *, prebuilt_var
 def kernel_spec(
     inputs: Inputs, label: str, arch: str, variant: str, *, objects: Path | None = None
 ) -> KernelSpec:
-    """The kernel that a run means by a label, an arch and a variant.
+    """The kernel spec for a label, an arch and a variant.
 
-    :param objects: the folder in which kernels of its kind are built one after another, if there is one.
+    :param objects: the folder of incremental builds, if there is one.
     :raises UserError: an unknown toolchain.
     :raises InfraError: its compiler is not installed.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The options that name kernels and tests, as the user wrote them, and the choices that they lead to."""
+"""The user's options for kernels and tests, and the choices that they lead to."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from orchestrator.plan.choices import Choices, Source
 from orchestrator.source import clone
 from orchestrator.suites import catalog
 
-#: MiB of a guest's memory, where neither the user nor a flavor asks for more.
+#: Default memory of a guest in MiB.
 _MEM_MIB = 512
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Options that several verbs share, unchecked; 0 and empty stand for "not given".
+    """Options that several verbs share, unchecked; 0 and empty mean "not set".
 
     The names are those of the command line, in the plural where an option may be repeated.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From choices to cells. Pure: a plan can be shown before anything runs."""
+"""From choices to cells. Pure functions: a plan can be printed before anything runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.core.errors import UserError, unknown
 from orchestrator.plan.choices import Choices
 from orchestrator.suites.catalog import Suite
 
-#: The version of ``plan.json``; a plan of a later one is not resumed.
+#: The version of ``plan.json``; a plan of a later version is refused.
 PLAN_VERSION = 1
 
 
@@ -19,7 +19,7 @@ class CellPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One cell: kernel × boot parameters × suites.
 
     ``only_vsyscall`` restricts the suites to the programs to which the ``vsyscall=`` parameter matters.
-    ``alone`` cells run while nothing else does. ``boot`` numbers fresh boots of the same, from 1.
+    ``alone`` cells run while no other cell does. ``boot`` numbers the fresh boots of one kernel, from 1.
     """
 
     id: str
@@ -37,7 +37,7 @@ class CellPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlannedKernel(msgspec.Struct, frozen=True, kw_only=True):
-    """A kernel that takes part, by its label: what it is made of, and for which architectures."""
+    """A kernel of the run: its source and its architectures."""
 
     label: str
     arches: tuple[str, ...]
@@ -46,9 +46,9 @@ class PlannedKernel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The cells of a run, in the order in which they start; with ``choices`` all that a resume needs.
+    """The cells of a run, in the order in which they start, and the choices, so that it can be resumed.
 
-    ``inputs`` are digests of what it reads besides its kernels.
+    ``inputs`` are digests of its inputs besides its kernels.
     """
 
     version: int = PLAN_VERSION
@@ -67,8 +67,8 @@ def make(
 ) -> Plan:
     """Lay out the cells.
 
-    Benchmarks come after everything else. What is booted several times is interleaved: first boot of
-    each kernel, second boot of each … so that a drift of the host falls on all of them alike.
+    Benchmarks come after everything else. Repeated boots are interleaved: the first boot of
+    each kernel, the second of each … so that a drift of the host affects all of them.
 
     :param vsyscall_modes: for each arch the values that its ``vsyscall=`` parameter takes.
     :raises UserError: a machine too small for a suite, or an unknown vsyscall mode.
@@ -77,7 +77,7 @@ def make(
         if choices.smp < suite.min_cpus:
             raise UserError(
                 f"suite {suite.name!r} needs {suite.min_cpus} CPUs, --smp is {choices.smp}",
-                remedy=f"Use --smp {suite.min_cpus} or leave the suite out.",
+                remedy=f"Use --smp {suite.min_cpus} or omit the suite.",
             )
     functional = [s for s in suites if s.kind == "functional"]
     bases = [_cell(choices, k.label, a, v) for k in kernels for a in k.arches for v in choices.variants]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From choices to targets, suites, a plan and its inputs: everything that can be wrong beforehand."""
+"""From choices to targets, suites, a plan and its inputs: all checks before anything is built."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,47}")
 
 
 def split_label(word: str) -> tuple[str, str]:
-    """``name=SPEC`` as label and spec; the label is empty where there is none.
+    """Split ``name=SPEC`` into label and spec; the label may be empty.
 
-    What exists as a file, or has a slash, a colon or an @ before its first ``=``, is a spec as it stands.
+    A word that exists as a file, or has a slash, a colon or an @ before its first ``=``, is a spec.
 
     :raises UserError: a label that cannot be part of a file name.
     """
@@ -48,7 +48,7 @@ def split_label(word: str) -> tuple[str, str]:
     if not _LABEL.fullmatch(label):
         raise UserError(
             f"{word!r}: {label!r} cannot be a label",
-            remedy="A label is made of letters, digits and . _ + - and begins with a letter or digit.",
+            remedy="A label consists of letters, digits and . _ + - and starts with a letter or digit.",
         )
     return label, rest
 
@@ -61,7 +61,7 @@ def _exists(word: str) -> bool:
 
 
 def targets(choices: Choices, store: Store, say: Say) -> tuple[Target, ...]:
-    """Make the sources real, each under a label of its own.
+    """Resolve the sources, each with its own label.
 
     :raises UserError: a source, patch or image that cannot be used, or two of one label.
     :raises InfraError: network, mirror, disk or a missing program.
@@ -104,7 +104,7 @@ def _tree(source: Source, store: Store, say: Say) -> Tree:
 
 
 def _pinned(source: Source, tree: Tree) -> Source:
-    """The source pinned to what was resolved, whatever its branch or suite becomes later."""
+    """The source pinned to the resolved tree; its branch or suite may move later."""
     # a version may be fetched from another place, packed in another way
     digest = tree.archive_sha256 if tree.kind != "version" else ""
     return msgspec.structs.replace(
@@ -135,7 +135,7 @@ def suites(choices: Choices) -> tuple[Suite, ...]:
     if choices.commands:
         result.append(catalog.command(choices.commands, [Path(p) for p in choices.put]))
     elif choices.put:
-        raise UserError("--put is for --cmd, and there is none", remedy="Give the command with --cmd.")
+        raise UserError("--put needs a --cmd", remedy="Give the command with --cmd.")
     names = [suite.name for suite in result]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise UserError(f"two suites are called {repeated.pop()!r}", remedy="Rename one in its suite.toml.")
@@ -143,7 +143,7 @@ def suites(choices: Choices) -> tuple[Suite, ...]:
 
 
 def pinned(choices: Choices, targets: Sequence[Target]) -> Choices:
-    """The choices with each source pinned, so that a resumed run finds the same."""
+    """The choices with each source pinned, so that a resumed run uses the same."""
     return msgspec.structs.replace(choices, sources=tuple(target.source for target in targets))
 
 
@@ -153,10 +153,10 @@ def plan(
     suites: Sequence[Suite],
     digests: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Lay the run out.
+    """Plan the cells of a run.
 
-    :param digests: as of ``plan.inputs.digests``.
-    :raises UserError: choices that do not fit together.
+    :param digests: from ``plan.inputs.digests``.
+    :raises UserError: choices do not fit together.
     """
     kernels = []
     for target in targets:
@@ -183,12 +183,12 @@ def inputs(
     store: Store,
     say: Say = lambda _: None,
 ) -> Inputs:
-    """What the cells of a run are made from, read and checked once.
+    """Read and check the inputs of a run's cells.
 
     :raises UserError: a fragment, base or tree that cannot be used, or KVM that cannot be forced.
     :raises InfraError: a compiler or QEMU is not installed.
     """
-    # the user's come last: they may undo a part of a flavor
+    # the user's fragments come last: they may override a flavor
     fragments = (
         *(each.fragment for each in flavor.combine(choices.flavors)),
         *(kconfig.user_fragment(spec) for spec in choices.kconfig),
@@ -204,7 +204,7 @@ def inputs(
             kconfig.check_user_fragments(fragments, name)
             toolchain.find(choices.toolchain, arch)
         if suites:
-            # before a build of some minutes, not after it
+            # before builds, which take minutes
             qemu.program(arch)
             accel.choose(arch, choices.accel, store.root)
             _try_suites(suites, arch, store, say)
@@ -220,7 +220,7 @@ def inputs(
 
 
 def _try_suites(suites: Sequence[Suite], arch: Arch, store: Store, say: Say) -> None:
-    """Build what the user's own suites need, so that a mistake in them shows now."""
+    """Build the user's suites now, so that mistakes show early."""
     if extra := catalog.packages(suites):
         image.build_image(arch.name, cache=store.root, say=say, extra=extra)
     for suite in suites:

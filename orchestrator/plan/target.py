@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A kernel under test by its label, and the variants that it has."""
+"""A kernel under test, and its variants."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from orchestrator.source.model import Tree
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """A kernel under test by its label: a tree to build it from, or a prebuilt image.
+    """A kernel under test: a tree to build, or a prebuilt image.
 
-    ``maps_read_under_vma_locks``: whether its code reads maps so; ``None`` where that is not known.
+    ``maps_read_under_vma_locks``: whether its code reads maps that way; ``None`` if not known.
     """
 
     label: str
@@ -27,7 +27,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def describe(self) -> str:
-        """What it is, for people."""
+        """The kernel in words."""
         if self.tree is not None:
             return self.tree.describe
         assert self.prebuilt is not None
@@ -35,7 +35,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def digest(self) -> str:
-        """What identifies it."""
+        """The digest that identifies the kernel."""
         if self.tree is not None:
             return self.tree.digest
         assert self.prebuilt is not None
@@ -51,7 +51,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def target_of(label: str, tree: Tree, source: Source) -> Target:
-    """The target that a tree is, as it is at this moment."""
+    """The target for a tree in its current state."""
     return Target(
         label=label,
         tree=tree,
@@ -62,7 +62,7 @@ def target_of(label: str, tree: Tree, source: Source) -> Target:
 
 
 def lacks_variant(tree_class: TreeClass, variant: str) -> str:
-    """Why a tree has no such variant; empty where it has.
+    """The reason why a tree lacks a variant; empty if it has it.
 
     A tree without per-VMA locks lacks the variant with them; a tree that has them universally lacks the
     one without.
@@ -75,6 +75,8 @@ def lacks_variant(tree_class: TreeClass, variant: str) -> str:
 
 
 def other_variant(variant: str) -> str:
-    """Why a prebuilt kernel has no other variant than the one that its guest showed."""
+    """The reason why a prebuilt kernel lacks the other variants."""
     which = "has" if variant == WITH else "lacks"
-    return f"this prebuilt kernel {which} per-VMA locks, as its kallsyms says: it is the {variant} variant"
+    return (
+        f"this prebuilt kernel {which} per-VMA locks, according to its kallsyms: it is the {variant} variant"
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The closing table of a run, and what to do next."""
+"""The summary of a run on the terminal: the table, the failures, the next command."""
 
 from __future__ import annotations
 
@@ -66,10 +66,18 @@ def print_summary(out: Console, result: RunResult, folder: Path) -> None:
         script = folder / "cells" / bad[0][0].cell / "reproduce.sh"
         out.print(f"again:   sh {shlex.quote(str(script))}", soft_wrap=True)
     if result.interrupted:
-        out.print("interrupted; finished cells are kept")
-        default = folder.parent == Path("runs").absolute()
-        name = result.id if default else shlex.quote(str(folder))
-        out.print(f"resume:  {program_name()} run --resume {name}", soft_wrap=True)
+        print_resume(out, "run", folder, "cells")
+
+
+def print_resume(out: Console, verb: str, folder: Path, parts: str) -> None:
+    """Print how to resume an interrupted run or series.
+
+    :param parts: what it consists of, in the plural.
+    """
+    out.print(f"interrupted; finished {parts} are kept")
+    default = folder.parent == Path("runs").absolute()
+    name = folder.name if default else shlex.quote(str(folder))
+    out.print(f"resume:  {program_name()} {verb} --resume {name}", soft_wrap=True)
 
 
 def program_name() -> str:
@@ -84,8 +92,7 @@ def _known_failures(out: Console, result: RunResult) -> None:
         (case, cell.cell)
         for cell in result.cells
         for case in cell.all_cases()
-        if case.verdict is Verdict.KNOWN
-        or (case.verdict is Verdict.PASS and case.reason.startswith(UNEXPECTED_PASS))
+        if case.verdict is Verdict.KNOWN or _passed_unexpectedly(case)
     ]
     for same in _grouped(expected_failures, lambda each: (each[0].id, each[0].verdict)):
         case, cells = same[0][0], list(dict.fromkeys(cell for _, cell in same))

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from orchestrator.report.terminal import program_name
+from orchestrator.report.terminal import print_resume
 from orchestrator.series import cover, performance
 from orchestrator.series.matrix import Matrix, grouped, sentence
 from orchestrator.series.model import Series
@@ -47,10 +47,7 @@ def print_summary(out: Console, series: Series, matrix: Matrix, folder: Path) ->
         out.print("no patch introduced a failure")
     out.print(f"results: {shlex.quote(str(folder))}  (series.html, cover.txt, junit.xml)", soft_wrap=True)
     if series.interrupted:
-        out.print("interrupted; finished steps are kept")
-        default = folder.parent == Path("runs").absolute()
-        name = series.id if default else shlex.quote(str(folder))
-        out.print(f"resume:  {program_name()} series --resume {name}", soft_wrap=True)
+        print_resume(out, "series", folder, "steps")
 
 
 def _coloured(line: str) -> Text:

@@ -109,7 +109,7 @@ def test_record_of_a_newer_version_and_lost_artifacts(runs: Path) -> None:
     found = reopen.find(runs, "last")
     path = found.folder / guest_record.FILE
     path.write_bytes(msgspec.json.encode(record(version=99)))
-    with pytest.raises(UserError, match="is of version 99"):
+    with pytest.raises(UserError, match="has version 99"):
         found.record()
     path.write_bytes(msgspec.json.encode(record()))
     with pytest.raises(UserError, match=r"bzImage is gone"), reopen.machine(found):

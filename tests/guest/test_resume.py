@@ -30,7 +30,7 @@ PHASES = (
     pytest.param("starting QEMU", marks=pytest.mark.long),
     "waiting for the kernel's banner",
     pytest.param("is starting", marks=pytest.mark.long),
-    pytest.param("asking the guest what it is", marks=pytest.mark.long),
+    pytest.param("verifying the guest's identity", marks=pytest.mark.long),
     pytest.param("saving the guest", marks=pytest.mark.long),
     pytest.param("run: cmd/cmd-1", marks=pytest.mark.long),
     "restoring the guest",

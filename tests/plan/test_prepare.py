@@ -209,7 +209,7 @@ def test_an_image_of_another_arch_than_was_named(place: Place) -> None:
 
 def test_put_is_for_commands(place: Place) -> None:
     choices = Choices(arches=("x86_64",), variants=BOTH, suites=("maps",), put=("/etc/passwd",))
-    with pytest.raises(UserError, match="--put is for --cmd"):
+    with pytest.raises(UserError, match="--put needs a --cmd"):
         prepare.suites(choices)
 
 

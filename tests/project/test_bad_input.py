@@ -96,7 +96,7 @@ def _commit(tree: Path) -> None:
         (["--kernel", "~nosuchuser/bzImage"], "no such home folder"),
         (["--cmd", "true", "--put", "~nosuchuser/x"], "no such home folder"),
         (["--config", "~nosuchuser/x"], "no such home folder"),
-        (["--put", "/etc/passwd"], "--put is for --cmd"),
+        (["--put", "/etc/passwd"], "--put needs a --cmd"),
         (["--cmd", " "], "the command is empty"),
         (["--cmdline", "nokaslr quiet"], "--cmdline quiet: boots and crashes are read from the console"),
         (["--selftests-from", "nosuch", "--suite", "maps"], "nosuch"),
