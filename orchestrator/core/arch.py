@@ -56,6 +56,7 @@ class Reports(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How its kernel prints reports: regular expressions, empty where it has no such thing.
 
     ``pc``, ``link``: what stands before the function that the CPU was in, and before the one it returns to.
+    ``walker``: the function that walks the stack, where its own start is the first frame of a trace.
     ``registers``: names of those that a line begins with. ``trace``: a line that a stack trace follows, where
     that has no head of its own. ``jump``: a line that is there when the CPU was sent to where there is no
     code. ``system_call``: the infix of wrappers of system calls. All others match names of functions:
@@ -66,6 +67,7 @@ class Reports(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     pc: str
     link: str = ""
+    walker: str = ""
     registers: str = ""
     trace: str = ""
     jump: str = ""

@@ -15,6 +15,7 @@ Field = Literal[
     "link",
     "registers",
     "trace",
+    "walker",
     "jump",
     "system_call",
     "entry",

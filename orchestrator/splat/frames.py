@@ -63,6 +63,8 @@ _PC = re.compile(
     # registers that are only shown as numbers
     r"(?![0-9a-f]{8,16} )(?P<f>[A-Za-z_][\w.$]*)(?:\+0x| (?!:))"
 )
+#: The function that walks the stack, where it names its own start as the first frame.
+_WALKER = re.compile(formats.pattern("walker"))
 _WARN_AT = re.compile(r"WARNING: .* (?P<f>[A-Za-z_][\w.$]*)\+0x")
 #: The CPU jumped to an address without code, through a wrong function pointer.
 JUMP = re.compile(
@@ -116,7 +118,9 @@ def with_call_site(line: str, before: Iterable[str], ends: Callable[[str], str])
     :param ends: returns that frame (``f+0x40/0x40``) for the function's name, or an empty string.
     """
     match = None if _PC.search(line) else _START.search(line)
-    if not match or match["f"] == exception_at(before) or not (end := ends(match["f"])):
+    if not match or _WALKER.fullmatch(match["f"]):
+        return line
+    if match["f"] == exception_at(before) or not (end := ends(match["f"])):
         return line
     return f"{line[: match.start()]}{end}{line[match.end() :]}"
 
