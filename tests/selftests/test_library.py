@@ -31,7 +31,7 @@ def compiler(name: str) -> str:
     return found
 
 
-@pytest.mark.parametrize("name", arch.usual())
+@pytest.mark.parametrize("name", arch.names())
 @pytest.mark.parametrize("suite", OWN)
 def test_our_suites_compile_without_a_warning(suite: str, name: str, tmp_path: Path) -> None:
     loaded = catalog.load(suite)
