@@ -844,3 +844,32 @@ def test_a_program_does_not_rename_a_report_of_the_kernel() -> None:
     real, other = scan(cut + forged + b"<4>[    1.000000]  culprit+0x1/0x2\n")
     assert (real.user, other.user) == (False, True)
     assert (real.title, other.title) == ("WARNING in culprit", "WARNING in innocent")
+
+
+RISCV_OOPS = """\
+Unable to handle kernel NULL pointer dereference at virtual address 0000000000000000
+Oops [#1]
+CPU: 1 UID: 0 PID: 61 Comm: sh Not tainted 7.2.12 #1 NONE
+epc : {at}
+ ra : caller+0x1c/0x3a
+epc : ffffffff80412344 ra : ffffffff80412380 sp : ff20000000123d10
+ gp : ffffffff81012345 tp : ff60000001234000 t0 : 0000000000000000
+status: 0000000200000120 badaddr: 0000000000000000 cause: 000000000000000{cause}
+[<ffffffff80412344>] {at}
+[<ffffffff80412380>] above+0x3e/0x50
+[<ffffffff80612680>] do_trap_ecall_u+0x1d0/0x3a0
+[<ffffffff80712680>] handle_exception+0x14e/0x15a
+---[ end trace 0000000000000000 ]---
+"""
+
+
+@pytest.mark.parametrize(
+    ("at", "cause", "function"),
+    [("own+0x14/0x40", "f", "own"), ("__raw_spin_lock+0x14/0x40", "f", "caller"), ("0x0", "c", "caller")],
+)
+def test_riscv_prints_two_program_counters_and_no_head_of_the_trace(
+    at: str, cause: str, function: str
+) -> None:
+    lines = RISCV_OOPS.format(at=at, cause=cause).splitlines()
+    (found,) = scan(printk(*lines))
+    assert (found.function, found.fatal, found.corrupted) == (function, True, False)
