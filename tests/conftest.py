@@ -18,6 +18,7 @@ from fakes.dropbear import real_dropbear
 from fakes.linux import make_linux_repository
 from fakes.processes import alive
 from fakes.trees import git
+from filelock import FileLock
 
 from orchestrator.core import arch, data
 from orchestrator.core.arch import Arch
@@ -83,11 +84,13 @@ def dropbear(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     assert cache
     kept = cache.mkdir("dropbear")
     recorded = kept / "argv.json"
-    if not recorded.exists():
-        try:
-            recorded.write_text(json.dumps(real_dropbear(kept)))
-        except InfraError as error:
-            pytest.skip(f"no dropbear to be had: {error.message}")
+    # another worker may be at it: a program that runs cannot be written again
+    with FileLock(kept / "lock"):
+        if not recorded.exists():
+            try:
+                recorded.write_text(json.dumps(real_dropbear(kept)))
+            except InfraError as error:
+                pytest.skip(f"no dropbear to be had: {error.message}")
     argv: list[str] = json.loads(recorded.read_text())
     return argv
 
