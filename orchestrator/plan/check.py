@@ -87,7 +87,7 @@ def _check_cmdline(choices: Choices) -> None:
     for word in choices.cmdline:
         if _MUTES.fullmatch(word):
             raise UserError(
-                f"--cmdline {word}: this silences the console, where boots and crashes are detected",
+                f"--cmdline {word}: boots and crashes are read from the console, which this silences",
                 remedy="Omit it.",
             )
 
