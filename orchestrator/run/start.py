@@ -92,10 +92,11 @@ def prepare_run(request: RunRequest, store: Store, say: Say) -> PreparedRun:
     :raises InfraError: network, mirror, disk or a missing program.
     """
     if request.choices is not None:
-        directory, choices = RunDirectory.fresh(request.out), request.choices
+        directory, kept, choices = RunDirectory.fresh(request.out), None, request.choices
     else:
         directory = RunDirectory.existing(request.out, request.resume)
-        choices = directory.plan().choices
+        kept = directory.plan()
+        choices = kept.choices
     if request.junit is not None:
         junit.try_path(request.junit)
     directory.try_folder()
@@ -107,11 +108,9 @@ def prepare_run(request: RunRequest, store: Store, say: Say) -> PreparedRun:
     suites = prepare.suites(choices)
     inputs = prepare.inputs(choices, targets, suites, store, say)
     digests = run_inputs.digests(inputs)
-    if request.choices is None:
-        plan = directory.plan()
-        check_unchanged(plan, targets, digests)
-    else:
-        plan = prepare.plan(prepare.pinned(choices, targets), targets, suites, digests)
+    if kept is not None:
+        check_unchanged(kept, targets, digests)
+    plan = kept or prepare.plan(prepare.pinned(choices, targets), targets, suites, digests)
     return PreparedRun(request=request, directory=directory, plan=plan, inputs=inputs)
 
 
