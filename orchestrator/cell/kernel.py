@@ -9,7 +9,7 @@ from orchestrator.cell.state import CellState
 from orchestrator.core.errors import Interrupted, OrchestrateError, UserError
 from orchestrator.kernel import build as kernels
 from orchestrator.kernel import flavor
-from orchestrator.kernel.spec import Kernel
+from orchestrator.kernel.spec import Kernel, KernelSpec
 
 
 def make_kernel(cell: CellState) -> Kernel | None:
@@ -29,9 +29,9 @@ def make_kernel(cell: CellState) -> Kernel | None:
         return None
     since = time.monotonic()
     try:
-        _configure(cell)
+        spec = _configure(cell)
         since = time.monotonic()
-        kernel = _build(cell)
+        kernel = _build(cell, spec)
     except UserError:
         raise
     except OrchestrateError as error:
@@ -58,7 +58,7 @@ def _record_source(cell: CellState) -> None:
     }
 
 
-def _configure(cell: CellState) -> None:
+def _configure(cell: CellState) -> KernelSpec:
     since = time.monotonic()
     cell.say("config", "configuring")
     spec, store = cell.kernel_spec(), cell.host.store
@@ -66,11 +66,12 @@ def _configure(cell: CellState) -> None:
     difference = ", ".join(kernels.pair_difference(spec, store)) or "no pair"
     cell.properties["config difference of the pair"] = difference
     cell.case("config", since=since, detail=f"the variants differ in: {difference}")
+    return spec
 
 
-def _build(cell: CellState) -> Kernel:
+def _build(cell: CellState, spec: KernelSpec) -> Kernel:
     return kernels.build(
-        cell.kernel_spec(),
+        spec,
         cell.host.store,
         say=lambda text: cell.say("build", text),
         log=cell.folder / "build.log",
