@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ from orchestrator.results.model import Case
 from orchestrator.suites import delays
 from orchestrator.suites.catalog import Suite
 from orchestrator.suites.delays import Places
-from orchestrator.suites.invocation import Invocation, invocation
+from orchestrator.suites.invocation import invocation
 from orchestrator.verdict import crash
 from orchestrator.verdict.program import GuestEnd, Numbers, explain, inconclusive, judge, judge_lost
 from orchestrator.vm.machine import Guest
@@ -76,7 +76,7 @@ class ProgramRun:
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
             places = find_places() if find_places is not None else None
-            ran = self._execute(self._call, mark, places)
+            ran = self._execute(mark, places)
         except Inconclusive as error:
             case = inconclusive(self._id, error.message)
             return ProgramResult(cases=(case,), before=crash.case_before(early))
@@ -84,7 +84,8 @@ class ProgramRun:
             return self._after_loss(error, early)
         return self._after_end(ran, places, early)
 
-    def _execute(self, call: Invocation, mark: Mark, places: Places | None) -> Ran:
+    def _execute(self, mark: Mark, places: Places | None) -> Ran:
+        call = self._call
         if places is not None:
             delays.begin(self._guest, places, self._name)
         ran = self._guest.run(
@@ -114,7 +115,7 @@ class ProgramRun:
         reports, others = crash.split_reports(self._id, self._watch)
         cases, numbers = judge(self._suite, self._name, ran, self._limit_s)
         log = self._write(ran.stdout, ran.stderr)
-        cases += self._delay_cases(places, self._delayed)
+        cases += self._delay_cases(places)
         share = round(ran.facts.wall_ms / 1000 / max(1, len(cases)), 3)
         cases = [msgspec.structs.replace(c, duration_s=c.duration_s or share) for c in cases]
         cases, overridden = crash.override(cases, self._id, reports, keep=None)
@@ -149,12 +150,12 @@ class ProgramRun:
         path.write_bytes(stdout + (b"\n--- standard error ---\n" + stderr if stderr else b""))
         return str(path.relative_to(self._root))
 
-    def _delay_cases(self, places: Places | None, delayed: Mapping[str, tuple[int, int]]) -> list[Case]:
+    def _delay_cases(self, places: Places | None) -> list[Case]:
         """INCONCLUSIVE, unless the kernel was delayed at one of the points."""
         if places is None:
             return []
-        (self._folder / f"{self._name}.widen.txt").write_text(delays.summary(places, delayed))
-        if any(times for _, times in delayed.values()):
+        (self._folder / f"{self._name}.widen.txt").write_text(delays.summary(places, self._delayed))
+        if any(times for _, times in self._delayed.values()):
             return []
         return [
             inconclusive(f"{self._id}/widen", "no window was widened: the kernel passed none of the points")

@@ -66,10 +66,10 @@ def not_applicable(inputs: Inputs, target: Target, variant: str, *, prebuilt_var
     :param prebuilt_variant: the variant of a prebuilt kernel, if it is known.
     """
     if target.tree_class is not None:
+        if lacking := lacks_variant(target.tree_class, variant):
+            return lacking
         old = flavor.too_old(inputs.choices.flavors, target.version)
-        return lacks_variant(target.tree_class, variant) or (
-            f"{old}: this is {target.version}" if old else ""
-        )
+        return f"{old}: this is {target.version}" if old else ""
     return other_variant(prebuilt_variant) if prebuilt_variant not in ("", variant) else ""
 
 
