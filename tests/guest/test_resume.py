@@ -31,9 +31,9 @@ PHASES = (
     "waiting for the kernel's banner",
     pytest.param("is starting", marks=pytest.mark.long),
     pytest.param("verifying the guest's identity", marks=pytest.mark.long),
-    pytest.param("saving the guest", marks=pytest.mark.long),
+    pytest.param("saving the booted guest", marks=pytest.mark.long),
     pytest.param("run: cmd/cmd-1", marks=pytest.mark.long),
-    "restoring the guest",
+    "restoring the booted guest",
     pytest.param("run: cmd/cmd-2", marks=pytest.mark.long),
     # the next one is being restored meanwhile
     pytest.param("shutting the guest down", marks=pytest.mark.long),
@@ -93,7 +93,7 @@ def test_killed_in_any_phase_and_resumed(tmp_path: Path, mark: str) -> None:
     assert "starting QEMU" not in again.stdout
 
 
-@pytest.mark.parametrize("mark", ["run: cmd/cmd-1", "restoring the guest"])
+@pytest.mark.parametrize("mark", ["run: cmd/cmd-1", "restoring the booted guest"])
 def test_interrupted_with_ctrl_c_and_resumed(tmp_path: Path, mark: str) -> None:
     running = _begin(RUN, tmp_path, mark)
     running.send_signal(signal.SIGINT)
