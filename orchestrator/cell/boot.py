@@ -11,7 +11,7 @@ import msgspec
 from orchestrator.cell import health as cell_health
 from orchestrator.cell.state import CellState, NotApplicable
 from orchestrator.core.errors import InfraError, Interrupted, KernelError, OrchestrateError, UserError
-from orchestrator.evidence import health
+from orchestrator.evidence import health, host
 from orchestrator.kernel import kconfig
 from orchestrator.kernel.kconfig import WITH, WITHOUT
 from orchestrator.kernel.spec import Kernel
@@ -116,6 +116,7 @@ def _record(cell: CellState, guest: Guest, accelerator: accel.Accelerator, kerne
         "accelerator": accelerator.name,
         "accelerator reason": accelerator.reason,
         "QEMU": qemu.version(cell.arch),
+        "host CPU": host.cpu_model(),
         "vCPUs": str(guest.spec.smp),
         "memory": f"{guest.spec.mem_mib} MiB",
         "boot phases (s)": ", ".join(f"{name} {s:.2f}" for name, s in guest.phases_s.items()),

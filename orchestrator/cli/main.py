@@ -188,6 +188,46 @@ def series(context: click.Context, /, **parameters: Any) -> None:
     sys.exit(code)
 
 
+@cli.command(
+    cls=config.Verb,
+    epilog="\b\nExit codes: 0 compared · 1 a regression, with --fail-on regression ·\n2 wrong usage",
+    short_help="Compare two runs, or two kernels of one run.",
+)
+@click.argument("names", nargs=-1, metavar="A [B]", shell_complete=completion.runs)
+@options(RUNS)
+@click.option(
+    "--format",
+    "format_",
+    default="text",
+    show_default=True,
+    type=click.Choice(["text", "markdown", "json"]),
+    help="How to print the comparison.",
+)
+@click.option(
+    "--effect",
+    default=5.0,
+    show_default=True,
+    metavar="PERCENT",
+    type=click.FloatRange(0, 1000),
+    help="The least change of a metric that matters.",
+)
+@click.option("--fail-on", type=click.Choice(["regression"]), help="Exit with 1 if there is a regression.")
+def compare(names: tuple[str, ...], out: str, format_: str, effect: float, fail_on: str | None) -> None:
+    """Compare B with A: which cases changed, and which metrics.
+
+    A and B are runs (an id, a path or `last`), or labels or variants of one: RUN:NAME. A alone must have
+    two labels or two variants."""
+    from orchestrator.report import difference
+    from orchestrator.run import sides
+
+    if not 1 <= len(names) <= 2:
+        raise click.UsageError("give one run or two: orchestrate compare A [B]")
+    comparison = sides.compare(*sides.sides(Path(out), names), effect=effect / 100)
+    render = {"text": difference.as_text, "markdown": difference.as_markdown, "json": difference.as_json}
+    click.echo(render[format_](comparison))
+    sys.exit(1 if fail_on and comparison.difference.regressions else 0)
+
+
 @cli.command(cls=config.Verb, epilog=_EXIT_CODES)
 @click.argument("cell", required=False, metavar="[RUN/CELL]", shell_complete=completion.cells)
 @options(KERNEL, PREBUILT, GUEST, RUNS)

@@ -3,11 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
+import re
 import time
 from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
 
 import msgspec
 import psutil
+
+from orchestrator.core.text import one_line
 
 #: Share of all CPU time that a hypervisor below, or other work, may take before a boot is discarded.
 MAX_STEAL = 0.05
@@ -40,6 +47,16 @@ def host_sample() -> HostSample:
         total_s=busy + times.idle + times.iowait + times.steal,
         load_1min=psutil.getloadavg()[0],
     )
+
+
+@lru_cache(maxsize=1)
+def cpu_model() -> str:
+    """The model of the host's CPUs and their number: ``AMD EPYC 7B13, 2 CPUs``."""
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+        if match := re.search(r"^(?:model name|Hardware|uarch)\s*:\s*(.+)$", text, re.MULTILINE):
+            return f"{one_line(match[1])}, {psutil.cpu_count()} CPUs"
+    return f"{platform.machine()}, {psutil.cpu_count()} CPUs"
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:

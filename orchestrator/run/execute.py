@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 
 from orchestrator.cell.job import CellJob, ObjectFolder
-from orchestrator.core.errors import UserError
 from orchestrator.core.events import Events, now
 from orchestrator.engine.protocol import Engine, Progress
 from orchestrator.plan.inputs import Inputs
@@ -91,12 +90,8 @@ def replace_cell(directory: RunDirectory, cell: CellResult) -> None:
     :raises UserError: another process executes the run, or it cannot be read.
     """
     plan = directory.plan()
-    path = directory.path / "results.json"
     with directory.lock():
-        try:
-            result = msgspec.json.decode(path.read_bytes(), type=RunResult)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise UserError(f"{path} cannot be read: {error}", remedy="Resume the run first.") from None
+        result = summary.read(directory.path)
         cells = {each.cell: each for each in result.cells} | {cell.cell: cell}
         directory.write(f"cells/{cell.cell}/result.json", msgspec.json.encode(cell))
         _write(directory, result, plan, cells, None, interrupted=result.interrupted)
@@ -137,7 +132,7 @@ def _write(
     # in the order of the plan, not in the order in which the cells ended
     result = summary.with_cells(result, [cells[c.id] for c in plan.cells if c.id in cells])
     result = msgspec.structs.replace(result, interrupted=interrupted)
-    directory.write("results.json", msgspec.json.format(msgspec.json.encode(result), indent=1))
+    directory.write(summary.FILE, msgspec.json.format(msgspec.json.encode(result), indent=1))
     annotated = summary.annotated_cells(result)
     junit.write(directory.path / "junit.xml", annotated, run_id=result.id)
     if junit_path is not None:

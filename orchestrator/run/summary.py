@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
 from orchestrator.analysis.compare import Comparison, compare_pair
 from orchestrator.analysis.pairs import PairFinding, Rate, pairs, rates
+from orchestrator.core.errors import UserError
 from orchestrator.kernel.kconfig import WITH, WITHOUT
-from orchestrator.results.model import Case, CellResult, Verdict, bisect_exit_code, exit_code
+from orchestrator.results.model import SCHEMA_VERSION, Case, CellResult, Verdict, bisect_exit_code, exit_code
+
+#: The name of the file in the folder of a run.
+FILE = "results.json"
 
 
 class SuiteComparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +62,29 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     def _deciding_cases(self) -> list[Case]:
         own = [c for cell in self.cells for c in cell.cases if c.verdict is not Verdict.PASS]
         return own + [c for cell in self.cells for s in cell.suites for c in s.cases]
+
+
+def read(folder: Path) -> RunResult:
+    """The results of the run in a folder.
+
+    :raises UserError: it has none yet, or another version of orchestrate wrote them.
+    """
+    path = folder / FILE
+    try:
+        content = path.read_bytes()
+        result = msgspec.json.decode(content, type=RunResult)
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder} has no results yet", remedy="Wait for its first cell, or resume the run."
+        ) from None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise UserError(f"{path} cannot be read: {error}", remedy="Resume the run first.") from None
+    if result.schema_version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {result.schema_version}; this orchestrate reads {SCHEMA_VERSION}",
+            remedy="Read it with the version of orchestrate that wrote it.",
+        )
+    return result
 
 
 def with_cells(result: RunResult, cells: Sequence[CellResult]) -> RunResult:

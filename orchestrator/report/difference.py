@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A comparison of two sides as text for a terminal, as Markdown, and as JSON."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from orchestrator.analysis.regression import (
+    REGRESSIONS,
+    CaseChange,
+    CaseDifference,
+    Difference,
+    MetricChange,
+    MetricDifference,
+)
+from orchestrator.core.text import one_line
+from orchestrator.run.sides import Comparison
+
+_WIDTH = 79
+#: Cases of one kind that are shown one by one.
+_MOST = 20
+
+
+def as_json(comparison: Comparison) -> str:
+    """The whole comparison; its fields are those of `Comparison`, with the ``regressions`` counted."""
+    fields = msgspec.to_builtins(comparison)
+    fields["regressions"] = len(comparison.difference.regressions)
+    return msgspec.json.format(msgspec.json.encode(fields), indent=2).decode()
+
+
+def sentence(comparison: Comparison) -> str:
+    """The answer in one sentence: ``B against A: 2 cases newly fail; maps/x is 1.6 x worse``."""
+    difference = comparison.difference
+    parts = []
+    for change, verb in (
+        (CaseChange.NEWLY_FAILING, "newly fail"),
+        (CaseChange.MORE_OFTEN, "fail more often"),
+        (CaseChange.VANISHED, "vanished"),
+        (CaseChange.NEWLY_PASSING, "newly pass"),
+    ):
+        if names := {case.case for case in difference.cases if case.change is change}:
+            parts.append(f"{_count(len(names), 'case')} {verb if len(names) > 1 else _singular(verb)}")
+    parts += _metric_parts(difference)
+    if not parts:
+        parts = ["no difference shown"]
+    return f"{comparison.new} against {comparison.base}: {'; '.join(parts)}"
+
+
+def as_text(comparison: Comparison) -> str:
+    """Text for a terminal of 80 columns; paths of cases may be longer."""
+    difference = comparison.difference
+    lines = _wrapped(sentence(comparison))
+    for change, cases in _by_change(difference.cases):
+        lines += ["", f"{change.value}:"]
+        for case in cases[:_MOST]:
+            lines.append(f"  {' '.join(case.place)}  {case.case}")
+            lines.append(
+                f"    {case.base} / {case.new}" + (f": {one_line(case.reason)}" if case.reason else "")
+            )
+        lines += [f"  ... and {len(cases) - _MOST} more"] if len(cases) > _MOST else []
+    for (place, suite), metrics in _by_suite(difference.metrics):
+        first = metrics[0].ratio
+        lines += ["", f"{suite}, {place}: new / base, {first.n_a} + {first.n_b} boots"]
+        width = max(len(metric.metric) for metric in metrics)
+        for metric in metrics:
+            ratio = metric.ratio
+            lines.append(
+                f"  {metric.metric:<{width}} {ratio.estimate:8.2f} x{ratio.interval}  {_change(metric)}"
+            )
+    lines += ["", *(part for line in _closing(comparison) for part in _wrapped(line))]
+    return "\n".join(lines)
+
+
+def as_markdown(comparison: Comparison) -> str:
+    """Markdown for a CI job's page or a merge request."""
+    difference = comparison.difference
+    lines = [f"**{_cell(sentence(comparison))}**"]
+    if difference.cases:
+        lines += ["", "| | kernel | case | base | new | reason |", "|---|---|---|---|---|---|"]
+        for change, cases in _by_change(difference.cases):
+            mark = "❌" if change in REGRESSIONS else ""
+            for case in cases[:_MOST]:
+                row = (f"{mark} {change.value}".strip(), " ".join(case.place), f"`{case.case}`")
+                lines.append(_row(*row, str(case.base), str(case.new), one_line(case.reason)))
+            if len(cases) > _MOST:
+                lines.append(_row(f"... and {len(cases) - _MOST} more", "", "", "", "", ""))
+    if difference.metrics:
+        lines += ["", "| kernel | metric | base | new | new / base | |", "|---|---|---:|---:|---:|---|"]
+        for metric in difference.metrics:
+            ratio = f"{metric.ratio.estimate:.2f} x{metric.ratio.interval}"
+            name = f"`{metric.suite}/{metric.metric}`"
+            values = f"{metric.base:.4g}", f"{metric.new:.4g}"
+            lines.append(_row(" ".join(metric.place), name, *values, ratio, _change(metric)))
+    lines += ["", *(f"{_cell(line)}  " for line in _closing(comparison))]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, break_on_hyphens=False)
+
+
+def _metric_parts(difference: Difference) -> Iterator[str]:
+    for change, word in ((MetricChange.WORSE, "worse"), (MetricChange.BETTER, "better")):
+        metrics = [metric for metric in difference.metrics if metric.change is change]
+        for metric in sorted(metrics, key=_effect, reverse=True)[:3]:
+            where = f" ({' '.join(metric.place)})"
+            yield f"{metric.suite}/{metric.metric} {_effect(metric):.2f} x {word}{where}"
+        if len(metrics) > 3:
+            yield f"{len(metrics) - 3} more metrics {word}"
+
+
+def _effect(metric: MetricDifference) -> float:
+    return max(metric.ratio.estimate, 1 / metric.ratio.estimate)
+
+
+def _change(metric: MetricDifference) -> str:
+    if metric.boots:
+        return f"{metric.change.value}; {metric.boots} boots a side could decide"
+    return metric.change.value
+
+
+def _closing(comparison: Comparison) -> list[str]:
+    difference = comparison.difference
+    compared = f"{_count(difference.unchanged, 'other case')} unchanged"
+    if difference.metrics:
+        compared += f"; {_count(len(difference.metrics), 'metric')} compared, 5 % false discoveries allowed"
+    return [f"{compared}.", *(f"{note}." for note in comparison.notes)]
+
+
+def _by_change(cases: Iterable[CaseDifference]) -> Iterator[tuple[CaseChange, list[CaseDifference]]]:
+    for change in CaseChange:
+        # a case that only one side can have says nothing of a fault
+        if (same := [case for case in cases if case.change is change]) and change is not CaseChange.NEW:
+            yield change, same
+
+
+def _by_suite(
+    metrics: Sequence[MetricDifference],
+) -> Iterator[tuple[tuple[str, str], list[MetricDifference]]]:
+    groups: dict[tuple[str, str], list[MetricDifference]] = {}
+    for metric in metrics:
+        groups.setdefault((" ".join(metric.place), metric.suite), []).append(metric)
+    yield from groups.items()
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def _singular(verb: str) -> str:
+    words = {"newly fail": "newly fails", "fail more often": "fails more often", "newly pass": "newly passes"}
+    return words.get(verb, verb)
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(_cell(cell) for cell in cells)} |"
+
+
+def _cell(text: str) -> str:
+    """Text that Markdown shows as it is, in a table too."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
