@@ -6,6 +6,7 @@ from __future__ import annotations
 import msgspec
 
 from orchestrator.report import page
+from orchestrator.report.markdown import escape
 
 
 class StepRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,11 +64,11 @@ def terminal(account: Account) -> list[str]:
 def markdown(account: Account) -> str:
     """``report.md``."""
     lines = [
-        f"# {_md(account.title)}",
+        f"# {escape(account.title)}",
         "",
-        f"{_md(account.headline)}.",
+        f"{escape(account.headline)}.",
         "",
-        f"Bad is: {_md(account.question)}.",
+        f"Bad is: {escape(account.question)}.",
         "",
     ]
     if account.fixes:
@@ -76,28 +77,27 @@ def markdown(account: Account) -> str:
         lines += [_code(account.commit), ""]
     for heading, items in (("Re-check", account.rechecks), ("Notes", account.notes)):
         if items:
-            lines += [f"## {heading}", "", *(f"- {_md(each)}" for each in items), ""]
+            lines += [f"## {heading}", "", *(f"- {escape(each)}" for each in items), ""]
     lines += ["## Suspects", "", "| commit | probability | subject |", "|---|---|---|"]
-    lines += [f"| `{s.commit[:12]}` | {s.percent:.1f} % | {_md(s.subject)} |" for s in account.suspects]
+    lines += [f"| `{s.commit[:12]}` | {s.percent:.1f} % | {escape(s.subject)} |" for s in account.suspects]
     lines += ["", "## Steps", "", "| commit | what | outcome | reason | run |", "|---|---|---|---|---|"]
     lines += [
-        f"| `{s.commit}` | {_md(s.what)} | {_md(s.outcome)} | {_md(s.reason)} | {_md(s.run)} |"
+        f"| `{s.commit}` | {escape(s.what)} | {escape(s.outcome)} | {escape(s.reason)} | {escape(s.run)} |"
         for s in account.steps
     ]
-    lines += ["", "## Figures", "", *(f"- {_md(name)}: {_md(value)}" for name, value in account.facts), ""]
+    lines += [
+        "",
+        "## Figures",
+        "",
+        *(f"- {escape(name)}: {escape(value)}" for name, value in account.facts),
+        "",
+    ]
     return "\n".join(lines)
 
 
 def html(account: Account) -> str:
     """``report.html``."""
     return page.render("bisect/bisect.html.j2", account=account)
-
-
-def _md(text: str) -> str:
-    """Escape text for Markdown."""
-    for mark in "\\`*_[]<>|#":
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.split())
 
 
 def _code(text: str) -> str:

@@ -25,6 +25,8 @@ from orchestrator.vm.ssh import Late, Lost, Mark, Ran, Silent
 _MARK_S = 1.0
 #: Console lines to show of a lost guest.
 _TAIL = 30
+#: What separates the two streams in the log of a program.
+STDERR_MARK = b"\n--- standard error ---\n"
 
 
 class ProgramResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +149,7 @@ class ProgramRun:
     def _write(self, stdout: bytes, stderr: bytes) -> str:
         """Keep the output; its path relative to the root."""
         path = self._folder / f"{self._name}.log"
-        path.write_bytes(stdout + (b"\n--- standard error ---\n" + stderr if stderr else b""))
+        path.write_bytes(stdout + (STDERR_MARK + stderr if stderr else b""))
         return str(path.relative_to(self._root))
 
     def _delay_cases(self, places: Places | None) -> list[Case]:

@@ -64,6 +64,7 @@ def run(context: click.Context, /, **parameters: Any) -> None:
     """Build kernels, boot them, and run the suites."""
     from orchestrator.core.store import open_store
     from orchestrator.engine.local import LocalEngine
+    from orchestrator.report import run_page
     from orchestrator.report import terminal as report
     from orchestrator.run import start
 
@@ -82,6 +83,7 @@ def run(context: click.Context, /, **parameters: Any) -> None:
     with interrupts(engine.cancel):
         result = prepared.execute(engine, console)
     report.print_summary(console, result, prepared.directory.path)
+    run_page.write(result, prepared.directory.path)
     sys.exit(result.exit_code(bisect=prepared.request.bisecting))
 
 
@@ -226,6 +228,31 @@ def compare(names: tuple[str, ...], out: str, format_: str, effect: float, fail_
     render = {"text": difference.as_text, "markdown": difference.as_markdown, "json": difference.as_json}
     click.echo(render[format_](comparison))
     sys.exit(1 if fail_on and comparison.difference.regressions else 0)
+
+
+@cli.command(cls=config.Verb, short_help="Write the report of a run: a page, or Markdown.")
+@click.argument("name", required=False, default="last", metavar="[RUN]", shell_complete=completion.runs)
+@options(RUNS)
+@click.option("--markdown", is_flag=True, help="Print Markdown, for the page of a CI job, and write no file.")
+@click.option("--open", "open_", is_flag=True, help="Open the page in the browser.")
+def report(name: str, out: str, markdown: bool, open_: bool) -> None:
+    """Write the report of a run, report.html, and print its path.
+
+    RUN is an id, a path or `last`, which is the default. The page is one file without script, that loads
+    nothing."""
+    from orchestrator.report import run_page
+    from orchestrator.run import summary
+    from orchestrator.run.directory import RunDirectory
+
+    folder = RunDirectory.existing(Path(out), name).path
+    result = summary.read(folder)
+    if markdown:
+        click.echo(run_page.markdown(result))
+        return
+    path = run_page.write(result, folder)
+    click.echo(path)
+    if open_:
+        click.launch(path.as_uri())
 
 
 @cli.command(cls=config.Verb, epilog=_EXIT_CODES)

@@ -17,6 +17,8 @@ from orchestrator.analysis.regression import (
     MetricDifference,
 )
 from orchestrator.core.text import one_line
+from orchestrator.report.answer import count, grouped
+from orchestrator.report.markdown import code, escape, row
 from orchestrator.run.sides import Comparison
 
 _WIDTH = 79
@@ -42,7 +44,7 @@ def sentence(comparison: Comparison) -> str:
         (CaseChange.NEWLY_PASSING, "newly pass"),
     ):
         if names := {case.case for case in difference.cases if case.change is change}:
-            parts.append(f"{_count(len(names), 'case')} {verb if len(names) > 1 else _singular(verb)}")
+            parts.append(f"{count(len(names), 'case')} {verb if len(names) > 1 else _singular(verb)}")
     parts += _metric_parts(difference)
     if not parts:
         parts = ["no difference shown"]
@@ -77,24 +79,24 @@ def as_text(comparison: Comparison) -> str:
 def as_markdown(comparison: Comparison) -> str:
     """Markdown for a CI job's page or a merge request."""
     difference = comparison.difference
-    lines = [f"**{_cell(sentence(comparison))}**"]
+    lines = [f"**{escape(sentence(comparison))}**"]
     if difference.cases:
         lines += ["", "| | kernel | case | base | new | reason |", "|---|---|---|---|---|---|"]
         for change, cases in _by_change(difference.cases):
             mark = "❌" if change in REGRESSIONS else ""
             for case in cases[:_MOST]:
-                row = (f"{mark} {change.value}".strip(), " ".join(case.place), f"`{case.case}`")
-                lines.append(_row(*row, str(case.base), str(case.new), one_line(case.reason)))
+                first = (f"{mark} {change.value}".strip(), escape(" ".join(case.place)), code(case.case))
+                lines.append(row(*first, str(case.base), str(case.new), escape(one_line(case.reason))))
             if len(cases) > _MOST:
-                lines.append(_row(f"... and {len(cases) - _MOST} more", "", "", "", "", ""))
+                lines.append(row(f"... and {len(cases) - _MOST} more", "", "", "", "", ""))
     if difference.metrics:
         lines += ["", "| kernel | metric | base | new | new / base | |", "|---|---|---:|---:|---:|---|"]
         for metric in difference.metrics:
             ratio = f"{metric.ratio.estimate:.2f} x{metric.ratio.interval}"
-            name = f"`{metric.suite}/{metric.metric}`"
+            name = code(f"{metric.suite}/{metric.metric}")
             values = f"{metric.base:.4g}", f"{metric.new:.4g}"
-            lines.append(_row(" ".join(metric.place), name, *values, ratio, _change(metric)))
-    lines += ["", *(f"{_cell(line)}  " for line in _closing(comparison))]
+            lines.append(row(escape(" ".join(metric.place)), name, *values, ratio, _change(metric)))
+    lines += ["", *(f"{escape(line)}  " for line in _closing(comparison))]
     return "\n".join(lines)
 
 
@@ -124,9 +126,9 @@ def _change(metric: MetricDifference) -> str:
 
 def _closing(comparison: Comparison) -> list[str]:
     difference = comparison.difference
-    compared = f"{_count(difference.unchanged, 'other case')} unchanged"
+    compared = f"{count(difference.unchanged, 'other case')} unchanged"
     if difference.metrics:
-        compared += f"; {_count(len(difference.metrics), 'metric')} compared, 5 % false discoveries allowed"
+        compared += f"; {count(len(difference.metrics), 'metric')} compared, 5 % false discoveries allowed"
     return [f"{compared}.", *(f"{note}." for note in comparison.notes)]
 
 
@@ -140,25 +142,10 @@ def _by_change(cases: Iterable[CaseDifference]) -> Iterator[tuple[CaseChange, li
 def _by_suite(
     metrics: Sequence[MetricDifference],
 ) -> Iterator[tuple[tuple[str, str], list[MetricDifference]]]:
-    groups: dict[tuple[str, str], list[MetricDifference]] = {}
-    for metric in metrics:
-        groups.setdefault((" ".join(metric.place), metric.suite), []).append(metric)
-    yield from groups.items()
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")
+    for same in grouped(metrics, lambda each: (each.place, each.suite)):
+        yield (" ".join(same[0].place), same[0].suite), same
 
 
 def _singular(verb: str) -> str:
     words = {"newly fail": "newly fails", "fail more often": "fails more often", "newly pass": "newly passes"}
     return words.get(verb, verb)
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(_cell(cell) for cell in cells)} |"
-
-
-def _cell(text: str) -> str:
-    """Text that Markdown shows as it is, in a table too."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

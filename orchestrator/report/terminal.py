@@ -6,25 +6,21 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.plan.plan import Plan
-from orchestrator.results.model import Case, CellResult, Verdict, worst
+from orchestrator.report.answer import BAD, count, grouped, rows, sentence
+from orchestrator.results.model import Case, CellResult, Verdict
 from orchestrator.run.estimate import Cost, cpus
 from orchestrator.run.summary import RunResult, SuiteComparison, rate_text
 from orchestrator.suites.catalog import COMMAND
 from orchestrator.verdict.known import UNEXPECTED_PASS
 
-_T = TypeVar("_T")
-
-_BAD = (Verdict.CRASH, Verdict.FAIL, Verdict.TIMEOUT, Verdict.ERROR, Verdict.INCONCLUSIVE)
 _STYLE = {Verdict.PASS: "green", Verdict.SKIP: "yellow", Verdict.NA: "dim", Verdict.KNOWN: "yellow"}
 
 
@@ -37,11 +33,13 @@ def console(*, stderr: bool = False) -> Console:
 def print_summary(out: Console, result: RunResult, folder: Path) -> None:
     """Print the table, the comparison, the failures, and the next command to type."""
     out.print()
+    out.print(sentence(result), soft_wrap=True)
+    out.print()
     out.print(_table(result.cells))
     for each in result.comparisons:
         _comparison(out, each, result)
     _rates(out, result)
-    bad = [(cell, case) for cell in result.cells for case in cell.all_cases() if case.verdict in _BAD]
+    bad = [(cell, case) for cell in result.cells for case in cell.all_cases() if case.verdict in BAD]
     for cell, case in bad[:10]:
         blame = f", {case.blame.value}" if case.blame.value else ""
         line = Text(f"{case.verdict.value}{blame}  ", style="red")
@@ -94,7 +92,7 @@ def _known_failures(out: Console, result: RunResult) -> None:
         for case in cell.all_cases()
         if case.verdict is Verdict.KNOWN or _passed_unexpectedly(case)
     ]
-    for same in _grouped(expected_failures, lambda each: (each[0].id, each[0].verdict)):
+    for same in grouped(expected_failures, lambda each: (each[0].id, each[0].verdict)):
         case, cells = same[0][0], list(dict.fromkeys(cell for _, cell in same))
         word = "KNOWN  " if case.verdict is Verdict.KNOWN else "look at  "
         more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
@@ -114,7 +112,7 @@ def _outputs(out: Console, result: RunResult, folder: Path) -> None:
         for suite in cell.suites
         if suite.suite == COMMAND
         for case in suite.cases
-        if case.log and case.verdict not in _BAD
+        if case.log and case.verdict not in BAD
     ]
     for log in logs[:4]:
         out.print(f"output:  {shlex.quote(str(log))}", soft_wrap=True)
@@ -134,7 +132,7 @@ def print_plan(out: Console, plan: Plan, cost: Cost) -> None:
     out.print(table)
     out.print()
     table = _columns("cell", "suites", "boots", "usually")
-    for cells in _grouped(plan.cells, lambda c: (c.label, c.arch, c.variant, c.suites, c.only_vsyscall)):
+    for cells in grouped(plan.cells, lambda c: (c.label, c.arch, c.variant, c.suites, c.only_vsyscall)):
         first = cells[0]
         durations = [cost.cells[cell.id] for cell in cells]
         seconds = sum(s for s in durations if s)
@@ -147,17 +145,13 @@ def print_plan(out: Console, plan: Plan, cost: Cost) -> None:
     to_build = [kernel for kernel in cost.kernels if kernel.state == "build"]
     costs = [kernel.cpu_s for kernel in to_build if kernel.cpu_s is not None]
     timed = [seconds for seconds in cost.cells.values() if seconds is not None]
-    words = [f"{_count(len(plan.cells), 'cell')}, {_count(len(to_build), 'kernel')} to build."]
+    words = [f"{count(len(plan.cells), 'cell')}, {count(len(to_build), 'kernel')} to build."]
     if costs:
         minutes = cost.build_s(jobs) / 60
         words.append(f"Builds: {minutes:.0f} min on {jobs} CPUs ({len(costs)} of {len(to_build)} known).")
     if timed:
         words.append(f"Guests: {sum(timed) / 60:.1f} min ({len(timed)} of {len(plan.cells)} known).")
     out.print(" ".join([*words, "Nothing was run."]), soft_wrap=True)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _columns(*names: str) -> Table:
@@ -168,53 +162,25 @@ def _columns(*names: str) -> Table:
     return table
 
 
-def _grouped(items: Iterable[_T], key: Callable[[_T], object]) -> list[list[_T]]:
-    """Items of equal keys together, in the order of their first ones."""
-    groups: dict[object, list[_T]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return list(groups.values())
-
-
-def _table(cells: Iterable[CellResult]) -> Table:
-    """One row for each suite of a kernel, over all its boots, and one for each cell that failed itself."""
-    cells = list(cells)
+def _table(cells: Sequence[CellResult]) -> Table:
     verdicts = {case.verdict for cell in cells for case in cell.all_cases()}
     known = ("known",) if Verdict.KNOWN in verdicts else ()
     table = _columns("kernel", "arch", "variant", "suite", "boots", "pass", "bad", *known, "skip", "verdict")
     # ten columns in 80 characters
     table.padding = (0, 1 if known else 2, 0, 0)
-    for same in _grouped(cells, lambda c: (c.label, c.arch, c.variant)):
-        kernel = (same[0].label, same[0].arch, same[0].variant)
-        own = [case for cell in same for case in cell.cases if case.verdict in _BAD]
-        bare = [cell for cell in same if not cell.suites]
-        if any(cell.interrupted for cell in bare):
-            table.add_row(*kernel, "(interrupted)")
-        if own:
-            _row(table, kernel, own[0].id, "", own)
-        elif bare and not any(cell.interrupted for cell in bare):
-            _row(table, kernel, "(build)", "", [case for cell in bare for case in cell.cases])
-        suites = [(suite, cell) for cell in same for suite in cell.suites]
-        for group in _grouped(suites, lambda each: each[0].suite):
-            cases = [case for suite, _ in group for case in suite.cases]
-            _row(table, kernel, group[0][0].suite, str(len(group)), cases)
+    for row in rows(cells):
+        if row.verdict is None:
+            table.add_row(*row.kernel, row.suite)
+            continue
+        numbers = (
+            row.counts.get(Verdict.PASS, 0),
+            row.bad,
+            *((row.counts.get(Verdict.KNOWN, 0),) if known else ()),
+            row.skipped,
+        )
+        verdict = Text(row.verdict.value, style=_STYLE.get(row.verdict, "red"))
+        table.add_row(*row.kernel, row.suite, row.boots, *map(str, numbers), verdict)
     return table
-
-
-def _row(table: Table, kernel: tuple[str, str, str], suite: str, boots: str, cases: Iterable[Case]) -> None:
-    counts = Counter(case.verdict for case in cases)
-    # a suite of which some cases passed and the rest were skipped with reason is green
-    verdict = worst(counts)
-    table.add_row(
-        *kernel,
-        suite,
-        boots,
-        str(counts[Verdict.PASS]),
-        str(sum(counts[v] for v in _BAD)),
-        *([str(counts[Verdict.KNOWN])] if any(c.header == "known" for c in table.columns) else []),
-        str(counts[Verdict.SKIP] + counts[Verdict.NA]),
-        Text(verdict.value, style=_STYLE.get(verdict, "red")),
-    )
 
 
 def _rates(out: Console, result: RunResult) -> None:
@@ -227,10 +193,10 @@ def _rates(out: Console, result: RunResult) -> None:
         if rate.failures:
             kernel = f"{rate.label} {rate.arch} {rate.variant}"
             out.print(f"{kernel}: {rate.case}: {rate_text(rate)}", soft_wrap=True)
-    for same in _grouped(never, lambda r: (r.label, r.arch, r.variant, r.boots)):
+    for same in grouped(never, lambda r: (r.label, r.arch, r.variant, r.boots)):
         rate = same[0]
         kernel = f"{rate.label} {rate.arch} {rate.variant}"
-        cases, boots = _count(len(same), "case"), _count(rate.boots, "boot")
+        cases, boots = count(len(same), "case"), count(rate.boots, "boot")
         out.print(
             f"{kernel}: {cases} never failed in {boots} (95 %: the rate is below {rate.high * 100:.1f} %)",
             soft_wrap=True,

@@ -79,7 +79,7 @@ def test_what_went_wrong_is_named(shown, verdict: str) -> None:  # type: ignore[
 def test_a_cell_that_did_not_get_to_its_suites(shown) -> None:  # type: ignore[no-untyped-def]
     cases = (case(id="config"), case(Verdict.FAIL, "no", id="build"))
     broken = CellResult(cell="c", label="7.2", arch="arm64", variant="mmap-lock", cases=cases)
-    assert row(shown(result(broken)), "build") == [
+    assert row(shown(result(broken)), "mmap-lock  build") == [
         "7.2",
         "arm64",
         "mmap-lock",

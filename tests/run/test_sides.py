@@ -117,7 +117,8 @@ def test_markdown_of_hostile_words(runs: Path) -> None:
     lines = compare(runs, "a", "b", "--format", "markdown").output.splitlines()
     row = next(line for line in lines if "`maps/p`" in line)
     assert row == (
-        "| ❌ newly failing | x86_64 per-vma-lock | `maps/p` | 0 of 5 failed | 5 of 5 failed | a\\|b &lt;x> |"
+        "| ❌ newly failing | x86\\_64 per-vma-lock | `maps/p` | 0 of 5 failed | 5 of 5 failed "
+        "| a\\|b \\<x\\> |"
     )
 
 
