@@ -24,6 +24,7 @@ from orchestrator.cli.options import (
     SUITES,
     TESTED,
     TESTS,
+    Parallel,
     alone,
     options,
     resume,
@@ -55,6 +56,15 @@ def cli() -> None:
 @resume("run", completion.runs)
 @click.option("--dry-run", is_flag=True, help="Print the plan and its estimated cost; run nothing.")
 @click.option(
+    "--parallel",
+    default="auto",
+    show_default=True,
+    metavar="N|auto",
+    type=Parallel(),
+    help="Cells at a time. auto: as many as have CPUs and memory of their own. Benchmarks run alone.",
+)
+@click.option("--fail-fast", is_flag=True, help="Start no cell after one that the kernel or a test failed.")
+@click.option(
     "--bisect-exit",
     is_flag=True,
     help="Exit codes for `git bisect run`: 0 good, 1 bad, 125 cannot be judged, 128 or more abort.",
@@ -63,13 +73,13 @@ def cli() -> None:
 def run(context: click.Context, /, **parameters: Any) -> None:
     """Build kernels, boot them, and run the suites."""
     from orchestrator.core.store import open_store
-    from orchestrator.engine.local import LocalEngine
+    from orchestrator.engine.local import LocalEngine, Room
     from orchestrator.report import run_page
     from orchestrator.report import terminal as report
     from orchestrator.run import start
 
     if parameters["resume"] is not None:
-        alone(context, "--resume", "resume", "out", "junit", "bisect_exit")
+        alone(context, "--resume", "resume", "out", "junit", "bisect_exit", "parallel", "fail_fast")
     console, store = report.console(), open_store()
     say = _progress_printer(console, context)
     prepared = start.prepare_run(requests.run(parameters), store, say)
@@ -79,7 +89,11 @@ def run(context: click.Context, /, **parameters: Any) -> None:
         cost = estimate.cost(prepared.plan, prepared.inputs, store, prepared.request.out, say)
         report.print_plan(console, prepared.plan, cost)
         return
-    engine = LocalEngine(store)
+    room = Room.of_host(parameters["parallel"])
+    choices = prepared.plan.choices
+    if len(prepared.plan.cells) > 1 and (most := room.most(choices.smp, choices.mem_mib)) > 1:
+        say(f"up to {most} cells at a time (--parallel); benchmarks alone")
+    engine = LocalEngine(store, room)
     with interrupts(engine.cancel):
         result = prepared.execute(engine, console)
     report.print_summary(console, result, prepared.directory.path)

@@ -37,6 +37,17 @@ class Memory(click.IntRange):
         return mib
 
 
+class Parallel(click.IntRange):
+    """A number of cells at a time, or ``auto``, which is ``None``."""
+
+    def __init__(self) -> None:
+        super().__init__(min=1, max=1024)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; ``None`` for ``auto``."""
+        return None if value == "auto" else super().convert(value, param, ctx)
+
+
 def resume(kind: str, complete: completion.Complete) -> Callable[[_F], _F]:
     """The option that resumes an earlier run, bisect or series."""
     return click.option(

@@ -40,6 +40,7 @@ def run(parameters: Mapping[str, Any]) -> RunRequest:
         resume=resume or "",
         junit=Path(parameters["junit"]) if parameters["junit"] else None,
         bisecting=parameters["bisect_exit"],
+        fail_fast=parameters["fail_fast"],
     )
 
 

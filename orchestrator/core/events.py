@@ -17,8 +17,9 @@ from types import TracebackType
 from typing import IO
 
 import msgspec
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -46,17 +47,25 @@ class _Line:
 
 
 class Events:
-    """Takes events from any thread; a context manager around the run."""
+    """Takes events from any thread; a context manager around the run.
 
-    def __init__(self, console: Console, log: Path | None = None) -> None:
+    ``progress`` returns the finished share of the work, and a word about the rest; a terminal shows both
+    below the live lines.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        log: Path | None = None,
+        progress: Callable[[], tuple[float, str]] | None = None,
+    ) -> None:
         self._console = console
+        self._progress = progress
         self._log: IO[bytes] | None = log.open("ab", buffering=0) if log else None
         self._lock = threading.Lock()
         self._lines: dict[str, _Line] = {}
         plain = not console.is_terminal or bool(os.environ.get("CI"))
-        self._live = (
-            None if plain else Live(console=console, get_renderable=self._table, refresh_per_second=4)
-        )
+        self._live = None if plain else Live(console=console, get_renderable=self._view, refresh_per_second=4)
 
     def __enter__(self) -> Events:
         if self._live:
@@ -104,6 +113,15 @@ class Events:
     def reporter(self, cell: str) -> Callable[[str, str], None]:
         """``emit`` for one cell: takes phase and text."""
         return lambda phase, text: self.emit(cell, phase, text)
+
+    def _view(self) -> RenderableType:
+        table = self._table()
+        if self._progress is None or not table.row_count:
+            return table
+        share, rest = self._progress()
+        line = Table.grid(padding=(0, 1))
+        line.add_row(ProgressBar(total=1.0, completed=share, width=24), Text(rest))
+        return Group(table, line)
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 1))

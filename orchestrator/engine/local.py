@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+
+import msgspec
+import psutil
 
 from orchestrator.cell.host import Host
 from orchestrator.cell.job import CellJob
@@ -21,15 +25,57 @@ from orchestrator.engine.protocol import Finished, Progress, Report
 _TICK_S = 0.2
 
 
+#: MiB that a guest needs beside its own memory: QEMU, the saved state, the compiler of the next kernel.
+_OVERHEAD_MIB = 768
+
+
+class Room(msgspec.Struct, frozen=True):
+    """The room for cells on this machine: their number, their virtual CPUs, their memory in MiB.
+
+    A single cell always has room.
+    """
+
+    cells: int = 1
+    cpus: int = 1 << 30
+    mem_mib: int = 1 << 30
+
+    @classmethod
+    def of_host(cls, parallel: int | None = None) -> Room:
+        """The room of this host; with ``parallel`` for so many cells, as far as its memory reaches."""
+        cpus = len(os.sched_getaffinity(0))
+        mem_mib = psutil.virtual_memory().available >> 20
+        return cls(parallel or cpus, 1 << 30 if parallel else cpus, mem_mib)
+
+    def admits(self, job: CellJob, running: Collection[CellJob]) -> bool:
+        """Whether a job has room beside the running ones."""
+        if not running:
+            return True
+        jobs = [job, *running]
+        return (
+            len(jobs) <= self.cells
+            and not any(each.plan.alone for each in jobs)
+            and sum(each.plan.smp for each in jobs) <= self.cpus
+            and sum(each.plan.mem_mib + _OVERHEAD_MIB for each in jobs) <= self.mem_mib
+        )
+
+    def most(self, smp: int, mem_mib: int) -> int:
+        """How many cells with such guests have room at once."""
+        return max(1, min(self.cells, self.cpus // smp, self.mem_mib // (mem_mib + _OVERHEAD_MIB)))
+
+
+#: One cell at a time.
+ONE = Room()
+
+
 class LocalEngine:
-    """Executes at most ``parallel`` cells at a time, in the order of the plan.
+    """Executes cells in the order of the plan, as many at a time as have room.
 
     The default is one: two guests or builds at once disturb each other's timing.
     """
 
-    def __init__(self, store: Store, parallel: int = 1) -> None:
+    def __init__(self, store: Store, room: Room = ONE) -> None:
         self._store = store
-        self._parallel = parallel
+        self._room = room
         self._cancelled = threading.Event()
 
     def cancelled(self) -> bool:
@@ -43,17 +89,17 @@ class LocalEngine:
 
     def run(self, jobs: Iterable[CellJob], root: Path) -> Iterator[Report]:
         """See ``Engine.run``."""
-        pool = ThreadPoolExecutor(self._parallel, thread_name_prefix="cell")
+        pool = ThreadPoolExecutor(self._room.cells, thread_name_prefix="cell")
         run = _Run(pool, Host.here(self._store, root, self.cancelled))
         try:
             for job in jobs:
-                # there is room for the job, but it may have to run alone
-                while run.excludes(job):
+                while not self._room.admits(job, run.running.values()):
                     yield from run.reports()
                 if self.cancelled():
                     break
                 run.submit(job)
-                while len(run.running) >= self._parallel:
+                # the next job may depend on the results so far
+                while len(run.running) >= self._room.cells:
                     yield from run.reports()
                 if self.cancelled():
                     break
@@ -74,10 +120,6 @@ class _Run:
         self._pool = pool
         self._host = host
         self._reports: queue.SimpleQueue[Progress | Future[Finished]] = queue.SimpleQueue()
-
-    def excludes(self, job: CellJob) -> bool:
-        """Whether the job cannot run beside the running ones."""
-        return bool(self.running) and (job.plan.alone or any(j.plan.alone for j in self.running.values()))
 
     def submit(self, job: CellJob) -> None:
         future = self._pool.submit(worker.attempt, job, self._host, self._reports.put)

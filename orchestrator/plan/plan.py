@@ -117,7 +117,7 @@ def _functional(
     choices: Choices, kernel: CellPlan, suites: Sequence[Suite], modes: tuple[str, ...]
 ) -> list[CellPlan]:
     names = tuple(s.name for s in suites)
-    base = msgspec.structs.replace(kernel, suites=names)
+    base = msgspec.structs.replace(kernel, suites=names, alone=any(suite.alone for suite in suites))
     if not choices.vsyscall or not modes:
         return [base]
     selected = modes if choices.vsyscall == "all" else (choices.vsyscall,)

@@ -60,11 +60,43 @@ def cost(
     # the first configuration of a kernel takes seconds
     say("checking which kernels are built")
     kernels = dict.fromkeys((cell.label, cell.arch, cell.variant) for cell in plan.cells)
-    durations = _durations(runs)
     return Cost(
         kernels=tuple(_kernel(inputs, store, *kernel) for kernel in kernels),
-        cells={cell.id: durations.get(_shape(cell)) for cell in plan.cells},
+        cells=_usual(plan, runs),
     )
+
+
+class Remaining:
+    """What is left of a run, by the usual durations of its cells on this host."""
+
+    def __init__(self, plan: Plan, runs: Path, done: Iterable[str] = ()) -> None:
+        self._usual = _usual(plan, runs)
+        self._done = set(done)
+
+    def done(self, cell: str) -> None:
+        """Count a cell as finished."""
+        self._done.add(cell)
+
+    def progress(self) -> tuple[float, str]:
+        """The finished share of the work, 0 to 1, and a word: ``2 of 8 cells, about 6 min left``."""
+        known = [seconds for seconds in self._usual.values() if seconds]
+        typical = statistics.fmean(known) if known else 1.0
+        weights = {cell: seconds or typical for cell, seconds in self._usual.items()}
+        left = sum(weight for cell, weight in weights.items() if cell not in self._done)
+        text = f"{len(self._done)} of {len(weights)} cells"
+        if known and left:
+            text += f", guests for about {_duration(left)} left"
+        return 1 - left / (sum(weights.values()) or 1), text
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _usual(plan: Plan, runs: Path) -> dict[str, float | None]:
+    """The usual seconds of each cell, without its build; ``None`` if not known."""
+    durations = _durations(runs)
+    return {cell.id: durations.get(_shape(cell)) for cell in plan.cells}
 
 
 def _kernel(inputs: Inputs, store: Store, label: str, arch: str, variant: str) -> KernelCost:

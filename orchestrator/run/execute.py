@@ -7,7 +7,7 @@ repeats only the cells that have no ``result.json``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -36,6 +36,8 @@ def execute(
     earlier: Mapping[str, CellResult] | None = None,
     objects: ObjectFolder = lambda _arch, _variant: None,
     linked: bool = False,
+    fail_fast: bool = False,
+    on_finished: Callable[[str], None] = lambda _cell: None,
 ) -> RunResult:
     """Execute a plan; results are on disk after every cell.
 
@@ -44,6 +46,8 @@ def execute(
     :param earlier: results of an earlier attempt, whose cells are not repeated.
     :param objects: returns the folder of incremental builds for an arch and a variant.
     :param linked: whether to update the link ``latest`` beside the run.
+    :param fail_fast: start no cell after one in which the kernel or a test is at fault.
+    :param on_finished: called with the id of each finished cell.
     :raises UserError: a cell cannot be what the user requested.
     """
     result = RunResult(
@@ -62,6 +66,9 @@ def execute(
         for cell in plan.cells:
             if cell.id in cells or (inputs.choices.until_fail and _has_failed(cell, plan, inputs, cells)):
                 continue
+            if fail_fast and any(map(_is_at_fault, cells.values())):
+                events.emit("", "", "--fail-fast: no further cell is started; --resume runs the rest")
+                return
             job = CellJob.of(cell, inputs, cells, objects)
             current[cell.id] = job.attempt
             yield job
@@ -79,6 +86,7 @@ def execute(
         if not cell.interrupted:
             directory.write(f"cells/{cell.cell}/result.json", msgspec.json.encode(cell))
         result = _write(directory, result, plan, cells, junit_path, interrupted=engine.cancelled())
+        on_finished(cell.cell)
         events.emit(cell.cell, "done", summary.of_cell(cell))
     result = msgspec.structs.replace(result, finished_at=now())
     return _write(directory, result, plan, cells, junit_path, interrupted=engine.cancelled())
@@ -103,11 +111,14 @@ def _has_failed(cell: CellPlan, plan: Plan, inputs: Inputs, cells: Mapping[str, 
         return False
     same = msgspec.structs.replace(cell, id="", boot=0)
     return any(
-        case.verdict in AT_FAULT
+        _is_at_fault(cells[other.id])
         for other in plan.cells
         if other.id in cells and msgspec.structs.replace(other, id="", boot=0) == same
-        for case in cells[other.id].all_cases()
     )
+
+
+def _is_at_fault(cell: CellResult) -> bool:
+    return any(case.verdict in AT_FAULT for case in cell.all_cases())
 
 
 def _source_result(target: Target) -> SourceResult:

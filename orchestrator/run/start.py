@@ -22,6 +22,7 @@ from orchestrator.plan.inputs import Inputs
 from orchestrator.plan.plan import Plan
 from orchestrator.results import junit
 from orchestrator.run.directory import RunDirectory, check_unchanged
+from orchestrator.run.estimate import Remaining
 from orchestrator.run.execute import execute
 from orchestrator.run.summary import RunResult
 from orchestrator.source.model import Say
@@ -31,7 +32,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request for a new run with ``choices``, or for an interrupted run by its name ``resume``.
 
     ``out`` is the folder of runs, ``junit`` another path for the JUnit document. ``bisecting``: the exit code
-    is for ``git bisect run``.
+    is for ``git bisect run``. ``fail_fast``: no cell starts after one that is at fault.
     """
 
     out: Path
@@ -39,6 +40,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     resume: str = ""
     junit: Path | None = None
     bisecting: bool = False
+    fail_fast: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class PreparedRun:
         self.directory.create()
         with self.directory.lock():
             earlier = self.directory.results(self.plan) if self.request.resume else {}
-            with Events(console, self.directory.path / "events.ndjson") as events:
+            left = Remaining(self.plan, self.request.out, earlier)
+            with Events(console, self.directory.path / "events.ndjson", left.progress) as events:
                 events.emit("", "", self._first_line(len(earlier)))
                 # what this commit lacks does not count against the next one
                 with wrong_usage_is_inconclusive(self.request.bisecting):
@@ -71,6 +74,8 @@ class PreparedRun:
                         junit_path=self.request.junit,
                         earlier=earlier,
                         linked=True,
+                        fail_fast=self.request.fail_fast,
+                        on_finished=left.done,
                     )
 
     def _first_line(self, finished: int) -> str:

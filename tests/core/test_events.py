@@ -76,6 +76,18 @@ def test_on_a_terminal_a_cell_has_a_line_until_it_is_done() -> None:
     assert "maps: 5 PASS" in out.getvalue()
 
 
+def test_a_terminal_shows_what_is_left() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with Events(console, progress=lambda: (0.25, "1 of 4 cells, guests for about 6 min left")) as events:
+        events.emit("cell-1", "boot", "x")
+        shown = io.StringIO()
+        Console(file=shown, width=80).print(events._view())
+    bar, _, text = shown.getvalue().splitlines()[1].partition(" ")
+    # without colours the rest of its 24 columns is blank
+    assert len(bar) == 24 / 4
+    assert text.strip() == "1 of 4 cells, guests for about 6 min left"
+
+
 def test_events_after_the_end_are_not_an_error(tmp_path: Path) -> None:
     with Events(Console(file=io.StringIO()), tmp_path / "log") as events:
         pass

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from fakes.processes import until
 
@@ -16,7 +18,7 @@ from orchestrator.cell.state import Say
 from orchestrator.core.process import Supervised
 from orchestrator.core.store import Store
 from orchestrator.engine import worker
-from orchestrator.engine.local import LocalEngine
+from orchestrator.engine.local import LocalEngine, Room
 from orchestrator.engine.protocol import Finished, Progress
 from orchestrator.plan.choices import Choices
 from orchestrator.plan.inputs import Inputs
@@ -78,9 +80,9 @@ class Scene:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self._patch = folder, monkeypatch
 
-    def engine(self, work: Work, parallel: int = 1) -> LocalEngine:
+    def engine(self, work: Work, parallel: int = 1, room: Room | None = None) -> LocalEngine:
         self._patch.setattr(worker, "execute", work)
-        return LocalEngine(Store(self.folder / "cache"), parallel)
+        return LocalEngine(Store(self.folder / "cache"), room or Room(parallel))
 
     def run(self, engine: LocalEngine, those: Sequence[CellJob]) -> list[str]:
         reports = engine.run(those, self.folder)
@@ -148,3 +150,38 @@ def test_an_exception_comes_out_and_ends_the_rest(scene: Scene) -> None:
 def test_no_thread_is_left(scene: Scene) -> None:
     scene.run(scene.engine(Work(), 2), jobs("a", "b"))
     assert not [t for t in threading.enumerate() if t.name.startswith("cell")]
+
+
+def guests(count: int, *, smp: int, mem_mib: int) -> list[CellJob]:
+    return [
+        msgspec.structs.replace(job, plan=msgspec.structs.replace(job.plan, smp=smp, mem_mib=mem_mib))
+        for job in jobs(*(f"{n}" for n in range(count)))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("room", "smp", "mem_mib", "most"),
+    [
+        (Room(16, 16, 1 << 20), 2, 512, 8),
+        (Room(2, 2, 1 << 20), 2, 512, 1),
+        (Room(2, 2, 1 << 20), 4, 512, 1),
+        (Room(64, 64, 6000), 2, 512, 4),
+        (Room(3), 8, 4096, 3),
+    ],
+)
+def test_guests_have_cpus_and_memory_of_their_own(
+    scene: Scene, room: Room, smp: int, mem_mib: int, most: int
+) -> None:
+    work = Work(together=most)
+    engine = scene.engine(work, room=room)
+    assert len(scene.run(engine, guests(2 * most, smp=smp, mem_mib=mem_mib))) == 2 * most
+    assert max(work.beside.values()) == most - 1
+    assert room.most(smp, mem_mib) == most
+
+
+def test_the_room_of_this_host() -> None:
+    cpus = len(os.sched_getaffinity(0))
+    assert (Room.of_host().cells, Room.of_host().cpus) == (cpus, cpus)
+    assert Room.of_host(64).cells == 64
+    # a number that the user names is not more than the memory holds
+    assert Room.of_host(10**6).most(1, 512) < 10**6

@@ -110,3 +110,18 @@ def test_a_variant_that_the_tree_cannot_have(scene: Scene) -> None:
             file.write_text(file.read_text().replace("lock_vma_under_rcu", "another"))
     _, cost = scene.cost()
     assert [k.state for k in cost.kernels] == ["NA", "build"]
+
+
+def test_what_is_left_of_a_run(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    plan, _ = scene.cost()
+    with_, without = (cell.id for cell in plan.cells)
+    unknown = estimate.Remaining(plan, scene.runs)
+    assert unknown.progress() == (0.0, "0 of 2 cells")
+    scene.ran("1", WITH, 100, build_s=500)
+    scene.ran("1", WITHOUT, 300, build_s=500)
+    left = estimate.Remaining(plan, scene.runs)
+    assert left.progress() == (0.0, "0 of 2 cells, guests for about 7 min left")
+    left.done(with_)
+    assert left.progress() == (0.25, "1 of 2 cells, guests for about 5 min left")
+    assert estimate.Remaining(plan, scene.runs, [with_, without]).progress() == (1.0, "2 of 2 cells")

@@ -103,7 +103,12 @@ class Scene:
         )
 
     def execute(
-        self, outcomes: Mapping[str, CellResult], junit: Path | None = None, **choices: object
+        self,
+        outcomes: Mapping[str, CellResult],
+        junit: Path | None = None,
+        *,
+        fail_fast: bool = False,
+        **choices: object,
     ) -> RunResult:
         the_plan = self.plan(outcomes, **choices)
         inputs = Inputs(
@@ -123,7 +128,14 @@ class Scene:
             Events(Console(quiet=True), self.directory.path / "events.ndjson") as events,
         ):
             return execute(
-                the_plan, inputs, self.directory, self.engine, events, junit_path=junit, earlier=earlier
+                the_plan,
+                inputs,
+                self.directory,
+                self.engine,
+                events,
+                junit_path=junit,
+                earlier=earlier,
+                fail_fast=fail_fast,
             )
 
 
@@ -472,3 +484,18 @@ def test_a_kernel_that_does_not_boot_is_bad_for_git_bisect(scene: Scene) -> None
 def test_interrupted_stops_git_bisect(scene: Scene) -> None:
     scene.engine.cancel()
     assert scene.execute({"a": _result("a", "per-vma-lock", Verdict.PASS)}).exit_code(bisect=True) >= 128
+
+
+def test_fail_fast_starts_nothing_after_a_failure_and_resume_runs_the_rest(scene: Scene) -> None:
+    outcomes = {
+        "a": _result("a", "per-vma-lock", Verdict.INCONCLUSIVE),
+        "b": _result("b", "per-vma-lock", Verdict.FAIL),
+        "c": _result("c", "mmap-lock", Verdict.PASS),
+    }
+    result = scene.execute(outcomes, fail_fast=True)
+    assert scene.executed == ["a", "b"]
+    assert [cell.cell for cell in result.cells] == ["a", "b"]
+    assert result.exit_code() == 1
+    assert b"--fail-fast" in (scene.directory.path / "events.ndjson").read_bytes()
+    scene.execute(outcomes)
+    assert scene.executed == ["a", "b", "c"]
