@@ -277,11 +277,21 @@ def _boots(cells: Sequence[CellResult], suite: str, metric: str) -> list[float]:
 
 def _rank_p(a: Sequence[float], b: Sequence[float]) -> float:
     """Exact probability of ranks so different if boots were exchanged (Mann and Whitney, two-sided)."""
-    from scipy.stats import PermutationMethod, mannwhitneyu
+    import numpy as np
+    from scipy.stats import mannwhitneyu, permutation_test, rankdata
 
-    tied = len({*a, *b}) < len(a) + len(b)
-    method = PermutationMethod(n_resamples=9999, rng=_SEED) if tied else "exact"
-    return float(mannwhitneyu(a, b, method=method).pvalue)
+    values = (*a, *b)
+    if len(set(values)) == len(values):
+        return float(mannwhitneyu(a, b, method="exact").pvalue)
+
+    def shift(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+        difference: np.ndarray = np.mean(x, axis=axis) - np.mean(y, axis=axis)
+        return difference
+
+    ranks = np.split(rankdata(values), [len(a)])
+    # all orders of up to 7 and 7 boots, more are sampled
+    test = permutation_test(ranks, shift, vectorized=True, n_resamples=9999, rng=np.random.default_rng(_SEED))
+    return float(test.pvalue)
 
 
 def _metric_difference(each: _Samples, p: float, q: float, effect: float, tests: int) -> MetricDifference:

@@ -94,8 +94,9 @@ def method(series: Series) -> list[str]:
         boots = series.scope.choices.boots or performance.BOOTS
         sentences.append(
             f"{', '.join(series.scope.bench)}: base against tip, {boots} boots of each, in turn on the same "
-            "host; one sample a boot; Hodges-Lehmann ratio with an exact interval (Mann-Whitney), 90 % over "
-            "all judged metrics together"
+            "host, more if a metric is perhaps worse; one sample a boot; Hodges-Lehmann ratio with an exact "
+            "95 % interval, rank test of Mann and Whitney, at most 5 % false discoveries over all metrics; a "
+            "worse metric is searched for among the patches"
         )
     return sentences
 
@@ -154,7 +155,7 @@ def _benchmarks(changes: Iterable[Change]) -> list[str]:
     changes = list(changes)
     if not changes:
         return []
-    lines = ["", "Performance, tip / base (* judged):"]
+    lines = ["", "Performance, tip / base:"]
     for suite, arch, variant in dict.fromkeys((c.suite, c.arch, c.variant) for c in changes):
         lines.append(f"  {suite}, {arch} {variant}")
         mine = [c for c in changes if (c.suite, c.arch, c.variant) == (suite, arch, variant)]
@@ -163,14 +164,13 @@ def _benchmarks(changes: Iterable[Change]) -> list[str]:
 
 
 def _change(change: Change) -> Iterator[str]:
-    star = "*" if change.judged else " "
     sides = f"{change.base:.4g} -> {change.tip:.4g}"
     says = change.says.removesuffix(" shown")
-    line = f"  {star} {change.metric:<16} {sides:<16} {performance.in_words(change.ratio)} {says}"
+    line = f"    {change.metric:<16} {sides:<16} {performance.in_words(change.ratio)} {says}"
     if len(line) <= WIDTH:
         yield line
         return
-    yield f"  {star} {change.metric}"
+    yield f"    {change.metric}"
     yield from _wrapped(f"{sides} {performance.in_words(change.ratio)} {says}", " " * 8, " " * 8)
 
 

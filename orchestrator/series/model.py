@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from orchestrator.analysis.stats import Ratio, Says
+from orchestrator.analysis.regression import MetricChange
+from orchestrator.analysis.stats import Ratio
 from orchestrator.plan.choices import Choices
 from orchestrator.plan.plan import CellPlan
 from orchestrator.results.model import Case, CellResult
@@ -109,8 +110,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """A metric of the tip over that of the base: 0.5 means that the series halves it.
 
-    ``better`` is ``lower`` or ``higher``, ``says`` what the interval shows. ``judged``: a worse value counts
-    as a failure of the series.
+    ``better`` is ``lower`` or ``higher``, ``says`` what the boots show. If it is perhaps worse or better,
+    ``boots`` a side could decide.
     """
 
     arch: str
@@ -121,8 +122,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     base: float
     tip: float
     ratio: Ratio
-    says: Says
-    judged: bool = False
+    says: MetricChange
+    boots: int = 0
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):

@@ -61,11 +61,7 @@ def _coloured(line: str) -> Text:
 
 def _changes(out: Console, series: Series) -> None:
     for change in series.changes:
-        star = "*" if change.judged else " "
         name = f"{change.suite} {change.arch} {change.variant} {change.metric}"
-        out.print(
-            f"{star} {name}: tip / base {performance.in_words(change.ratio)}  {change.says}", soft_wrap=True
-        )
+        out.print(f"{name}: tip / base {performance.in_words(change.ratio)}  {change.says}", soft_wrap=True)
     if series.changes:
-        out.print("* judged; the others are for information", soft_wrap=True)
         out.print()

@@ -122,6 +122,15 @@ def test_a_change_that_is_not_certain_among_many_says_how_many_boots_would_decid
     assert by_name["loud"].boots == 7
 
 
+def test_counts_with_ties_are_compared_too() -> None:
+    (metric,) = compared(bench([1, 1, 2, 2, 2]), bench([4, 4, 4, 5, 4])).metrics
+    assert metric.change is MetricChange.WORSE
+    # 2 of the 252 orders are so far apart
+    assert metric.p == pytest.approx(2 / 252)
+    (metric,) = compared(bench([3] * 5), bench([3] * 5)).metrics
+    assert (metric.change, metric.p) == (MetricChange.SAME, 1)
+
+
 def test_equal_kernels_are_rarely_called_different() -> None:
     """False alarms over 100 comparisons of ten metrics, with noise of 10 %: at most those allowed."""
     dice = random.Random(2)

@@ -15,7 +15,8 @@ from fakes.series import result, series_of
 from paths import DATA
 from rich.console import Console
 
-from orchestrator.analysis.stats import Says, ratio_interval
+from orchestrator.analysis.regression import MetricChange
+from orchestrator.analysis.stats import ratio_interval
 from orchestrator.core.text import one_line
 from orchestrator.plan.choices import Choices
 from orchestrator.results.model import Blame, Case, Verdict
@@ -86,12 +87,10 @@ def example() -> Series:
     changes = [
         Change(
             arch=arch, variant="per-vma-lock", suite="map-latency", metric=metric, better="lower", base=2.0,
-            tip=1.5, ratio=ratio_interval([1.5, 1.4, 1.6], [2.0, 2.1, 1.9]), says=says, judged=judged,
+            tip=1.5, ratio=ratio_interval([1.5, 1.4, 1.6], [2.0, 2.1, 1.9]), says=says,
         )
         for arch in ("x86_64", "arm64")
-        for metric, says, judged in (
-            ("mean_us_alone", Says.SAME, False), ("interference", Says.BETTER, True),
-        )
+        for metric, says in (("mean_us_alone", MetricChange.SAME), ("interference", MetricChange.BETTER))
     ]  # fmt: skip
     patches = tuple(
         msgspec.structs.replace(

@@ -53,6 +53,7 @@ class Guests:
         self.interrupt_at = ""
         self.engine: LocalEngine | None = None
         self.figures: dict[str, list[float]] = {}
+        self.noise = 0
 
     def run_suites(self, its: CellState, kernel: Kernel) -> None:
         self.booted.append(its.plan.id)
@@ -66,10 +67,12 @@ class Guests:
         for name in its.plan.suites:
             if its.inputs.suites[name].kind == "benchmark":
                 value = self.figures[its.plan.label][its.plan.boot - 1]
+                noise = [f"noise_{number}" for number in range(self.noise)]
                 its.suites.append(
                     SuiteResult(
-                        suite=name, kind="benchmark", metrics={"interference": value, "mean_us_alone": 2.0},
-                        better={"mean_us_alone": "lower", "interference": "lower"},
+                        suite=name, kind="benchmark",
+                        metrics={"interference": value, "mean_us_alone": 2.0} | dict.fromkeys(noise, 1.0),
+                        better=dict.fromkeys(("mean_us_alone", "interference", *noise), "lower"),
                         cases=(Case(id=f"{name}/{name}", verdict=Verdict.PASS),),
                     )
                 )  # fmt: skip
@@ -280,21 +283,75 @@ def test_what_is_resumed_must_be_what_it_was(linux: Path, tmp_path: Path, scene:
         session.load(scene.place)
 
 
-def test_base_and_tip_are_measured_in_turn(linux: Path, scene: Scene) -> None:
+QUICK, SLOW = [2.0, 2.1, 1.9, 2.02, 2.05], [3.0, 3.1, 2.9, 3.02, 3.05]
+
+
+def measured(scene: Scene) -> list[str]:
+    return [name.partition("-x86_64")[0] for name in scene.guests.booted if "map-latency" in name]
+
+
+def test_base_and_tip_are_measured_in_turn_and_then_what_is_between(linux: Path, scene: Scene) -> None:
     commit_file(linux, "fs/a.c", "int a;\n", "fs: a")
     commit_file(linux, "fs/b.c", "int b;\n", "fs: b")
-    scene.guests.figures = {"base": [2.0, 2.1, 1.9, 2.0, 2.05], "patch-2": [3.0, 3.1, 2.9, 3.0, 3.05]}
+    scene.guests.figures = {"base": QUICK, "patch-1": QUICK, "patch-2": SLOW}
     assert scene.begin("base..", source=str(linux), no_bench=False) == 1
-    measured = [name for name in scene.guests.booted if "map-latency" in name]
-    assert [name.split("-")[0] for name in measured] == ["base", "patch"] * 5
-    assert scene.rows[row("bench")] == "- - FAIL"
-    judged = [change for change in scene.series.changes if change.judged]
-    assert [(c.metric, c.says) for c in judged] == [("interference", "worse")]
-    assert judged[0].ratio.estimate == pytest.approx(1.5, abs=0.05)
-    assert "one of the patches 1 to 2: bench" in scene.said
+    assert measured(scene) == ["base", "patch-2"] * 5 + ["base", "patch-1", "patch-2"] * 5
+    assert scene.rows[row("bench")] == "- ok FAIL"
+    changes = [(c.metric, c.says.value) for c in scene.series.changes]
+    assert changes == [("interference", "worse"), ("mean_us_alone", "same within the effect that matters")]
+    assert scene.series.changes[0].ratio.estimate == pytest.approx(1.5, abs=0.05)
+    assert "culprits: patch 2 (" in scene.said
     assert "Performance, tip / base" in (scene.place.path / "cover.txt").read_text()
     assert scene.resume() == 1
-    assert len([name for name in scene.guests.booted if "map-latency" in name]) == 2 * 5
+    assert len(measured(scene)) == 25
+
+
+def test_the_patch_that_made_it_slower_is_found_by_halves(linux: Path, scene: Scene) -> None:
+    for number in range(1, 9):
+        name = f"Documentation/{number}.txt" if number in (4, 6) else f"fs/c{number}.c"
+        commit_file(linux, name, f"int c{number};\n", f"patch {number}")
+    scene.guests.figures = {f"patch-{n}": SLOW if n >= 5 else QUICK for n in range(1, 9)} | {"base": QUICK}
+    assert scene.begin("base..", source=str(linux), no_bench=False) == 1
+    # patches 4 and 6 change no kernel: they share the results of those before them
+    assert list(dict.fromkeys(measured(scene))) == ["base", "patch-8", "patch-3", "patch-7", "patch-5"]
+    assert scene.rows[row("bench")] == "- - - ok = FAIL ^5 ^5 ^5"
+    assert "culprits: patch 5 (" in scene.said
+
+
+def test_the_first_of_equal_kernels_is_named(linux: Path, scene: Scene) -> None:
+    for number in range(1, 5):
+        name = f"fs/c{number}.c" if number == 2 else f"Documentation/{number}.txt"
+        commit_file(linux, name, f"int c{number};\n", f"patch {number}")
+    scene.guests.figures = {"base": QUICK, "patch-4": SLOW}
+    assert scene.begin("base..", source=str(linux), no_bench=False) == 1
+    assert scene.rows[row("bench")] == "- = FAIL ^2 ^2"
+    assert "culprits: patch 2 (" in scene.said
+
+
+def test_base_and_tip_boot_again_while_a_metric_is_perhaps_worse(linux: Path, scene: Scene) -> None:
+    commit_file(linux, "fs/a.c", "int a;\n", "fs: a")
+    # 20 metrics of noise, and one that five boots cannot tell among them
+    scene.guests.noise = 20
+    scene.guests.figures = {"base": QUICK * 3, "patch-1": SLOW * 3}
+    assert scene.begin("base..", source=str(linux), no_bench=False) == 1
+    assert len(measured(scene)) == 2 * 6
+    assert "a metric is perhaps worse: 6 boots of base and tip" in scene.said
+    assert "culprits: patch 1 (" in scene.said
+
+
+def test_a_search_that_was_interrupted_goes_on(linux: Path, scene: Scene) -> None:
+    for number in range(1, 4):
+        commit_file(linux, f"fs/c{number}.c", f"int c{number};\n", f"patch {number}")
+    scene.guests.figures = {"base": QUICK, "patch-1": QUICK, "patch-2": SLOW, "patch-3": SLOW}
+    scene.guests.interrupt_at = "patch-2-x86_64-mmap-lock-map-latency-3"
+    assert scene.begin("base..", source=str(linux), no_bench=False) == 130
+    before = len(measured(scene))
+    scene.guests.interrupt_at = ""
+    assert scene.resume() == 1
+    assert "culprits: patch 2 (" in scene.said
+    # the boot that was interrupted is repeated, no other one
+    assert len(measured(scene)) == 10 + 15 + 15 + 1
+    assert before == 10 + 8
 
 
 def test_an_equal_tip_is_not_measured(linux: Path, scene: Scene) -> None:
