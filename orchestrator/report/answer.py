@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from orchestrator.analysis.compare import MetricRatio, Outcome
+from orchestrator.analysis.regression import MetricChange, MetricDifference
 from orchestrator.results.model import AT_FAULT, Case, CellResult, Verdict, worst
-from orchestrator.run.summary import RunResult, SuiteComparison
+from orchestrator.run.summary import RunResult, SourceComparison, SuiteComparison
 
 _T = TypeVar("_T")
 
@@ -22,6 +23,8 @@ _UNJUDGED = (Verdict.ERROR, Verdict.INCONCLUSIVE)
 _SPEAKING = ("interference",)
 #: Names in a sentence, before it only counts.
 _NAMED = 2
+#: Changes of metrics in a sentence, before it only counts.
+_LARGEST = 3
 
 Kernel = tuple[str, str, str]
 
@@ -94,6 +97,7 @@ def sentence(result: RunResult) -> str:
         *_wrong([case for case in cases if case.verdict in AT_FAULT]),
         *_unjudged([case for case in cases if case.verdict in _UNJUDGED]),
         *_right(tested),
+        *(part for each in result.source_comparisons for part in _changes(each)),
         *(part for each in result.comparisons for part in _gain(each)),
     ]
     if result.interrupted:
@@ -131,6 +135,26 @@ def _right(cases: list[Case]) -> Iterator[str]:
         yield f"{known} failed as known"
     if skipped:
         yield f"{skipped} skipped"
+
+
+def metric_parts(metrics: Sequence[MetricDifference]) -> Iterator[str]:
+    """The largest changes, the worse ones first: ``map-latency/mean_us 1.60 x worse (x86_64 mmap-lock)``."""
+    for change in (MetricChange.WORSE, MetricChange.BETTER):
+        same = sorted((each for each in metrics if each.change is change), key=_effect, reverse=True)
+        for each in same[:_LARGEST]:
+            where = " ".join(each.place)
+            yield f"{each.suite}/{each.metric} {_effect(each):.2f} x {change.value} ({where})"
+        if len(same) > _LARGEST:
+            yield f"{len(same) - _LARGEST} more metrics {change.value}"
+
+
+def _effect(each: MetricDifference) -> float:
+    return max(each.ratio.estimate, 1 / each.ratio.estimate)
+
+
+def _changes(compared: SourceComparison) -> Iterator[str]:
+    for part in metric_parts(compared.metrics):
+        yield f"{compared.label} against {compared.base}: {part}"
 
 
 def _gain(each: SuiteComparison) -> Iterator[str]:

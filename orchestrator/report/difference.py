@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -12,12 +12,10 @@ from orchestrator.analysis.regression import (
     REGRESSIONS,
     CaseChange,
     CaseDifference,
-    Difference,
-    MetricChange,
     MetricDifference,
 )
 from orchestrator.core.text import one_line
-from orchestrator.report.answer import count, grouped
+from orchestrator.report.answer import count, grouped, metric_parts
 from orchestrator.report.markdown import code, escape, row
 from orchestrator.run.sides import Comparison
 
@@ -45,7 +43,7 @@ def sentence(comparison: Comparison) -> str:
     ):
         if names := {case.case for case in difference.cases if case.change is change}:
             parts.append(f"{count(len(names), 'case')} {verb if len(names) > 1 else _singular(verb)}")
-    parts += _metric_parts(difference)
+    parts += metric_parts(difference.metrics)
     if not parts:
         parts = ["no difference shown"]
     return f"{comparison.new} against {comparison.base}: {'; '.join(parts)}"
@@ -63,15 +61,8 @@ def as_text(comparison: Comparison) -> str:
                 f"    {case.base} / {case.new}" + (f": {one_line(case.reason)}" if case.reason else "")
             )
         lines += [f"  ... and {len(cases) - _MOST} more"] if len(cases) > _MOST else []
-    for (place, suite), metrics in _by_suite(difference.metrics):
-        first = metrics[0].ratio
-        lines += ["", f"{suite}, {place}: new / base, {first.n_a} + {first.n_b} boots"]
-        width = max(len(metric.metric) for metric in metrics)
-        for metric in metrics:
-            ratio = metric.ratio
-            lines.append(
-                f"  {metric.metric:<{width}} {ratio.estimate:8.2f} x{ratio.interval}  {_change(metric)}"
-            )
+    for title, table in metric_tables(difference.metrics):
+        lines += ["", f"{title}: new / base", *table]
     lines += ["", *(part for line in _closing(comparison) for part in _wrapped(line))]
     return "\n".join(lines)
 
@@ -104,20 +95,6 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, _WIDTH, break_on_hyphens=False)
 
 
-def _metric_parts(difference: Difference) -> Iterator[str]:
-    for change, word in ((MetricChange.WORSE, "worse"), (MetricChange.BETTER, "better")):
-        metrics = [metric for metric in difference.metrics if metric.change is change]
-        for metric in sorted(metrics, key=_effect, reverse=True)[:3]:
-            where = f" ({' '.join(metric.place)})"
-            yield f"{metric.suite}/{metric.metric} {_effect(metric):.2f} x {word}{where}"
-        if len(metrics) > 3:
-            yield f"{len(metrics) - 3} more metrics {word}"
-
-
-def _effect(metric: MetricDifference) -> float:
-    return max(metric.ratio.estimate, 1 / metric.ratio.estimate)
-
-
 def _change(metric: MetricDifference) -> str:
     if metric.boots:
         return f"{metric.change.value}; {metric.boots} boots a side could decide"
@@ -139,11 +116,18 @@ def _by_change(cases: Iterable[CaseDifference]) -> Iterator[tuple[CaseChange, li
             yield change, same
 
 
-def _by_suite(
-    metrics: Sequence[MetricDifference],
-) -> Iterator[tuple[tuple[str, str], list[MetricDifference]]]:
+def metric_tables(metrics: Iterable[MetricDifference]) -> Iterator[tuple[str, list[str]]]:
+    """For each kernel and benchmark a title without what was compared, and a line for each metric."""
     for same in grouped(metrics, lambda each: (each.place, each.suite)):
-        yield (" ".join(same[0].place), same[0].suite), same
+        first, width = same[0], max(len(each.metric) for each in same)
+        title = f"{first.suite}, {' '.join(first.place)}, {first.ratio.n_a} + {first.ratio.n_b} boots"
+        yield (
+            title,
+            [
+                f"  {each.metric:<{width}} {each.ratio.estimate:8.2f} x{each.ratio.interval}  {_change(each)}"
+                for each in same
+            ],
+        )
 
 
 def _singular(verb: str) -> str:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from orchestrator.plan.plan import Plan
 from orchestrator.report.answer import BAD, count, grouped, rows, sentence
+from orchestrator.report.difference import metric_tables
 from orchestrator.results.model import Case, CellResult, Verdict
 from orchestrator.run.estimate import Cost, cpus
 from orchestrator.run.summary import RunResult, SuiteComparison, rate_text
@@ -38,6 +39,11 @@ def print_summary(out: Console, result: RunResult, folder: Path) -> None:
     out.print(_table(result.cells))
     for each in result.comparisons:
         _comparison(out, each, result)
+    for compared in result.source_comparisons:
+        for title, table in metric_tables(compared.metrics):
+            out.print()
+            out.print(f"{title}: {compared.label} / {compared.base}", soft_wrap=True)
+            out.print("\n".join(table), soft_wrap=True)
     _rates(out, result)
     bad = [(cell, case) for cell in result.cells for case in cell.all_cases() if case.verdict in BAD]
     for cell, case in bad[:10]:

@@ -10,9 +10,19 @@ import msgspec
 
 from orchestrator.analysis.compare import Comparison, compare_pair
 from orchestrator.analysis.pairs import PairFinding, Rate, pairs, rates
+from orchestrator.analysis.regression import MetricChange, MetricDifference, difference
 from orchestrator.core.errors import UserError
 from orchestrator.kernel.kconfig import WITH, WITHOUT
-from orchestrator.results.model import SCHEMA_VERSION, Case, CellResult, Verdict, bisect_exit_code, exit_code
+from orchestrator.results.model import (
+    SCHEMA_VERSION,
+    Blame,
+    Case,
+    CellResult,
+    SuiteResult,
+    Verdict,
+    bisect_exit_code,
+    exit_code,
+)
 
 #: The name of the file in the folder of a run.
 FILE = "results.json"
@@ -25,6 +35,27 @@ class SuiteComparison(msgspec.Struct, frozen=True, kw_only=True):
     arch: str
     suite: str
     comparison: Comparison
+
+
+class SourceComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """The metrics of another source of the run, compared with those of its first one (``base``)."""
+
+    base: str
+    label: str
+    metrics: tuple[MetricDifference, ...]
+
+    def cases(self) -> tuple[Case, ...]:
+        """A case for each metric; a worse one is a failure of the kernel."""
+        return tuple(
+            Case(
+                id=f"{metric.suite}/{metric.metric}/{'/'.join(metric.place)}",
+                verdict=Verdict.FAIL if metric.change is MetricChange.WORSE else Verdict.PASS,
+                blame=Blame.KERNEL if metric.change is MetricChange.WORSE else Blame.NONE,
+                reason=f"{self.label} / {self.base} {metric.ratio.estimate:.2f} x{metric.ratio.interval}: "
+                f"{metric.change} ({metric.better} is better)",
+            )
+            for metric in self.metrics
+        )
 
 
 class SourceResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +79,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     interrupted: bool = False
     cells: tuple[CellResult, ...] = ()
     comparisons: tuple[SuiteComparison, ...] = ()
+    source_comparisons: tuple[SourceComparison, ...] = ()
     pairs: tuple[PairFinding, ...] = ()
     rates: tuple[Rate, ...] = ()
 
@@ -61,7 +93,8 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def _deciding_cases(self) -> list[Case]:
         own = [c for cell in self.cells for c in cell.cases if c.verdict is not Verdict.PASS]
-        return own + [c for cell in self.cells for s in cell.suites for c in s.cases]
+        worse = [c for each in self.source_comparisons for c in each.cases() if c.verdict is not Verdict.PASS]
+        return own + [c for cell in self.cells for s in cell.suites for c in s.cases] + worse
 
 
 def read(folder: Path) -> RunResult:
@@ -90,7 +123,12 @@ def read(folder: Path) -> RunResult:
 def with_cells(result: RunResult, cells: Sequence[CellResult]) -> RunResult:
     """The result with these cells, and the comparisons that follow from them."""
     return msgspec.structs.replace(
-        result, cells=tuple(cells), comparisons=compare(cells), pairs=pairs(cells), rates=rates(cells)
+        result,
+        cells=tuple(cells),
+        comparisons=compare(cells),
+        source_comparisons=compare_sources(cells),
+        pairs=pairs(cells),
+        rates=rates(cells),
     )
 
 
@@ -128,9 +166,35 @@ def compare(cells: Sequence[CellResult]) -> tuple[SuiteComparison, ...]:
     return tuple(comparisons)
 
 
+def compare_sources(cells: Sequence[CellResult]) -> tuple[SourceComparison, ...]:
+    """Compare the benchmarks of each further source with those of the first, kernel by kernel."""
+    kernels: dict[str, dict[tuple[str, ...], list[CellResult]]] = {}
+    for cell in cells:
+        if any(suite.better for suite in cell.suites):
+            kernels.setdefault(cell.label, {}).setdefault((cell.arch, cell.variant), []).append(cell)
+    if len(kernels) < 2:
+        return ()
+    base, *others = kernels
+    compared = [
+        SourceComparison(base=base, label=label, metrics=difference(kernels[base], kernels[label]).metrics)
+        for label in others
+    ]
+    return tuple(each for each in compared if each.metrics)
+
+
 def annotated_cells(result: RunResult) -> list[CellResult]:
-    """The cells, with the findings of pairs and the failure rates added to their properties."""
-    cells = []
+    """The cells, with the findings of pairs and the failure rates added to their properties.
+
+    Comparisons of sources come first, as cells of their own.
+    """
+    cells = [
+        CellResult(
+            cell=f"{each.label}-against-{each.base}",
+            label=each.label,
+            suites=(SuiteResult(suite="comparison", cases=each.cases()),),
+        )
+        for each in result.source_comparisons
+    ]
     for cell in result.cells:
         ids = {case.id for case in cell.all_cases()}
         same = (cell.label, cell.arch)

@@ -12,7 +12,10 @@ from click.testing import CliRunner, Result
 
 from orchestrator.cli.main import cli
 from orchestrator.core.errors import UserError
+from orchestrator.report.answer import sentence
+from orchestrator.results import junit
 from orchestrator.results.model import SCHEMA_VERSION, Case, CellResult, SuiteResult, Verdict
+from orchestrator.run import summary
 from orchestrator.run.summary import RunResult
 
 METRIC = "mean_us_scanned"
@@ -161,3 +164,24 @@ def test_samples_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
     result = compare(tmp_path, "a", "b")
     assert result.exit_code == 0
     assert "no difference shown" in result.output
+
+
+def test_a_run_with_two_sources_is_judged_by_what_is_slower(tmp_path: Path) -> None:
+    run = [
+        *cells("base", "per-vma-lock", Verdict.PASS, 100),
+        *cells("mine", "per-vma-lock", Verdict.PASS, 160),
+        *cells("other", "per-vma-lock", Verdict.PASS, 100),
+    ]
+    result = summary.with_cells(
+        RunResult(schema_version=SCHEMA_VERSION, id="a", sources=(), started_at=""), run
+    )
+    assert result.exit_code() == 1
+    (worse,) = [case for each in result.source_comparisons for case in each.cases() if case.blame]
+    assert worse.id == f"lat/{METRIC}/x86_64/per-vma-lock"
+    assert worse.reason.startswith("mine / base 1.60 x [")
+    assert "mine against base: lat/mean_us_scanned 1.60 x worse (x86_64 per-vma-lock)" in sentence(result)
+    document = junit.render(summary.annotated_cells(result), run_id="a").decode()
+    assert document.count("<failure") == 1
+    assert "mine-against-base" in document
+    equal = summary.with_cells(result, [cell for cell in run if cell.label != "mine"])
+    assert equal.exit_code() == 0
