@@ -28,6 +28,14 @@ from orchestrator.kernel import build
 from orchestrator.source import checkout
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs of tests are no part of the user's history."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORCHESTRATE_HISTORY", str(tmp_path_factory.mktemp("history") / "history.sqlite"))
+        yield
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """An empty cache of the test's own."""

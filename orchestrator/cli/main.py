@@ -33,6 +33,8 @@ from orchestrator.cli.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from orchestrator.run.summary import RunResult
+
 _EXIT_CODES = """\b
 Exit codes: 0 all good · 1 the kernel or a test is at fault · 2 wrong usage ·
 3 infrastructure · 4 inconclusive, or nothing passed · 130 interrupted"""
@@ -74,6 +76,7 @@ def run(context: click.Context, /, **parameters: Any) -> None:
     """Build kernels, boot them, and run the suites."""
     from orchestrator.core.store import open_store
     from orchestrator.engine.local import LocalEngine, Room
+    from orchestrator.history import transfer
     from orchestrator.report import run_page
     from orchestrator.report import terminal as report
     from orchestrator.run import start
@@ -98,6 +101,7 @@ def run(context: click.Context, /, **parameters: Any) -> None:
         result = prepared.execute(engine, console)
     report.print_summary(console, result, prepared.directory.path)
     run_page.write(result, prepared.directory.path)
+    transfer.record(result, say)
     sys.exit(result.exit_code(bisect=prepared.request.bisecting))
 
 
@@ -231,17 +235,44 @@ def series(context: click.Context, /, **parameters: Any) -> None:
 def compare(names: tuple[str, ...], out: str, format_: str, effect: float, fail_on: str | None) -> None:
     """Compare B with A: which cases changed, and which metrics.
 
-    A and B are runs (an id, a path or `last`), or labels or variants of one: RUN:NAME. A alone must have
-    two labels or two variants."""
+    A and B are runs (an id, a path or `last`), or labels or variants of one: RUN:NAME. `history:last-good` is
+    the newest recorded run that ended well. A alone must have two labels or two variants."""
     from orchestrator.report import difference
     from orchestrator.run import sides
 
     if not 1 <= len(names) <= 2:
         raise click.UsageError("give one run or two: orchestrate compare A [B]")
-    comparison = sides.compare(*sides.sides(Path(out), names), effect=effect / 100)
+    comparison = sides.compare(*sides.sides(Path(out), names, last_good=_last_good), effect=effect / 100)
     render = {"text": difference.as_text, "markdown": difference.as_markdown, "json": difference.as_json}
     click.echo(render[format_](comparison))
     sys.exit(1 if fail_on and comparison.difference.regressions else 0)
+
+
+@cli.command(cls=config.Verb, short_help="Show what a case or a metric did in earlier runs.")
+@click.argument("words", nargs=-1, metavar="CASE|METRIC|import DIR...|export FILE")
+@click.option("--limit", default=50, show_default=True, metavar="N", type=click.IntRange(1), help="Lines.")
+def history(words: tuple[str, ...], limit: int) -> None:
+    """Show what a case or a metric did in earlier runs.
+
+    CASE is the id of a case, METRIC is SUITE/METRIC. `import` records run directories, folders of them, or
+    exported files; runs that are recorded already are left alone. `export` writes all runs to FILE, `-` is
+    standard output."""
+    from orchestrator.history import queries, transfer
+    from orchestrator.history.database import History, default_url
+    from orchestrator.report import history as texts
+
+    action = words[0] if words else ""
+    if len(words) < 1 + (action in ("import", "export")) or (action != "import" and len(words) > 2):
+        raise click.UsageError("give a case or a metric, import DIR..., or export FILE")
+    with History(default_url()) as database:
+        if action == "import":
+            click.echo(texts.import_text(transfer.import_(database, map(Path, words[1:]))))
+        elif action == "export":
+            transfer.export(database, words[1])
+        elif queries.kind_of(database, action) == "case":
+            click.echo(texts.case_text(action, queries.case_runs(database, action, limit=limit)))
+        else:
+            click.echo(texts.metric_text(action, queries.metric_runs(database, action, limit=limit)))
 
 
 @cli.command(cls=config.Verb, short_help="Write the report of a run: a page, or Markdown.")
@@ -452,6 +483,14 @@ def completion_(shell: str | None) -> None:
 
     Default: the shell in $SHELL."""
     click.echo(completion.script(shell or completion.users_shell(), cli), nl=False)
+
+
+def _last_good() -> RunResult:
+    from orchestrator.history import queries
+    from orchestrator.history.database import History, default_url
+
+    with History(default_url()) as database:
+        return queries.last_good(database)
 
 
 def _progress_printer(console: Console, context: click.Context) -> Callable[[str], None]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,9 +13,14 @@ from orchestrator.core.errors import UserError, unknown
 from orchestrator.results.model import CellResult
 from orchestrator.run import summary
 from orchestrator.run.directory import RunDirectory
+from orchestrator.run.summary import RunResult
 
 #: Properties of a cell that change what is measured, besides the kernel.
 _ENVIRONMENT = ("host CPU", "accelerator", "QEMU", "toolchain", "flavor", "vCPUs", "memory", "vsyscall")
+
+
+#: Names the newest run in the history that ended well.
+LAST_GOOD = "history:last-good"
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,16 +67,23 @@ def compare(base: Side, new: Side, *, effect: float = EFFECT) -> Comparison:
     )
 
 
-def sides(runs: Path, names: Sequence[str]) -> tuple[Side, Side]:
+def sides(runs: Path, names: Sequence[str], *, last_good: Callable[[], RunResult]) -> tuple[Side, Side]:
     """The sides that a user names: ``RUN`` or ``RUN:NAME`` twice, or one run with two labels or variants.
 
     :param runs: the folder of runs.
+    :param last_good: finds the run that ``history:last-good`` names.
     :raises UserError: there is no such run, or no such label or variant in it, or the run must name one.
     """
+
+    def side(name: str) -> Side:
+        if name == LAST_GOOD:
+            return Side(name=name, cells=last_good().cells)
+        return side_of(runs, name)
+
     if len(names) == 2:
-        base, new = (side(runs, name) for name in names)
+        base, new = map(side, names)
         return base, new
-    whole = side(runs, names[0])
+    whole = side(names[0])
     variants = tuple(dict.fromkeys(cell.variant for cell in whole.cells))
     for parts in (whole.labels, variants):
         if len(parts) == 2:
@@ -83,7 +95,7 @@ def sides(runs: Path, names: Sequence[str]) -> tuple[Side, Side]:
     )
 
 
-def side(runs: Path, name: str) -> Side:
+def side_of(runs: Path, name: str) -> Side:
     """A run, or a label or variant of it: ``RUN:NAME``.
 
     :raises UserError: there is no such run, it has no results, or no such label or variant.
