@@ -12,14 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    add_completion_class,
+    get_completion_class,
+    shell_complete,
+)
 
 from orchestrator.core.errors import UserError
 from orchestrator.run import latest
 
 SHELLS = ("bash", "zsh", "fish")
-_PROGRAM = "orchestrate"
-_VARIABLE = "_ORCHESTRATE_COMPLETE"
+PROGRAM = "orchestrate"
+#: Set by the shell to ask for completions.
+VARIABLE = "_ORCHESTRATE_COMPLETE"
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
 
@@ -43,8 +50,13 @@ def script(shell: str, cli: click.Command) -> str:
     class_ = get_completion_class(shell)
     assert class_ is not None, shell
     # not source(): that starts a bash to check its version
-    complete = class_(cli, {}, _PROGRAM, _VARIABLE)
+    complete = class_(cli, {}, PROGRAM, VARIABLE)
     return complete.source_template % complete.source_vars()
+
+
+def complete(cli: click.Command, instruction: str) -> int:
+    """Print what the shell asks for in ``VARIABLE``; returns the exit code."""
+    return shell_complete(cli, {}, PROGRAM, VARIABLE, instruction)
 
 
 def users_shell() -> str:

@@ -115,11 +115,13 @@ def find(start: Path) -> Path | None:
     The search goes from ``start`` up to the top of the git working tree or the home folder. Outside of both,
     only ``start`` is searched: folders above may belong to somebody else.
 
-    :raises UserError: the variable names no file.
+    :raises UserError: the variable names no file, or a home folder that is unknown.
     """
     explicit = os.environ.get(VARIABLE)
     if explicit:
-        path = Path(explicit).expanduser().absolute()
+        from orchestrator.core.store import absolute
+
+        path = absolute(Path(explicit))
         if not path.exists() or path.is_dir():
             raise UserError(
                 f"{VARIABLE} names {path}, which is not a file", remedy=f"Correct it, or unset {VARIABLE}."

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
-from orchestrator.core.errors import OrchestrateError, UserError
+from orchestrator.cli import completion, streams
+from orchestrator.core.errors import InfraError, OrchestrateError, UserError
 
 
 @dataclass
@@ -25,7 +28,7 @@ class ExitRules:
 
         To ``git bisect run`` 1 to 127 except 125 mean "bad", which a wrong option is not.
         """
-        if not self.bisecting:
+        if not self.bisecting or code >= 128:
             return code
         from orchestrator.results.model import CANNOT_JUDGE, STOP_BISECT
 
@@ -50,49 +53,88 @@ def interrupts(cancel: Callable[[], None]) -> Iterator[None]:
 def run_verb(verbs: click.Group) -> None:
     """Run a verb; an error is a line or two and an exit code, never a traceback."""
     rules = ExitRules()
+    streams.guard()
+    try:
+        try:
+            _catch_signals()
+            code = _invoke(verbs, rules)
+        finally:
+            # nothing is left to stop or to write: a further Ctrl-C just ends the process
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+    except BaseException as error:
+        code = _report(error, rules)
+    sys.exit(streams.exit_code(code, rules.code))
+
+
+def _catch_signals() -> None:
     # batch systems send SIGTERM instead of Ctrl-C: guests and builds end, results are kept
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not under nohup
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGINT))
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        verbs(standalone_mode=False, obj=rules)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
+
+
+def _invoke(verbs: click.Group, rules: ExitRules) -> int:
+    """Parse the command line and run the verb, without the exit codes of click's own ``main``."""
+    if instruction := os.environ.get(completion.VARIABLE):
+        return completion.complete(verbs, instruction)
+    with verbs.make_context(completion.PROGRAM, sys.argv[1:], obj=rules) as context:
+        verbs.invoke(context)
+    return 0
+
+
+def _report(error: BaseException, rules: ExitRules) -> int:
+    """Tell the user about an error; returns the exit code."""
+    if isinstance(error, SystemExit | click.exceptions.Exit):
+        code = error.code if isinstance(error, SystemExit) else error.exit_code
+        return code if isinstance(code, int) else 0
+    if isinstance(error, click.ClickException):
         error.show()
-        sys.exit(rules.code(2))
-    except OrchestrateError as error:
-        click.echo(f"orchestrate: {error}", err=True)
-        sys.exit(rules.code(error.exit_code))
-    except (click.Abort, KeyboardInterrupt):
-        from orchestrator.core import process
+        return rules.code(UserError.exit_code)
+    from orchestrator.core import process
 
-        process.end_all()
-        click.echo("orchestrate: interrupted", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)
-    except OSError as error:
-        from orchestrator.core import process
-
-        process.end_all()
-        click.echo(f"orchestrate: {error.filename or 'input or output'}: {error.strerror or error}", err=True)
-        sys.exit(rules.code(3))
-    except Exception as error:
-        from orchestrator.core import process
-
-        process.end_all()
-        _bug(error)
-        sys.exit(rules.code(3))
+    process.end_all()
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        if streams.lost() is None:
+            # on a terminal, the message would follow ^C
+            click.echo(("\n" if sys.stderr.isatty() else "") + "orchestrate: interrupted", err=True)
+        return 130
+    if isinstance(error, OSError | UnicodeEncodeError):
+        error = _trouble(error)
+    if not isinstance(error, OrchestrateError):
+        error = _bug(error)
+    click.echo(f"orchestrate: {error}", err=True)
+    return rules.code(error.exit_code)
 
 
-def _bug(error: Exception) -> None:
-    """Write the traceback of a bug to a file, and show the user one line."""
+def _trouble(error: OSError | UnicodeEncodeError) -> BaseException:
+    """The message for an error of the host that no room has caught."""
+    if isinstance(error, UnicodeEncodeError):
+        name = error.object if isinstance(error.object, str) else ""
+        if error.reason != "surrogates not allowed":
+            return error
+        return UserError(f"{name!r} is not UTF-8", remedy="Rename that file or folder.")
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        return InfraError(f"{os.fsdecode(error.filename)}: {reason}")
+    try:
+        Path.cwd()
+    except OSError as deleted:
+        return UserError(f"the current directory: {deleted.strerror}", remedy="Change to another one.")
+    return InfraError(reason)
+
+
+def _bug(error: BaseException) -> OrchestrateError:
+    """Write the traceback of a bug to a file; returns the error to show."""
     import tempfile
     import traceback
 
-    with tempfile.NamedTemporaryFile("w", prefix="orchestrate-", suffix=".traceback", delete=False) as file:
-        traceback.print_exception(error, file=file)
-    click.echo(f"orchestrate: internal error: {type(error).__name__}: {error}", err=True)
-    click.echo(f"  Please report it with {file.name}.", err=True)
+    what = f"internal error: {type(error).__name__}: {error}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="orchestrate-", suffix=".traceback", errors="backslashreplace", delete=False
+        ) as file:
+            traceback.print_exception(error, file=file)
+    except OSError as full:
+        return InfraError(what, remedy=f"Please report it. Its traceback cannot be written: {full.strerror}.")
+    return InfraError(what, remedy=f"Please report it with {file.name}.")

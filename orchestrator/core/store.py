@@ -58,10 +58,18 @@ class _Count(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def default_cache() -> Path:
     """Where caches live: ``$ORCHESTRATE_CACHE``, else the user's cache folder.
 
-    :raises UserError: kernels cannot be built below that path.
+    :raises UserError: kernels cannot be built below that path, or the user has no home folder.
     """
     setting = os.environ.get("ORCHESTRATE_CACHE")
-    cache = Path(setting).absolute() if setting else platformdirs.user_cache_path("orchestrate")
+    try:
+        cache = (
+            Path(setting).absolute() if setting else platformdirs.user_cache_path("orchestrate").absolute()
+        )
+    except RuntimeError:
+        raise UserError(
+            "there is no place for the cache: HOME is not set, and this user has no home folder",
+            remedy="Name a folder with ORCHESTRATE_CACHE.",
+        ) from None
     if not can_hold_builds(cache):
         raise UserError(
             f"the cache {str(cache)!r}: the kernel's makefiles refuse a path with spaces or colons",

@@ -153,12 +153,13 @@ def _pump(channel: paramiko.Channel, guest: Guest) -> None:
                 channel.shutdown_write()
         moved = False
         for available, receive, out in (
-            (channel.recv_ready, channel.recv, 1),
-            (channel.recv_stderr_ready, channel.recv_stderr, 2),
+            (channel.recv_ready, channel.recv, sys.stdout.buffer),
+            (channel.recv_stderr_ready, channel.recv_stderr, sys.stderr.buffer),
         ):
             while available():
                 moved = True
-                os.write(out, receive(65536))
+                out.write(receive(65536))
+                out.flush()
         if moved:
             continue
         if channel.exit_status_ready() or channel.closed or guest.death():

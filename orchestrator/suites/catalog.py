@@ -67,14 +67,14 @@ def load(word: str) -> Suite:
     :raises UserError: there is none, or it cannot be used; the message names file and field.
     """
     built_in = data.suites()
+    if word in built_in:
+        return _built_in(word)
     path = absolute(Path(word))
     if path.name == FILE:
         path = path.parent
-    if "/" in word or word.startswith((".", "~")) or (word not in built_in and (path / FILE).is_file()):
+    if "/" in word or word.startswith((".", "~")) or (path / FILE).is_file():
         return _user_suite(path)
-    if word not in built_in:
-        raise unknown("suite", word, built_in, otherwise=f"or name a folder with a {FILE}")
-    return _built_in(word)
+    raise unknown("suite", word, built_in, otherwise=f"or name a folder with a {FILE}")
 
 
 @functools.cache
