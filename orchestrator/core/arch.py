@@ -25,11 +25,34 @@ class Packages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     binutils: str
 
 
+class Misfit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an image with the right magic may still be, so that its guest could not run: ``what`` says it.
+
+    It is one if the eight bytes at ``at``, little-endian and under ``mask``, equal ``value``. ``since``: only
+    if the two bytes at ``version_at`` are at least that.
+    """
+
+    what: str
+    at: int
+    mask: int
+    value: int
+    version_at: int = 0
+    since: int = 0
+
+    def fits(self, content: bytes) -> bool:
+        """Whether an image is one."""
+        number = int.from_bytes(content[self.at : self.at + 8], "little")
+        version = int.from_bytes(content[self.version_at : self.version_at + 2], "little")
+        return number & self.mask == self.value and version >= self.since
+
+
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The header of a boot image: the bytes ``magic`` at the offset ``at``.
 
     ``version_at``: two bytes that give the place of the release, counted from ``version_from``; 0 where the
     image is not compressed, so that its banner can be read. ``gzip``: whether QEMU also boots it compressed.
+    ``setup_at``: a byte with the number of further sectors of 512 bytes before the kernel, ``size_at``: four
+    bytes with the kernel's size in units of 16 bytes; 0 if the header has no size of the file.
     """
 
     at: int
@@ -37,6 +60,19 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version_at: int = 0
     version_from: int = 0
     gzip: bool = False
+    setup_at: int = 0
+    size_at: int = 0
+    misfits: tuple[Misfit, ...] = ()
+
+    def size(self, content: bytes) -> int:
+        """The least size of an image in bytes, as far as its header says."""
+        if not self.size_at:
+            return 0
+        return (
+            512
+            + 512 * content[self.setup_at]
+            + 16 * int.from_bytes(content[self.size_at : self.size_at + 4], "little")
+        )
 
     def fits(self, content: bytes) -> bool:
         """Whether an image, or its first ``HEADER_SIZE`` bytes, begins as those of this architecture do."""

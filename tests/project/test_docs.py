@@ -19,6 +19,7 @@ import msgspec
 import pytest
 from paths import ROOT
 
+from orchestrator.cli import streams
 from orchestrator.cli.main import cli
 from orchestrator.core import arch, data, errors
 from orchestrator.core.arch import Arch
@@ -263,7 +264,7 @@ def test_exit_codes_are_documented() -> None:
         for chosen in itertools.product(Verdict, repeat=2)
         for interrupted in (False, True)
     }
-    assert documented == ours | verdicts | {0}
+    assert documented == ours | verdicts | {0, streams.BROKEN_PIPE}
 
 
 def _subclasses(base: type[errors.OrchestrateError]) -> Iterator[type[errors.OrchestrateError]]:
