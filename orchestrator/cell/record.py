@@ -13,6 +13,7 @@ import msgspec
 
 from orchestrator.core import arch as arches
 from orchestrator.core.errors import UserError
+from orchestrator.core.files import inside
 from orchestrator.kernel.spec import Kernel
 from orchestrator.suites import build as suite_build
 from orchestrator.suites.catalog import Suite
@@ -157,7 +158,7 @@ def load(folder: Path) -> GuestRecord:
     """The record of a cell.
 
     :param folder: the cell's.
-    :raises UserError: it has none, or one that cannot be read.
+    :raises UserError: it has none, or one that cannot be read, or that somebody has forged.
     """
     path = folder / FILE
     try:
@@ -174,4 +175,19 @@ def load(folder: Path) -> GuestRecord:
             f"{path} has version {record.version}, written by a newer orchestrate; this one reads {_VERSION}",
             remedy="Use the newer orchestrate.",
         )
+    _check(record, folder)
     return record
+
+
+def _check(record: GuestRecord, folder: Path) -> None:
+    """Check what a record from somebody else could do on this host.
+
+    :raises UserError: a path leads out of the run directory, or what is printed has control characters.
+    """
+    remedy = "Execute the cell again."
+    for name in (record.kernel, record.vmlinux, *record.initrds):
+        inside(folder.parent.parent, name, remedy=remedy)
+    programs = (word for program in record.programs for word in (program.id, program.folder))
+    printed = (record.describe, record.release, record.build_id, *programs)
+    if record.cell != folder.name or not all(word.isprintable() for word in printed):
+        raise UserError(f"{folder / FILE} is not the record of this cell", remedy=remedy)

@@ -397,6 +397,7 @@ def decode(context: click.Context, /, cell: str, **parameters: Any) -> None:
     RUN/CELL is as for `orchestrate shell`. A kernel without line numbers is built again with them. That
     takes as long as the first build; the cache keeps the result."""
     from orchestrator.core.store import open_store
+    from orchestrator.core.text import clean_str
     from orchestrator.debug import reopen
     from orchestrator.report import terminal as report
 
@@ -405,7 +406,8 @@ def decode(context: click.Context, /, cell: str, **parameters: Any) -> None:
     vmlinux = Path(parameters["vmlinux"]) if parameters["vmlinux"] else None
     decoded = reopen.decode(reference, open_store(), say, vmlinux=vmlinux, jobs=parameters["jobs"] or 0)
     for case in decoded.cases:
-        click.echo(f"{case.id}: {case.reason}\n{case.detail}\n")
+        # the run may come from somebody else
+        click.echo(clean_str(f"{case.id}: {case.reason}\n{case.detail}\n"))
     for path in decoded.files:
         click.echo(path)
     if not decoded.files and not decoded.cases:

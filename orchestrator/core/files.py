@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The one way to write a file that another process may read, or that must survive a crash."""
+"""Files that another process may read, or that must survive a crash; paths that somebody else wrote."""
 
 from __future__ import annotations
 
@@ -7,10 +7,23 @@ import contextlib
 import os
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
-from orchestrator.core.errors import InfraError
+from orchestrator.core.errors import InfraError, UserError
+
+
+def inside(folder: Path, name: str, *, remedy: str = "") -> Path:
+    """The path of something below a folder that somebody else may have written.
+
+    :param name: a relative path from a file in that folder.
+    :raises UserError: it leads out of the folder, by itself or through a link.
+    """
+    path = folder / name
+    wrong = not name.isprintable() or PurePath(name).is_absolute() or ".." in PurePath(name).parts
+    if wrong or not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{folder}: {name!r} leads out of that folder", remedy=remedy)
+    return path
 
 
 def write_atomically(dest: Path, content: bytes, *, mode: int = 0o644, remedy: str = "") -> None:

@@ -220,24 +220,32 @@ def _write_seal(folder: Path, seal: Seal) -> None:
         content = _Count(_count(folder))
     else:
         content = {
-            str(path.relative_to(folder)): _File(path.stat().st_size, file_digest(path))
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
+            name: _File((folder / name).stat().st_size, file_digest(folder / name)) for name in _files(folder)
         }
     with replacing(folder / _MANIFEST) as stream:
         stream.write(msgspec.json.encode(content))
     folder.chmod(0o755)
 
 
+def _files(folder: Path) -> list[str]:
+    """The names of all files below a folder."""
+    return [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
 def _intact(entry: Path, seal: Seal) -> bool:
     try:
         manifest = (entry / _MANIFEST).read_bytes()
         if seal is Seal.COUNT:
-            return msgspec.json.decode(manifest, type=_Count).entries == _count(entry) - 1
+            return 0 < msgspec.json.decode(manifest, type=_Count).entries == _count(entry) - 1
         files = msgspec.json.decode(manifest, type=dict[str, _File])
-        return all(
-            (entry / name).stat().st_size == file.size and file_digest(entry / name) == file.sha256
-            for name, file in files.items()
+        # no entry is empty: an empty manifest, or one of some of the files, is not what `_write_seal` wrote
+        return (
+            bool(files)
+            and set(files) == set(_files(entry)) - {_MANIFEST}
+            and all(
+                (entry / name).stat().st_size == file.size and file_digest(entry / name) == file.sha256
+                for name, file in files.items()
+            )
         )
     except (OSError, msgspec.DecodeError, msgspec.ValidationError):
         return False

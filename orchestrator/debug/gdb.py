@@ -54,13 +54,21 @@ def symbols(cell: CellReference, vmlinux: Path | None) -> Path | None:
     return debug_build.vmlinux_with_lines(own, lambda: None) or own
 
 
-def command(gdb: str, vmlinux: Path | None, socket: Path, words: Sequence[str]) -> list[str]:
-    """gdb's argv: it loads the symbols, connects, and executes the user's ``words``."""
+def command(
+    gdb: str, vmlinux: Path | None, socket: Path, words: Sequence[str], *, trusted: bool = False
+) -> list[str]:
+    """gdb's argv: it loads the symbols, connects, and executes the user's ``words``.
+
+    :param trusted: the user named ``vmlinux``, so the kernel's scripts beside it may run. Those in a run
+        directory may not, whatever the user's own gdbinit allows: it may come from somebody else.
+    """
     argv = [gdb, "-q"]
+    if vmlinux is None or not trusted:
+        argv += ["-iex", "set auto-load off"]
+    elif vmlinux.with_name("vmlinux-gdb.py").is_file():
+        argv += ["-iex", f"add-auto-load-safe-path {vmlinux.parent}"]
     if vmlinux is not None:
-        scripts = vmlinux.with_name("vmlinux-gdb.py")
-        trust = ["-iex", f"add-auto-load-safe-path {vmlinux.parent}"] if scripts.is_file() else []
-        argv += [*trust, str(vmlinux)]
+        argv.append(str(vmlinux))
     # before the kernel is in 64-bit mode, the stub does not know the machine: vmlinux has to come first
     return [*argv, "-ex", f"target remote {socket}", *words]
 
@@ -94,7 +102,7 @@ def attach(
         log = folder / "console.log"
         guest = Guest.halted(spec, accel=accelerator.name, keys=keys, log=log, limit_s=_LIMIT_S)
         try:
-            argv = command(gdb, file, guest.folder / "gdb", words)
+            argv = command(gdb, file, guest.folder / "gdb", words, trusted=vmlinux is not None)
             say(
                 f"the guest of {cell.name} ({record.release}, {accelerator.name}) is halted at its first"
                 " instruction"

@@ -56,7 +56,9 @@ def digests(inputs: Inputs) -> dict[str, str]:
     for suite in inputs.suites.values():
         if suite.user:
             files = suite_build.files_of(suite)
-            result[f"suite {suite.name!r}"] = digest_of({n: file_digest(p) for n, p in files.items()})
+            result[f"suite {suite.name!r}"] = digest_of(
+                {name: "" if path.is_dir() else file_digest(path) for name, path in files.items()}
+            )
     return result
 
 

@@ -20,7 +20,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from orchestrator.core.errors import UserError, did_you_mean
-from orchestrator.core.files import write_atomically
+from orchestrator.core.files import inside, write_atomically
 from orchestrator.core.store import absolute
 from orchestrator.plan.plan import PLAN_VERSION, Plan
 from orchestrator.plan.target import Target
@@ -128,9 +128,15 @@ class RunDirectory:
     def plan(self) -> Plan:
         """The plan of the run.
 
-        :raises UserError: it cannot be read, or a newer orchestrate wrote it.
+        :raises UserError: it cannot be read, a newer orchestrate wrote it, or a cell's folder is elsewhere.
         """
-        return read_versioned(self.path / latest.PLAN, Plan, PLAN_VERSION, _RUN)
+        plan = read_versioned(self.path / latest.PLAN, Plan, PLAN_VERSION, _RUN)
+        cells = self.path / "cells"
+        # the run may come from somebody else
+        names = ((self.path, "artifacts"), (self.path, "cells"), *((cells, cell.id) for cell in plan.cells))
+        for folder, name in names:
+            inside(folder, name, remedy=f"Start a new {_RUN}.")
+        return plan
 
     def results(self, plan: Plan) -> dict[str, CellResult]:
         """The results of the finished cells, by cell id."""

@@ -45,6 +45,8 @@ def inside(folder: Path, word: str, *, what: str) -> Path:
 def files_of_suite(folder: Path, words: Sequence[str], *, what: str) -> dict[str, Path]:
     """The files that a suite's ``files`` name, by their paths in its folder; folders are copied whole.
 
+    Empty folders are among them.
+
     :raises UserError: as ``inside``, or a file that cannot be read, or too many.
     """
 
@@ -59,13 +61,15 @@ def files_of_suite(folder: Path, words: Sequence[str], *, what: str) -> dict[str
 def files_to_put(paths: Sequence[Path]) -> dict[str, Path]:
     """The files that ``--put`` names, by their names beside the command; folders are copied whole.
 
+    Empty folders are among them.
+
     :raises UserError: one cannot be read, two have the same name, or there are too many.
     """
     by_name: dict[str, Path] = {}
     for argument in paths:
         path = absolute(argument)
-        if not path.name.isprintable() or not path.name:
-            raise UserError(f"--put {argument}: it has no printable name")
+        if not path.name:
+            raise UserError(f"--put {argument}: it has no name", remedy="Name a folder below it.")
         if path.name in by_name:
             raise UserError(
                 f"--put: {by_name[path.name]} and {path} are both called {path.name!r}",
@@ -76,9 +80,14 @@ def files_to_put(paths: Sequence[Path]) -> dict[str, Path]:
 
 
 def _below(path: Path, name: str, what: str) -> Iterator[tuple[str, Path]]:
-    """A file, or the files below a folder, each with its name in the guest."""
+    """A file, or the files and empty folders below a folder, each with its name in the guest."""
+    if not path.name.isprintable():
+        raise UserError(f"{what}: {str(path)!r} has no printable name", remedy="Rename it.")
     if path.is_dir():
-        for child in sorted(path.iterdir()):
+        children = sorted(path.iterdir())
+        if not children:
+            yield name, path
+        for child in children:
             if child.is_symlink() and child.is_dir():
                 raise UserError(
                     f"{what}: {child} is a link to a folder, which could lead anywhere",
@@ -99,7 +108,7 @@ def _gather(items: Iterator[tuple[str, Path]], what: str) -> dict[str, Path]:
     try:
         for name, path in items:
             files[name] = path
-            size += path.stat().st_size
+            size += path.stat().st_size if path.is_file() else 0
             if size > LIMIT_MIB << 20 or len(files) > LIMIT_FILES:
                 raise UserError(
                     f"{what}: more than the limit of a guest: {LIMIT_FILES} files, {LIMIT_MIB} MiB",

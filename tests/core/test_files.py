@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.core.errors import InfraError
-from orchestrator.core.files import replacing, write_atomically
+from orchestrator.core.errors import InfraError, UserError
+from orchestrator.core.files import inside, replacing, write_atomically
 
 
 def test_a_file_is_written_below_folders_that_do_not_exist_yet(tmp_path: Path) -> None:
@@ -57,6 +57,27 @@ def test_a_failed_write_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: p
     assert caught.value.remedy == "Make room."
     assert file.read_bytes() == b"before"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../x", "a/../../x", "link", "link/x", "deep/up/x", "a\nb", "\x1b[2J"]
+)
+def test_a_path_of_somebody_else_stays_in_its_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "run"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "link").symlink_to("/etc")
+    (folder / "deep/up").symlink_to("../..")
+    with pytest.raises(UserError, match="leads out of that folder") as error:
+        inside(folder, name)
+    assert error.value.message.isprintable()
+
+
+@pytest.mark.parametrize("name", ["a", "a/b", "deep/down/c", "here/x", ""])
+def test_a_path_in_the_folder_is_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / "run/deep").mkdir(parents=True)
+    (tmp_path / "run/here").symlink_to("deep")
+    (tmp_path / "latest").symlink_to("run")
+    assert inside(tmp_path / "latest", name) == tmp_path / "latest" / name
 
 
 def test_an_exception_in_the_block_leaves_the_file_as_it_was(tmp_path: Path) -> None:

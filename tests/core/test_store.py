@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.errors import InfraError, Interrupted, KernelError
-from orchestrator.core.store import Store, default_cache, digest_of, file_digest
+from orchestrator.core.store import Seal, Store, default_cache, digest_of, file_digest
 
 
 def make(folder: Path) -> None:
@@ -52,6 +53,14 @@ def test_an_entry_is_made_once(store: Store) -> None:
     assert store.find("things", "other") is None
 
 
+def _forget(entry: Path, name: str) -> None:
+    """Take a file out of the manifest, and alter it."""
+    manifest = json.loads((entry / "manifest.json").read_text())
+    del manifest[name]
+    (entry / "manifest.json").write_text(json.dumps(manifest))
+    (entry / name).write_text("altered")
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "truncated": lambda e: os.truncate(e / "a", 3),
     "empty": lambda e: os.truncate(e / "sub/b", 0),
@@ -61,6 +70,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "torn manifest": lambda e: os.truncate(e / "manifest.json", 20),
     "empty manifest": lambda e: os.truncate(e / "manifest.json", 0),
     "odd manifest": lambda e: (e / "manifest.json").write_text("[1]"),
+    "manifest of nothing": lambda e: (e / "manifest.json").write_text("{}"),
+    "manifest of some files": lambda e: _forget(e, "sub/b"),
+    "manifest of other files": lambda e: (e / "c").write_text("of no maker"),
     "binary manifest": lambda e: (e / "manifest.json").write_bytes(b"\xff\0"),
 }
 
@@ -73,6 +85,20 @@ def test_a_torn_entry_is_made_again(store: Store, damage: str) -> None:
     assert store.entry("things", "key", make) == entry
     assert (entry / "a").read_text() == "content of a"
     assert store.find("things", "key") == entry
+
+
+@pytest.mark.parametrize("manifest", ["{}", '{"entries": 0}', '{"entries": -1}', '{"entries": 3}', "null"])
+def test_a_count_that_is_wrong_is_no_seal(store: Store, manifest: str) -> None:
+    entry = store.entry("things", "key", make, seal=Seal.COUNT)
+    assert store.find("things", "key", seal=Seal.COUNT) == entry
+    if manifest == '{"entries": 0}':
+        for path in (entry / "a", entry / "sub/b"):
+            path.unlink()
+        (entry / "sub").rmdir()
+    (entry / "manifest.json").write_text(manifest)
+    if manifest == '{"entries": 3}':
+        (entry / "a").unlink()
+    assert store.find("things", "key", seal=Seal.COUNT) is None
 
 
 def test_a_maker_that_fails_leaves_nothing(store: Store) -> None:

@@ -27,11 +27,42 @@ from orchestrator.kernel import debug_build
 
 def test_command(tmp_path: Path) -> None:
     vmlinux = tmp_path / "vmlinux"
-    argv = gdb.command("/usr/bin/gdb", vmlinux, Path("/s/gdb"), ["-batch", "-ex", "bt"])
-    assert argv == ["/usr/bin/gdb", "-q", str(vmlinux), "-ex", "target remote /s/gdb", "-batch", "-ex", "bt"]
+    words = ["-batch", "-ex", "bt"]
+    argv = gdb.command("/usr/bin/gdb", vmlinux, Path("/s/gdb"), words, trusted=True)
+    assert argv == ["/usr/bin/gdb", "-q", str(vmlinux), "-ex", "target remote /s/gdb", *words]
     (tmp_path / "vmlinux-gdb.py").touch()
-    assert f"add-auto-load-safe-path {tmp_path}" in gdb.command("gdb", vmlinux, Path("/s"), [])
-    assert gdb.command("gdb", None, Path("/s"), []) == ["gdb", "-q", "-ex", "target remote /s"]
+    assert f"add-auto-load-safe-path {tmp_path}" in gdb.command("gdb", vmlinux, Path("/s"), [], trusted=True)
+    off = ["gdb", "-q", "-iex", "set auto-load off"]
+    assert gdb.command("gdb", None, Path("/s"), []) == [*off, "-ex", "target remote /s"]
+    assert gdb.command("gdb", vmlinux, Path("/s"), []) == [*off, str(vmlinux), "-ex", "target remote /s"]
+
+
+@pytest.mark.skipif(not shutil.which("gcc") or not shutil.which("gdb"), reason="gcc or gdb is not installed")
+@pytest.mark.parametrize(
+    ("name", "script"),
+    [
+        ("vmlinux-gdb.py", "open('planted', 'w')\n"),
+        ("vmlinux-gdb.gdb", "shell touch planted\n"),
+        (".gdbinit", "shell touch planted\n"),
+    ],
+)
+def test_no_script_of_a_run_is_executed(tmp_path: Path, name: str, script: str) -> None:
+    """Even if the user has switched off gdb's own protection, as many kernel developers do."""
+    run, home = tmp_path / "run", tmp_path / "home"
+    for folder in (run, home):
+        folder.mkdir()
+    (home / ".gdbinit").write_text("set auto-load safe-path /\n")
+    (run / name).write_text(script)
+    compiled(run / "vmlinux")
+
+    def executed(*, trusted: bool) -> bool:
+        argv = gdb.command("gdb", run / "vmlinux", run / "nosuch", ["-batch"], trusted=trusted)
+        env = {"PATH": os.environ["PATH"], "HOME": str(home), "LC_ALL": "C.UTF-8"}
+        subprocess.run(argv, cwd=run, env=env, capture_output=True)
+        return (run / "planted").exists()
+
+    assert not executed(trusted=False)
+    assert executed(trusted=True)
 
 
 def test_missing_gdb_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -39,6 +39,49 @@ def _run(runs: Path, name: str, *cells: str, failed: str = "") -> Path:
     return folder
 
 
+@pytest.mark.parametrize("cell", ["../../../x", "/etc", "..", "link", "x\x1b[2J"])
+def test_a_plan_of_somebody_else_names_no_folder_outside(tmp_path: Path, cell: str) -> None:
+    run = _run(tmp_path, "20260101-000000-aaaa", "a")
+    (run / "cells/link").symlink_to(tmp_path)
+    plan = msgspec.json.decode((run / "plan.json").read_bytes())
+    plan["cells"][0]["id"] = cell
+    (run / "plan.json").write_bytes(msgspec.json.encode(plan))
+    with pytest.raises(UserError, match="leads out of that folder"):
+        reopen.find(tmp_path, "last")
+
+
+def test_artifacts_that_are_elsewhere(tmp_path: Path) -> None:
+    run = _run(tmp_path, "20260101-000000-aaaa", "a")
+    (run / "artifacts").symlink_to("/etc")
+    with pytest.raises(UserError, match="'artifacts' leads out of that folder"):
+        reopen.find(tmp_path, "last")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("kernel", "/etc/shadow"),
+        ("kernel", "../../../boot/vmlinuz"),
+        ("vmlinux", "../../vmlinux"),
+        ("vmlinux", "artifacts/link/vmlinux"),
+        ("initrds", ("artifacts/i/image.cpio", "/etc/shadow")),
+        ("cell", "other"),
+        ("cell", "../../other"),
+        ("release", "7.2\x1b[2J"),
+        ("describe", "\x9b2J"),
+    ],
+)
+def test_a_record_of_somebody_else_cannot_read_this_host(tmp_path: Path, field: str, value: object) -> None:
+    cell = _run(tmp_path, "20260101-000000-aaaa", "c") / "cells/c"
+    (cell.parents[1] / "artifacts").mkdir()
+    (cell.parents[1] / "artifacts/link").symlink_to("/boot")
+    (cell / guest_record.FILE).write_bytes(msgspec.json.encode(record()))
+    assert guest_record.load(cell) == record()
+    (cell / guest_record.FILE).write_bytes(msgspec.json.encode(record(**{field: value})))
+    with pytest.raises(UserError, match=r"leads out of that folder|not the record of this cell"):
+        guest_record.load(cell)
+
+
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     _run(tmp_path, "20260101-000000-aaaa", "a-x86_64", "b-arm64", failed="b-arm64")
@@ -111,7 +154,7 @@ def test_record_of_a_newer_version_and_lost_artifacts(runs: Path) -> None:
     path.write_bytes(msgspec.json.encode(record(version=99)))
     with pytest.raises(UserError, match="has version 99"):
         found.record()
-    path.write_bytes(msgspec.json.encode(record()))
+    path.write_bytes(msgspec.json.encode(record(cell="only")))
     with pytest.raises(UserError, match=r"bzImage is gone"), reopen.machine(found):
         pass
 

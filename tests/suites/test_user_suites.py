@@ -479,7 +479,7 @@ def test_one_command_without_files() -> None:
         (["true"], ["nosuch"], "nosuch: No such file"),
         (["true"], ["pipe"], "pipe is neither a file nor a folder"),
         (["true"], ["linked"], "away is a link to a folder"),
-        (["true"], ["/"], "no printable name"),
+        (["true"], ["/"], "it has no name"),
     ],
 )
 def test_commands_that_cannot_be(

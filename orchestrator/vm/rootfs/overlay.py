@@ -102,7 +102,8 @@ def build_overlay(
 def payload(files: Mapping[str, Path], data: Mapping[str, Path]) -> bytes:
     """The archive of a run's files. Equal files give equal bytes.
 
-    :param files: programs of the host by their absolute guest paths below ``/opt/orchestrate``.
+    :param files: programs and empty folders of the host by their absolute guest paths below
+        ``/opt/orchestrate``.
     :param data: likewise, files that are not executable.
     :raises UserError: a guest path is elsewhere, or a host file cannot be read.
     """
@@ -111,7 +112,9 @@ def payload(files: Mapping[str, Path], data: Mapping[str, Path]) -> bytes:
 
 def _entries(files: Mapping[str, Path], data: Mapping[str, Path]) -> list[cpio.Entry]:
     return [
-        cpio.regular(guest_path(path), _content(source), mode)
+        cpio.directory(guest_path(path))
+        if source.is_dir()
+        else cpio.regular(guest_path(path), _content(source), mode)
         for several, mode in ((files, 0o755), (data, 0o644))
         for path, source in sorted(several.items())
     ]
