@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +18,9 @@ import click
 
 from orchestrator.cli import completion, streams
 from orchestrator.core.errors import InfraError, OrchestrateError, UserError
+
+#: Longer words in a message are cut to this length.
+_WORD = 300
 
 
 @dataclass
@@ -89,7 +95,9 @@ def _report(error: BaseException, rules: ExitRules) -> int:
         code = error.code if isinstance(error, SystemExit) else error.exit_code
         return code if isinstance(code, int) else 0
     if isinstance(error, click.ClickException):
-        error.show()
+        message = io.StringIO()
+        error.show(message)
+        click.echo(_printable(message.getvalue()), err=True, nl=False)
         return rules.code(UserError.exit_code)
     from orchestrator.core import process
 
@@ -103,8 +111,15 @@ def _report(error: BaseException, rules: ExitRules) -> int:
         error = _trouble(error)
     if not isinstance(error, OrchestrateError):
         error = _bug(error)
-    click.echo(f"orchestrate: {error}", err=True)
+    click.echo(f"orchestrate: {_printable(str(error))}", err=True)
     return rules.code(error.exit_code)
+
+
+def _printable(message: str) -> str:
+    """A message without control characters, and with long words cut: it may quote anything."""
+    from orchestrator.core.text import clean_str
+
+    return re.sub(rf"(\S{{{_WORD // 2}}})\S{{{_WORD},}}(\S{{{_WORD // 2}}})", r"\1…\2", clean_str(message))
 
 
 def _trouble(error: OSError | UnicodeEncodeError) -> BaseException:
@@ -115,13 +130,34 @@ def _trouble(error: OSError | UnicodeEncodeError) -> BaseException:
             return error
         return UserError(f"{name!r} is not UTF-8", remedy="Rename that file or folder.")
     reason = error.strerror or str(error)
-    if error.filename is not None:
-        return InfraError(f"{os.fsdecode(error.filename)}: {reason}")
+    if name := _file_of(error):
+        # no file of ours has such a name
+        kind = UserError if error.errno == errno.ENAMETOOLONG else InfraError
+        return kind(f"{name}: {reason}")
     try:
         Path.cwd()
     except OSError as deleted:
         return UserError(f"the current directory: {deleted.strerror}", remedy="Change to another one.")
     return InfraError(reason)
+
+
+def _file_of(error: OSError) -> str:
+    """The name of the file that an error is about; empty if it is unknown.
+
+    Errors of ``write`` and ``read`` have no name of their own, but the frame that called them has the file.
+    """
+    import traceback
+
+    if isinstance(error.filename, str | bytes):
+        return os.fsdecode(error.filename)
+    for frame, _ in reversed([*traceback.walk_tb(error.__traceback__)]):
+        for value in frame.f_locals.values():
+            # pathlib's own frames: write_bytes and its like
+            if isinstance(value, Path) and frame.f_globals.get("__name__") == "pathlib":
+                return str(value)
+            if isinstance(value, io.IOBase) and isinstance(name := getattr(value, "name", None), str):
+                return name
+    return ""
 
 
 def _bug(error: BaseException) -> OrchestrateError:

@@ -88,8 +88,8 @@ class Events:
         """Record one event."""
         cell, phase, text = event.cell, event.phase, event.text
         with self._lock:
-            if self._log and not self._log.closed:
-                self._log.write(msgspec.json.encode(event) + b"\n")
+            if (log := self._log) and not log.closed:
+                log.write(msgspec.json.encode(event) + b"\n")
             line = self._lines.setdefault(cell, _Line()) if cell else None
             if line:
                 line.phase, line.text = phase, text

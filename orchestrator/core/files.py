@@ -59,6 +59,9 @@ def replacing(dest: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
         fresh.replace(dest)
-    except BaseException:
+    except BaseException as error:
         fresh.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            # errors of write() have no name
+            error.filename = str(dest)
         raise

@@ -7,9 +7,11 @@ Most tests call the command in a forked child: it has real streams, but starts i
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import pkgutil
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -19,12 +21,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import pytest
+from fakes.command import Command
 from fakes.images import bzimage
+from rich.console import Console
 from under_test import ORCHESTRATE
 
 import orchestrator
 from orchestrator.cli import main
+from orchestrator.core import files
+from orchestrator.core.events import Events
 from orchestrator.results.model import SCHEMA_VERSION, Case, CellResult, Verdict
 from orchestrator.run import start
 from orchestrator.run.summary import RunResult
@@ -200,6 +207,72 @@ def test_a_pipe_that_does_not_block_gets_everything(child: Child) -> None:
     os.close(reader)
     assert done.code == 0
     assert len(read[0]) > 300_000
+
+
+def _pathlib(place: Path) -> None:
+    place.write_bytes(bytes(9999))
+
+
+def _stream(place: Path) -> None:
+    with place.open("wb", buffering=0) as file:
+        for _ in range(2):
+            file.write(bytes(5000))
+
+
+def _atomic(place: Path) -> None:
+    with files.replacing(place) as stream:
+        stream.write(bytes(99999))
+
+
+def _events(place: Path) -> None:
+    with Events(Console(quiet=True), place) as events:
+        events.emit("", "", "x" * 9999)
+        events.emit("", "", "x")
+
+
+@pytest.mark.parametrize("write", [_pathlib, _stream, _atomic, _events])
+def test_a_disk_error_names_the_file(child: Child, write: Callable[[Path], None]) -> None:
+    def before() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+        main.cli.callback = lambda: write(child.folder / "results")
+
+    done = child(["list"], before=before)
+    assert done == (3, "", f"orchestrate: {child.folder / 'results'}: File too large\n")
+
+
+# --- whatever is said -------------------------------------------------------------------------------------
+
+ABSURD = ("", " ", "-1", "nan", "inf", "1e400", "٣", "x" * 5000, "\x1b[31m", "a\nb", "café\udce9", "=", "/")
+#: So that nothing is fetched: the first mistake that is met ends it.
+NOWHERE = {
+    "bisect": ["--source", "/nosuch"],
+    "build": ["--source", "/nosuch"],
+    "console": ["/nosuch"],
+    "decode": ["nosuch"],
+    "gdb": ["nosuch"],
+    "run": ["--source", "/nosuch"],
+    "series": ["/nosuch", "--source", "/nosuch"],
+    "shell": ["--source", "/nosuch"],
+    "doctor": ["--arch", "nosuch"],
+}
+
+
+@pytest.mark.parametrize("verb", sorted(NOWHERE))
+def test_absurd_values_end_in_a_line(call: Command, verb: str, tmp_path: Path) -> None:
+    """Each option with some of the values, each value with some of the options."""
+    values = itertools.cycle(ABSURD)
+    for parameter in main.cli.commands[verb].params:
+        if not isinstance(parameter, click.Option) or parameter.is_flag:
+            continue
+        for value in itertools.islice(values, 4):
+            # the option's own value comes last, and counts where only one is taken
+            done = call(verb, *NOWHERE[verb], f"{parameter.opts[0]}={value}")
+            assert done.code == 2, (parameter.opts, value, done)
+            assert "internal error" not in done.err, (parameter.opts, value, done)
+            assert len(done.err.splitlines()) <= 5, (parameter.opts, value, done)
+            assert len(done.err) < 1500, (parameter.opts, value, done)
+            assert "\x1b" not in done.err, (parameter.opts, value, done)
+    assert not (tmp_path / "runs").exists()
 
 
 # --- a run ------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -71,7 +72,7 @@ def test_artifacts_that_are_elsewhere(tmp_path: Path) -> None:
         ("describe", "\x9b2J"),
     ],
 )
-def test_a_record_of_somebody_else_cannot_read_this_host(tmp_path: Path, field: str, value: object) -> None:
+def test_a_record_of_somebody_else_cannot_read_this_host(tmp_path: Path, field: str, value: Any) -> None:
     cell = _run(tmp_path, "20260101-000000-aaaa", "c") / "cells/c"
     (cell.parents[1] / "artifacts").mkdir()
     (cell.parents[1] / "artifacts/link").symlink_to("/boot")
