@@ -65,6 +65,16 @@ def one_line(text: str, *, limit: int = 300) -> str:
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 
+def unique(name: str, used: set[str], counters: dict[str, int]) -> str:
+    """``name``, or the first of ``name#2``, ``name#3`` … that is not used; it is then."""
+    candidate = name
+    while candidate in used:
+        counters[name] = counters.get(name, 1) + 1
+        candidate = f"{name}#{counters[name]}"
+    used.add(candidate)
+    return candidate
+
+
 def _cut(text: str, limit: int) -> str:
     if limit < MIN_LIMIT:
         raise ValueError(f"limit must be at least {MIN_LIMIT}, not {limit}")
