@@ -71,7 +71,7 @@ STOP_BISECT = 128
 GUEST_DIED, TAINTED = "guest-died", "tainted"
 
 #: Characters of a case's reason.
-REASON_LIMIT = 4096
+REASON_LIMIT = 16384
 
 #: The case ids that every cell has besides those of its suites.
 CELL_CASES = ("config", "build", "boot", "proof", "shutdown")
@@ -101,7 +101,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         _set(
             self,
             id=txt.name(self.id),
-            reason=txt.one_line(self.reason, limit=REASON_LIMIT),
+            reason=txt.name(self.reason)[:REASON_LIMIT],
             detail=txt.clean_str(self.detail),
             fingerprint=txt.name(self.fingerprint),
             further_fingerprints=_names(self.further_fingerprints),

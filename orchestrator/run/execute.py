@@ -147,5 +147,5 @@ def _write(
     annotated = summary.annotated_cells(result)
     junit.write(directory.path / "junit.xml", annotated, run_id=result.id)
     if junit_path is not None:
-        junit.write(junit_path, annotated, run_id=result.id)
+        junit.write(junit_path, annotated, run_id=result.id, folder=directory.path)
     return result

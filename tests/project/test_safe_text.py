@@ -101,7 +101,7 @@ def test_results_json(hostile: str) -> None:
 
 def test_a_reason_is_one_line() -> None:
     case = Case(id="a\nb", verdict=Verdict.FAIL, reason="one\n\ttwo", log="l\n")
-    assert (case.id, case.reason, case.log) == ("a b", "one two", "l ")
+    assert (case.id, case.reason, case.log) == ("a b", "one  two", "l ")
 
 
 def test_junit(hostile: str) -> None:
