@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from orchestrator.core.text import clean_str
+
 #: Names that a message lists although it proposes one of them.
 _LISTED = 16
 _SHOWN = 60
@@ -17,6 +19,8 @@ _SHOWN = 60
 class OrchestrateError(Exception):
     """Base of every error that a user may see; never shown as a traceback.
 
+    Its text is made safe to show (`orchestrator.core.text`).
+
     :param message: what happened, and to which input.
     :param remedy: what to do next; an imperative sentence, or empty.
     """
@@ -24,9 +28,9 @@ class OrchestrateError(Exception):
     exit_code = 3
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
+        # it may quote a compiler, a guest or a patch
+        self.message, self.remedy = clean_str(message), clean_str(remedy)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.remedy}" if self.remedy else self.message

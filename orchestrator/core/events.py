@@ -23,6 +23,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.core.text import clean_str
+
 
 def now() -> str:
     """The time, UTC, ISO 8601."""
@@ -30,12 +32,17 @@ def now() -> str:
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One event: its cell (empty: the run itself), its phase, and a sentence."""
+    """One event: its cell (empty: the run itself), its phase, and a sentence. Its text is safe to show."""
 
     time: str
     cell: str
     phase: str
     text: str
+
+    def __post_init__(self) -> None:
+        """Make the text safe."""
+        for field, text in (("cell", self.cell), ("phase", self.phase), ("text", self.text)):
+            msgspec.structs.force_setattr(self, field, clean_str(text))
 
 
 class _Line:

@@ -6,13 +6,15 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.core.text import clean_str
 from orchestrator.plan.plan import Plan
 from orchestrator.report.answer import BAD, count, grouped, rows, sentence
 from orchestrator.report.difference import metric_tables
@@ -25,10 +27,20 @@ from orchestrator.verdict.known import UNEXPECTED_PASS
 _STYLE = {Verdict.PASS: "green", Verdict.SKIP: "yellow", Verdict.NA: "dim", Verdict.KNOWN: "yellow"}
 
 
+class _SafeConsole(Console):
+    """A terminal that shows text of guests, patches and compilers as text, whoever prints it."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of something to print."""
+        for segment in super().render(renderable, options):
+            text = segment.text
+            yield segment if segment.control else Segment(clean_str(text), segment.style)
+
+
 def console(*, stderr: bool = False) -> Console:
     """The terminal, or the pipe in its place."""
     # names of cells, suites and folders come from users: markup in them is text
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    return _SafeConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def print_summary(out: Console, result: RunResult, folder: Path) -> None:

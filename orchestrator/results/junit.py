@@ -9,11 +9,13 @@ cleans the text, removes and formats attributes, counts again, and refuses to wr
 from __future__ import annotations
 
 import errno
+import functools
 import math
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -21,7 +23,7 @@ from junit_xml import TestCase, TestSuite
 
 from orchestrator.core.errors import InfraError, UserError
 from orchestrator.core.files import write_atomically
-from orchestrator.core.text import clean_str, one_line
+from orchestrator.core.text import clean_str, one_line, unique
 from orchestrator.results.model import Case, CellResult, Verdict
 
 #: Characters of detail in the document; the log named beside it has the rest.
@@ -56,14 +58,17 @@ _REQUIRED = {
 _TIME = re.compile(r"\d+\.\d{3}")
 
 
-def write(path: Path, cells: Sequence[CellResult], *, run_id: str) -> None:
+def write(path: Path, cells: Sequence[CellResult], *, run_id: str, folder: Path | None = None) -> None:
     """Write the JUnit document of a run, by atomic rename.
 
+    :param folder: the run directory, to which the logs of the cases are relative; by default that of the
+        document.
     :raises InfraError: if the file cannot be written.
     """
+    locate = functools.partial(attachments, folder=folder or path.parent, document=path)
     write_atomically(
         path,
-        render(cells, run_id=run_id),
+        render(cells, run_id=run_id, locate=locate),
         remedy="Make room or permissions there, or name another folder with --out.",
     )
 
@@ -83,18 +88,40 @@ def try_path(path: Path) -> None:
         raise UserError(f"--junit {path}: {error.strerror}", remedy="Name another file.") from error
 
 
-def render(cells: Sequence[CellResult], *, run_id: str) -> bytes:
+def attachments(log: str, *, folder: Path, document: Path) -> list[str]:
+    """The paths by which those who read a document find a log, each once.
+
+    GitLab takes the first one, relative to the project's folder; Jenkins takes absolute ones; Azure, and
+    whoever has moved the document together with the run directory, those relative to the document.
+    """
+    path = Path(os.path.normpath((folder / log).absolute()))
+    project = Path(os.environ.get("CI_PROJECT_DIR") or Path.cwd())
+    inside = [str(path.relative_to(project))] if path.is_relative_to(project) else []
+    # through links, as whoever opens it goes
+    beside = os.path.relpath(path.resolve(), document.parent.resolve())
+    return list(dict.fromkeys([*inside, str(path), beside]))
+
+
+def _as_it_is(log: str) -> list[str]:
+    return [log]
+
+
+def render(
+    cells: Sequence[CellResult], *, run_id: str, locate: Callable[[str], Sequence[str]] = _as_it_is
+) -> bytes:
     """The JUnit document of a run, UTF-8: one suite for each cell's own cases, one for each of its suites.
 
-    Names are ``<cell>`` and ``<cell>/<suite>``, those of cases their ids; identity is in the suites'
-    properties. Verdicts map as design §5 says.
+    Suites are called ``<cell>`` and ``<cell>/<suite>``, cases by their ids; the name of a class is that of
+    the suite, as consumers group by it (`_class_names`). Identity is in the suites' properties. Verdicts map
+    as design §5 says.
 
+    :param locate: gives the paths to a log, which a case has relative to the run directory.
     :raises InfraError: if the document would break the schema or lose a verdict; a bug of orchestrate.
     """
     suites = [suite for cell in cells for suite in _suites(cell)]
     root = ET.Element("testsuites", {"name": run_id})
-    for name, cell, cases in suites:
-        root.append(_suite(name, cell, cases))
+    for (name, cell, cases), class_name in zip(suites, _class_names(suites), strict=True):
+        root.append(_suite(name, class_name, cell, cases, locate))
     _total(root)
     for element in root.iter():
         element.text = clean_str(element.text) if element.text else element.text
@@ -135,6 +162,8 @@ def check(root: ET.Element) -> list[str]:
             for key, count in _counts(suite).items()
             if suite.get(key) != str(count)
         ]
+    names = Counter((case.get("classname"), case.get("name")) for case in root.iter("testcase"))
+    problems += [f"{name} is twice in {class_name}" for (class_name, name), n in names.items() if n > 1]
     for key in ("tests", "failures", "errors"):
         total = sum(int(suite.get(key, 0)) for suite in root.iter("testsuite"))
         if root.get(key) != str(total):
@@ -148,12 +177,33 @@ def _suites(cell: CellResult) -> Iterable[tuple[str, CellResult, tuple[Case, ...
         yield f"{cell.cell}/{suite.suite}", cell, suite.cases
 
 
-def _suite(name: str, cell: CellResult, cases: Sequence[Case]) -> ET.Element:
+def _class_names(suites: Sequence[tuple[str, CellResult, tuple[Case, ...]]]) -> list[str]:
+    """The names of the suites as those of classes.
+
+    Jenkins takes what is before the last dot for a package, and all consumers follow a test by its class from
+    run to run. So there are no dots, and no label of the kernel where there is only one kernel.
+    """
+    labels = {cell.label for _, cell, _ in suites}
+    label = f"{labels.pop()}-" if len(labels) == 1 else "-"
+    used: set[str] = set()
+    counters: dict[str, int] = {}
+    return [
+        unique(clean_str(name).removeprefix(label).replace(".", "_"), used, counters) for name, _, _ in suites
+    ]
+
+
+def _suite(
+    name: str,
+    class_name: str,
+    cell: CellResult,
+    cases: Sequence[Case],
+    locate: Callable[[str], Sequence[str]],
+) -> ET.Element:
     identity = {"arch": cell.arch, "variant": cell.variant, "label": cell.label, "release": cell.release}
     properties = {key: value for key, value in identity.items() if value} | cell.properties
     suite = TestSuite(
         name,
-        [_case(name, case) for case in cases],
+        [_case(case, locate) for case in cases],
         timestamp=cell.started_at or None,
         properties=properties,
     )
@@ -161,19 +211,23 @@ def _suite(name: str, cell: CellResult, cases: Sequence[Case]) -> ET.Element:
     for part in element.iter():
         for key in part.attrib.keys() - _ATTRIBUTES[part.tag]:
             del part.attrib[key]
+    used: set[str] = set()
+    counters: dict[str, int] = {}
     for part, case in zip(element.iter("testcase"), cases, strict=True):
-        part.set("classname", name)
+        # consumers keep one of several cases of the same name, whichever
+        part.set("name", unique(case.id, used, counters))
+        part.set("classname", class_name)
         part.set("time", _seconds(case.duration_s))
     element.set("time", _seconds(sum(_finite(case.duration_s) for case in cases)))
     return element
 
 
-def _case(suite: str, case: Case) -> TestCase:
+def _case(case: Case, locate: Callable[[str], Sequence[str]]) -> TestCase:
     message = one_line(case.reason) or f"{case.verdict} without a reason"
     if case.blame:
         message = f"{case.blame}: {message}"
     detail = clean_str(case.detail, limit=DETAIL_LIMIT)
-    result = TestCase(case.id, suite, stdout=_pointer(case, is_cut=detail != clean_str(case.detail)))
+    result = TestCase(case.id, stdout=_pointer(case, locate, is_cut=detail != case.detail))
     if case.verdict in _FAILURES:
         kind = case.fingerprint if case.verdict is Verdict.CRASH else ""
         result.add_failure_info(message, detail, one_line(kind) or case.verdict.value)
@@ -185,12 +239,12 @@ def _case(suite: str, case: Case) -> TestCase:
     return result
 
 
-def _pointer(case: Case, *, is_cut: bool) -> str | None:
-    """A pointer to the whole output; Jenkins and GitLab read the bracketed line."""
+def _pointer(case: Case, locate: Callable[[str], Sequence[str]], *, is_cut: bool) -> str | None:
+    """Pointers to the whole output; Jenkins, GitLab and Azure read the bracketed lines."""
     if not case.log:
         return None
-    log = one_line(case.log, limit=4096)
-    return (f"The detail is cut; all of it is in {log}\n" if is_cut else "") + f"[[ATTACHMENT|{log}]]"
+    lines = [f"The detail is cut; all of it is in {case.log}"] if is_cut else []
+    return "\n".join([*lines, *(f"[[ATTACHMENT|{path}]]" for path in locate(case.log))])
 
 
 def _counts(suite: ET.Element) -> dict[str, int]:

@@ -9,6 +9,8 @@ from fnmatch import fnmatchcase
 
 import msgspec
 
+from orchestrator.core import text as txt
+
 SCHEMA_VERSION = 2
 
 
@@ -68,6 +70,9 @@ STOP_BISECT = 128
 #: Fingerprints of what is seen of a kernel without a report on its console.
 GUEST_DIED, TAINTED = "guest-died", "tainted"
 
+#: Characters of a case's reason.
+REASON_LIMIT = 16384
+
 #: The case ids that every cell has besides those of its suites.
 CELL_CASES = ("config", "build", "boot", "proof", "shutdown")
 
@@ -90,6 +95,18 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     further_fingerprints: tuple[str, ...] = ()
     duration_s: float = 0.0
     log: str = ""
+
+    def __post_init__(self) -> None:
+        """Make the text safe; ``msgspec.structs.replace`` and decoding come here too."""
+        _set(
+            self,
+            id=txt.name(self.id),
+            reason=txt.name(self.reason)[:REASON_LIMIT],
+            detail=txt.clean_str(self.detail),
+            fingerprint=txt.name(self.fingerprint),
+            further_fingerprints=_names(self.further_fingerprints),
+            log=txt.name(self.log),
+        )
 
     def fits(self, pattern: str) -> bool:
         """Whether its id is just this, or fits it as a pattern of ``fnmatch``. An id may hold ``[``."""
@@ -115,6 +132,16 @@ class SuiteResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     unknown_programs: tuple[str, ...] = ()
     duration_s: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Make the text safe."""
+        _set(
+            self,
+            suite=txt.name(self.suite),
+            metrics={txt.name(name): value for name, value in self.metrics.items()},
+            better={txt.name(name): txt.name(value) for name, value in self.better.items()},
+            unknown_programs=_names(self.unknown_programs),
+        )
+
 
 class CellResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The result of one cell.
@@ -138,9 +165,31 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cases: tuple[Case, ...] = ()
     suites: tuple[SuiteResult, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Make the text safe."""
+        _set(
+            self,
+            cell=txt.name(self.cell),
+            label=txt.name(self.label),
+            arch=txt.name(self.arch),
+            variant=txt.name(self.variant),
+            release=txt.name(self.release),
+            started_at=txt.name(self.started_at),
+            properties={txt.name(key): txt.clean_str(value) for key, value in self.properties.items()},
+        )
+
     def all_cases(self) -> tuple[Case, ...]:
         """The cell's own cases and those of its suites, in order."""
         return self.cases + tuple(case for suite in self.suites for case in suite.cases)
+
+
+def _set(struct: msgspec.Struct, **values: object) -> None:
+    for name, value in values.items():
+        msgspec.structs.force_setattr(struct, name, value)
+
+
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(txt.name(each) for each in names)
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:

@@ -11,6 +11,7 @@ import msgspec
 from orchestrator.analysis.compare import Comparison, compare_pair
 from orchestrator.analysis.pairs import PairFinding, Rate, pairs, rates
 from orchestrator.analysis.regression import MetricChange, MetricDifference, difference
+from orchestrator.core import text as txt
 from orchestrator.core.errors import UserError
 from orchestrator.kernel.kconfig import WITH, WITHOUT
 from orchestrator.results.model import (
@@ -66,6 +67,11 @@ class SourceResult(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     tree_class: str = ""
     maps_read_under_vma_locks: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Make the text safe to show: a prebuilt image describes itself."""
+        msgspec.structs.force_setattr(self, "label", txt.name(self.label))
+        msgspec.structs.force_setattr(self, "source", txt.name(self.source))
 
 
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@
 
 The format is Documentation/dev-tools/ktap.rst of the kernel; kselftest's runner nests with a ``# `` in
 front of every line of the program that it runs. `parse` keeps the lines and notes inconsistencies;
-`orchestrator.verdict.ktap` judges it.
+`orchestrator.verdict.ktap` judges it, `orchestrator.suites.ktap_lines` reads the single line.
 
 Take the text from a pipe. kselftest's runner opens its standard output a second time; into a plain
 file the two writers overwrite each other.
@@ -13,25 +13,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from orchestrator.core import text as txt
+from orchestrator.suites import ktap_lines
+from orchestrator.suites.ktap_levels import MAX_PROBLEMS as MAX_PROBLEMS
+from orchestrator.suites.ktap_levels import Level, Node, Notes
+from orchestrator.suites.ktap_lines import MAX_NAME, Result, width
 
 #: Levels of nesting; anything deeper counts as the deepest level.
 MAX_DEPTH = 16
-MAX_PROBLEMS = 50
-MAX_NAME = 200
+#: Results that are read; a program that reports more has lost its way.
+MAX_CASES = 20_000
 
-_PREFIX = re.compile(r"(?:# |[ \t])*+")
-_RESULT = re.compile(r"\.*+(?:(not )?ok (\d{1,9})(?:\s+-(?=\s))?|(not )ok(?=\s|$)|ok -(?=\s))(?:\s+(.*))?")
-_PLAN = re.compile(r"1\.\.(\d{1,9})\s*+(?:#\s*+(.*))?")
-_VERSION = re.compile(r"K?TAP version \d{1,3}\s*+")
-_BAIL_OUT = re.compile(r"Bail out!(.*)")
-_COMMENT = re.compile(r"(?:^|\s)#(?:\s+|$|(?=(?:SKIP|TODO|XFAIL|XPASS|ERROR|TIMEOUT)(?:PED)?\b))")
-_DIRECTIVE = re.compile(r"(SKIP|TODO|XFAIL|XPASS|ERROR|TIMEOUT)(?:PED)?\b\S*\s*(.*)", re.IGNORECASE)
-_EXIT = re.compile(r"exit=(\d{1,3})\s*")
-# a program killed in the middle of a line: the runner's verdict follows on the same line
-_GLUED = re.compile(r"(?:not )?ok \d{1,9} selftests: .*")
 _RUN = re.compile(r"#?\s*RUN\s+(\S+) \.\.\.")
 _TOTALS = re.compile(r"#?\s*Totals: pass:\d+ fail:(\d+) .*error:(\d+)")
 
@@ -55,7 +49,7 @@ class KtapCase:
     @property
     def failing(self) -> bool:
         """Whether the result counts as a failure."""
-        return _failing(self.ok, self.directive)
+        return ktap_lines.is_failing(self.ok, self.directive)
 
 
 @dataclass(frozen=True)
@@ -76,100 +70,105 @@ class Report:
     truncated: bool = False
 
 
-@dataclass
-class _Node:
-    name: str
-    number: int | None
-    ok: bool
-    directive: str
-    reason: str
-    diagnostics: list[str]
-    children: list[_Node] = field(default_factory=list)
-
-
-@dataclass
-class _Level:
-    """One level of nesting that is open; a second version line on it begins a new segment."""
-
-    prefix: str
-    column: int
-    nodes: list[_Node] = field(default_factory=list)
-    pending: list[str] = field(default_factory=list)
-    running: str = ""
-    totals_failed: int = 0
-    skip_all: str | None = None
-    problems: list[str] = field(default_factory=list)
-    planned_before: int | None = None
-    # of the segment
-    announced: bool = False
-    planned: int | None = None
-    reported: int = 0
-    failed: int = 0
-    numbered: set[tuple[int | None, str]] = field(default_factory=set)
-
-    def complain(self, *problems: str) -> None:
-        self.problems += problems[: MAX_PROBLEMS - len(self.problems)]
-
-    def end_segment(self) -> None:
-        if self.planned is None:
-            if self.announced or self.reported:
-                self.complain(f"no plan; {self.reported} reported{self._in_flight()}")
-        elif self.planned != self.reported:
-            self.complain(f"planned {self.planned}, reported {self.reported}{self._in_flight()}")
-        elif self.planned == 0 and self.skip_all is None:
-            self.complain("planned 0: nothing ran")
-        if self.totals_failed > self.failed:
-            self.complain(f"its totals count {self.totals_failed} failed, of which {self.failed} are shown")
-        if self.planned is not None:
-            self.planned_before = (self.planned_before or 0) + self.planned
-        self.announced, self.planned, self.reported, self.failed, self.totals_failed = False, None, 0, 0, 0
-        self.numbered.clear()
-
-    def _in_flight(self) -> str:
-        return f"; {self.running} was running when it ended" if self.running else ""
-
-
 class _Parser:
     def __init__(self) -> None:
-        self.levels: list[_Level] = []
-        self.before: list[str] = []  # noise ahead of the first level
-        self.problems: list[str] = []
+        self.levels: list[Level] = []
+        self.before = Notes()  # noise ahead of the first level
         self.bailed_out: str | None = None
         self.truncated = False
+        self.n_results = 0
+        self._log_prefix: re.Pattern[str] | None = None
+        self._next_name = ""
+        self._after_result = False
+        self._yaml: int | None = None  # the column of an open YAML block
 
-    def feed(self, lines: Sequence[str]) -> None:
-        """Take all lines of a text; the last one is what follows its last newline."""
-        for line in lines[:-1]:
-            self._line(line, torn=False)
-        if lines[-1].strip():
-            self._line(lines[-1], torn=True)
+    @property
+    def is_full(self) -> bool:
+        return self.n_results > MAX_CASES
+
+    def feed(self, text: str) -> None:
+        """Take all lines of a text, until there are too many results; half a line may end it."""
+        start = 0
+        while (end := text.find("\n", start)) >= 0:
+            self._line(text[start:end], torn=False)
+            if self.is_full:
+                return
+            start = end + 1
+        if text[start:].strip():
+            self._line(text[start:], torn=True)
 
     def _line(self, line: str, *, torn: bool) -> None:
-        match = _PREFIX.match(line)
-        prefix = match.group() if match else ""
-        body = line[len(prefix) :].rstrip()
-        glued = _GLUED.search(body) if prefix and "selftests: " in body else None
-        if glued and glued.start():
-            self._note(line[: len(prefix) + glued.start()])
-            prefix, body = (self.levels[0].prefix if self.levels else ""), glued.group()
-        if txt.CUT_LINE.fullmatch(body):
-            self.truncated = True
-        if result := _RESULT.fullmatch(body):
-            ok = not (result[1] or result[3])
-            # Half a name must not become a case that passed; half a failure is a failure still.
-            if not (torn and ok):
-                self._result(prefix, result, ok=ok)
-        elif not torn and (plan := _PLAN.fullmatch(body)):
-            self._plan(prefix, int(plan[1]), plan[2] or "")
-        elif not torn and _VERSION.fullmatch(body):
-            self._version(prefix)
-        elif bail := _BAIL_OUT.fullmatch(body):
-            if self.bailed_out is None:
-                self.bailed_out = bail[1].strip()
+        inner = self._without_log_prefix(line)
+        if inner is None:
             self._note(line)
-        else:
-            self._note(line)
+            return
+        line = inner
+        prefix, body = ktap_lines.split(line)
+        if self._take_yaml(prefix, body):
+            return
+        if prefix and (start := ktap_lines.glued(body)):
+            self._note(line[: len(prefix) + start])
+            prefix, body = (self.levels[0].prefix if self.levels else ""), body[start:]
+        self._after_result = False
         self.truncated |= torn
+        if not ktap_lines.may_say_something(body):
+            self._note(line)
+            return
+        self.truncated |= txt.CUT_LINE.fullmatch(body) is not None
+        end = ktap_lines.kernel_message(body)
+        if result := ktap_lines.result(body[:end].rstrip()):
+            # Half a name must not become a case that passed; half a failure is a failure still.
+            if not (torn and result.ok):
+                self._result(prefix, result, line)
+            if body[end:]:
+                self._note(body[end:])
+        elif not torn and (plan := ktap_lines.plan(body)):
+            self._plan(prefix, *plan)
+        elif not torn and ktap_lines.is_version(body):
+            self._version(prefix)
+        else:
+            if self.bailed_out is None:
+                self.bailed_out = ktap_lines.bail_out(body)
+            self._note(line)
+            self._header(ktap_lines.header(body), prefix)
+
+    def _header(self, name: str, prefix: str) -> None:
+        """Remember the name of the test whose results come next."""
+        if not name:
+            return
+        level = self.levels[-1] if len(self.levels) > 1 else None
+        if level and level.announced and level.planned is None and level.column == width(prefix) - 2:
+            level.name = name  # KUnit: below the version line of the level itself
+        else:
+            self._next_name = name
+
+    def _without_log_prefix(self, line: str) -> str | None:
+        """The line without what a kernel log puts before it; ``None``: it is not of the log."""
+        if self._log_prefix is None and not self.levels:
+            self._log_prefix = ktap_lines.log_prefix(line)
+        if self._log_prefix is None:
+            return line
+        match = self._log_prefix.match(line)
+        return line[match.end() :] if match else None
+
+    def _take_yaml(self, prefix: str, body: str) -> bool:
+        """Whether the line belongs to a block of YAML, which explains the result before it (TAP 13)."""
+        column = width(prefix)
+        if self._yaml is None:
+            if body != "---" or not self._after_result or column <= self.levels[-1].column:
+                return False
+            self._yaml = column
+        elif body and (column < self._yaml or ktap_lines.is_version(body)):
+            self._end_yaml()
+            return False
+        self.levels[-1].nodes[-1].notes.append(" " * (column - self._yaml) + body)
+        if body == "..." and column == self._yaml:
+            self._yaml, self._after_result = None, False
+        return True
+
+    def _end_yaml(self) -> None:
+        self._yaml = None
+        self.levels[-1].complain("a YAML block without an end")
 
     def _note(self, line: str) -> None:
         """Add a line that is not a result to the current case, at the deepest open level."""
@@ -187,39 +186,54 @@ class _Parser:
         elif totals := _TOTALS.fullmatch(text):
             level.totals_failed += int(totals[1][:9]) + int(totals[2][:9])
 
-    def _close_below(self, prefix: str) -> _Level | None:
-        """Close the levels deeper than ``prefix``; the outermost of them, which a result may adopt."""
-        column, closed = _width(prefix), None
+    def _close_below(self, column: int, parent: Result | None = None, *, last: bool = False) -> Level | None:
+        """Close the levels deeper than ``column``; the outermost of them, which a result may adopt.
+
+        :param parent: that result.
+        :param last: the text is over.
+        """
+        closed = None
         while self.levels and self.levels[-1].column > column:
             level = self.levels.pop()
-            level.end_segment()
+            above = self.levels[-1] if self.levels else None
+            inner = above is not None and above.column > column
             if closed:
                 self._adopt_orphans(level, closed)
+                closed = None
+            if above and (inner or last) and not level.has_header and above.has_header and not above.reported:
+                above.absorb(level)
+                continue
+            level.end_segment(None if inner else parent)
             closed = level
         return closed
 
-    def _open(self, prefix: str) -> _Level:
+    def _open(self, prefix: str) -> Level:
         """The level of ``prefix``, opened where need be; deeper ones must have been closed."""
-        if self.levels and (self.levels[-1].column == _width(prefix) or len(self.levels) == MAX_DEPTH):
+        if self.levels and (self.levels[-1].column == width(prefix) or len(self.levels) == MAX_DEPTH):
             return self.levels[-1]
-        level = _Level(prefix, _width(prefix))
+        level = Level(prefix, width(prefix), self._next_name)
+        self._next_name = ""
         if not self.levels:
-            level.pending, self.before = self.before, []
+            level.pending, self.before = self.before, Notes()
         self.levels.append(level)
         return level
 
-    def _at(self, prefix: str) -> _Level:
+    def _at(self, prefix: str, *, last: bool = False) -> Level:
         """The level of a version line or a plan: neither ends a test, so what was open below is orphaned."""
-        closed = self._close_below(prefix)
+        closed = self._close_below(width(prefix), last=last)
         level = self._open(prefix)
+        level.has_header = True
         if closed:
             self._adopt_orphans(level, closed)
         return level
 
-    def _adopt_orphans(self, level: _Level, closed: _Level) -> None:
+    def _adopt_orphans(self, level: Level, closed: Level) -> None:
         level.complain(*closed.problems)
-        level.pending += closed.pending
-        level.nodes += closed.nodes
+        level.pending.extend(closed.pending.lines())
+        if closed.nodes and closed.name:
+            level.nodes.append(Node(Result.missing(closed.name), Notes(), "", closed.nodes))
+        else:
+            level.nodes += closed.nodes
         if closed.nodes:
             level.complain(f"{len(closed.nodes)} results whose parent reported none")
 
@@ -231,43 +245,57 @@ class _Parser:
                 level.complain("a second version line without a result of the parent between")
         level.announced = True
 
-    def _plan(self, prefix: str, planned: int, comment: str) -> None:
+    def _plan(self, prefix: str, planned: int, skip_all: str | None) -> None:
         level = self._at(prefix)
         if level.planned is not None:
             level.complain(f"planned {level.planned}, then {planned}")
             planned = max(planned, level.planned)
         level.planned = planned
-        directive, reason = _directive(comment, ok=True)
-        if planned == 0 and directive == "SKIP":
-            level.skip_all = reason
+        if skip_all is not None:
+            level.skip_all = skip_all
 
-    def _result(self, prefix: str, match: re.Match[str], *, ok: bool) -> None:
-        closed = self._close_below(prefix)
+    def _result(self, prefix: str, result: Result, line: str) -> None:
+        if not result.certain and self._is_prose(prefix):
+            self._note(line)
+            return
+        self.n_results += 1
+        if self.is_full:
+            return
+        closed = self._close_below(width(prefix), result)
+        self._next_name = self._next_name if width(prefix) > self._column() else ""
         level = self._open(prefix)
-        number = int(match[2]) if match[2] else None
-        node = _node(number, ok, match[4] or "", level.pending)
-        level.pending, level.running = [], ""
-        level.reported += 1
-        level.failed += _failing(ok, node.directive)
-        if number is not None and (number, node.name) in level.numbered:
-            level.complain(f"{node.name}: reported twice")
-        level.numbered.add((number, node.name))
+        node = Node(result, level.pending, line)
+        level.pending, level.running = Notes(), ""
+        level.add(node)
         if closed:
             node.children = closed.nodes
-            node.diagnostics += closed.pending
-            level.complain(*(f"{node.name}: {problem}" for problem in closed.problems))
-            if node.directive == "SKIP" and not node.reason and closed.skip_all:
-                node.reason = closed.skip_all
-        level.nodes.append(node)
+            node.notes.extend(closed.pending.lines())
+            level.complain(*(f"{result.name}: {problem}" for problem in closed.problems))
+            if result.directive == "SKIP" and not result.reason and closed.skip_all:
+                node.result = _with_reason(result, closed.skip_all)
+        self._after_result = True
+
+    def _column(self) -> int:
+        return self.levels[-1].column if self.levels else 0
+
+    def _is_prose(self, prefix: str) -> bool:
+        """Whether an ``ok`` without a number is prose: it may open or end no level, nor be beside numbers."""
+        if not self.levels:
+            return bool(prefix)
+        level = self.levels[-1]
+        return level.column != width(prefix) or level.has_numbers
 
     def report(self) -> Report:
         if not self.levels:
             return Report(
                 problems=("no KTAP in the output",), bailed_out=self.bailed_out, truncated=self.truncated
             )
-        top = self._at(self.levels[0].prefix)
+        if self._yaml is not None:
+            self._end_yaml()
+        top = self._at(self.levels[0].prefix, last=True)
         top.end_segment()
-        problems = list(top.problems)
+        problems = [f"more than {MAX_CASES} results; the rest is not read"] if self.is_full else []
+        problems += top.problems
         if self.truncated:
             problems.append("the output is cut")
         cases = tuple(_flatten(top.nodes, (), problems))
@@ -289,64 +317,24 @@ def parse(text: str) -> Report:
     :param text: clean text (`orchestrator.core.text.clean`) as it came, the last newline included: a last
         line without one counts as torn, and a torn ``ok`` is not believed.
 
-    Never raises; linear in the length of the text.
+    Never raises; linear in the length of the text, of which it reads `MAX_CASES` results at most.
     """
     parser = _Parser()
-    parser.feed(text.split("\n"))
+    parser.feed(text)
     return parser.report()
 
 
-def _width(prefix: str) -> int:
-    return len(prefix) + 3 * prefix.count("\t")
+def _with_reason(result: Result, reason: str) -> Result:
+    return Result(result.ok, result.number, result.name, result.directive, reason, result.certain)
 
 
-def _failing(ok: bool, directive: str) -> bool:
-    return directive in ("ERROR", "TIMEOUT", "XPASS") or (
-        not ok and directive not in ("SKIP", "TODO", "XFAIL")
-    )
-
-
-def _directive(comment: str, *, ok: bool) -> tuple[str, str]:
-    """Directive and reason from what follows the ``#`` of a result line.
-
-    Only capitals make a failure milder or an ``ok`` worse: "not ok 3 x # skip count wrong" is a failure.
-    """
-    if match := _EXIT.fullmatch(comment):
-        return "EXIT", match[1]
-    if match := _DIRECTIVE.fullmatch(comment):
-        word = match[1].upper()
-        worse = word in ("ERROR", "TIMEOUT")
-        if match[1] == word or (word == "ERROR" and not ok) or (ok and not worse):
-            return word, match[2].strip()
-    return "", comment.strip()
-
-
-def _node(number: int | None, ok: bool, rest: str, diagnostics: list[str]) -> _Node:
-    name, comment = rest, ""
-    if split := _COMMENT.search(rest):
-        name, comment = rest[: split.start()], rest[split.end() :]
-    directive, reason = _directive(comment, ok=ok)
-    # ksft_test_result_skip() and its like put the name behind the directive.
-    name = txt.one_line(name, limit=MAX_NAME) or txt.one_line(reason, limit=MAX_NAME) or "unnamed"
-    return _Node(name, number, ok, directive, txt.one_line(reason), diagnostics)
-
-
-def unique(name: str, used: set[str], counters: dict[str, int]) -> str:
-    """``name``, or the first of ``name#2``, ``name#3`` … that is not used."""
-    candidate = name
-    while candidate in used:
-        counters[name] = counters.get(name, 1) + 1
-        candidate = f"{name}#{counters[name]}"
-    used.add(candidate)
-    return candidate
-
-
-def _flatten(nodes: Sequence[_Node], parent: tuple[str, ...], problems: list[str]) -> Iterator[KtapCase]:
+def _flatten(nodes: Sequence[Node], parent: tuple[str, ...], problems: list[str]) -> Iterator[KtapCase]:
     used: set[str] = set()
     counters: dict[str, int] = {}
     for node in nodes:
-        path = (*parent, unique(node.name, used, counters))
-        own = KtapCase(path, node.ok, node.directive, node.reason, tuple(node.diagnostics))
+        result = node.result
+        path = (*parent, txt.unique(result.name, used, counters))
+        own = KtapCase(path, result.ok, result.directive, result.reason, node.notes.lines())
         if not node.children:
             yield own
             continue
@@ -355,8 +343,8 @@ def _flatten(nodes: Sequence[_Node], parent: tuple[str, ...], problems: list[str
         child_fails = any(case.failing for case in inner)
         if own.failing and (not child_fails or _more_than_its_children(own)):
             yield own
-        elif child_fails and not own.failing and own.directive not in ("XFAIL", "TODO"):
-            problems.append(f"{node.name}: {own.directive or 'ok'}, although a test within it failed")
+        elif child_fails and not own.failing and own.directive not in ("XFAIL", "TODO", ktap_lines.MISSING):
+            problems.append(f"{result.name}: {own.directive or 'ok'}, although a test within it failed")
 
 
 def _more_than_its_children(case: KtapCase) -> bool:

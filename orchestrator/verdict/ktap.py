@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from orchestrator.core import text as txt
 from orchestrator.results.model import Blame, Case, Verdict
-from orchestrator.suites.ktap_parser import KtapCase, Report, parse, unique
+from orchestrator.suites.ktap_parser import KtapCase, Report, parse
 
 __all__ = ["KtapCase", "Report", "parse", "to_cases"]
 
@@ -24,8 +24,13 @@ _LINE = 1000
 _EXPECTED = re.compile(r"\S+\.\w+:\d+:[^:]+:\s*Expected\b.*")
 _ASSERTION = re.compile(r".*\bAssertion\b.*\bfailed\b.*")
 _LOCATED = re.compile(r"\S+\.\w+:\d+:[^:]+:.*")
+# KUnit's, which has the values on the lines that follow
+_EXPECTATION = re.compile(r"\S+: (?:EXPECTATION|ASSERTION) FAILED at \S+:\d+")
+# what a harness says about its own work, and what the kernel says meanwhile: no reason of a failure
 _HARNESS = re.compile(
-    r"\s*(?:RUN|OK|FAIL|Starting \d+ tests|PASSED:|FAILED:|Totals:|overriding timeout|timeout set)\b.*"
+    r"\s*(?:(?:RUN|OK|FAIL|Starting \d+ tests|overriding timeout|timeout set|timeout=)\b"
+    r"|(?:PASSED|FAILED|Totals|module|Subtest):|Planned tests != run tests"
+    r"|\S+: pass:\d+ fail:\d+ |\S+\.speed: |pragma [+-]|\[\s*+\d+\.\d+\]).*"
 )
 _END_LINE = re.compile(r".*: Test (?:terminated|failed|exited|ended)\b.*")
 _TERMINATED_BY_TIMEOUT = re.compile(r".*: Test terminated by timeout")
@@ -48,16 +53,16 @@ def to_cases(report: Report, prefix: str) -> tuple[Case, ...]:
     """
     used_ids: set[str] = set()
     counters: dict[str, int] = {}
-    cases = [_case(case, unique(_id(prefix, case.path), used_ids, counters)) for case in report.cases]
+    cases = [_case(case, txt.unique(_id(prefix, case.path), used_ids, counters)) for case in report.cases]
     if report.skip_all is not None and not report.cases:
         reason = report.skip_all or "the program skips all its tests without a reason"
         cases.append(
-            Case(id=unique(prefix, used_ids, counters), verdict=Verdict.SKIP, reason=txt.one_line(reason))
+            Case(id=txt.unique(prefix, used_ids, counters), verdict=Verdict.SKIP, reason=txt.one_line(reason))
         )
     if report.bailed_out is not None:
         cases.append(
             Case(
-                id=unique(f"{prefix}/bail-out", used_ids, counters),
+                id=txt.unique(f"{prefix}/bail-out", used_ids, counters),
                 verdict=Verdict.FAIL,
                 blame=Blame.TEST,
                 reason=txt.one_line(f"bailed out: {report.bailed_out or 'no reason given'}"),
@@ -67,7 +72,7 @@ def to_cases(report: Report, prefix: str) -> tuple[Case, ...]:
     if problems:
         cases.append(
             Case(
-                id=unique(f"{prefix}/plan", used_ids, counters),
+                id=txt.unique(f"{prefix}/plan", used_ids, counters),
                 verdict=Verdict.INCONCLUSIVE,
                 blame=Blame.INFRA,
                 reason=txt.one_line("; ".join(problems)),
@@ -128,7 +133,7 @@ def _judge(case: KtapCase) -> tuple[Verdict, Blame, str]:
             f"the program, or one that it needs, could not be run (exit={case.reason})",
         )
     # the harness prints "terminated by timeout" for most failed assertions: the assertion is the reason
-    if assertion := _first(case, _EXPECTED, _ASSERTION):
+    if assertion := _first(case, _EXPECTED, _ASSERTION, _EXPECTATION):
         return Verdict.FAIL, Blame.KERNEL, assertion
     if case.directive == "TIMEOUT":
         return Verdict.TIMEOUT, Blame.TEST, f"timed out: {case.reason or 'no time given'}"

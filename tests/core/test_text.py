@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import unicodedata
 
 import pytest
 from hypothesis import example, given
@@ -50,6 +52,30 @@ HOSTILE = st.lists(st.sampled_from((*PIECES, *BREAKS)) | st.binary(max_size=8), 
 )
 def test_clean(data: bytes, text: str) -> None:
     assert clean(data) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\u200bb\u200d\ufeff\u2060", "a\\u200bb\\u200d\\ufeff\\u2060"),  # no width
+        ("\u200e\u200f\u061c\u202a\u2069", "\\u200e\\u200f\\u061c\\u202a\\u2069"),  # direction
+        ("\U000e0041\U000e007f", "\\U000e0041\\U000e007f"),  # tags
+        ("\xad\u3164\ufe0f\U000e0100", "\\xad\\u3164\\ufe0f\\U000e0100"),  # fillers, selectors of variants
+        ("a\u2028b\u2029", "a\\u2028b\\u2029"),  # line breaks that only some readers know
+    ],
+)
+def test_what_cannot_be_seen_is_shown(text: str, shown: str) -> None:
+    assert clean_str(text) == shown
+
+
+def test_every_character_that_steers_is_replaced() -> None:
+    """All control and format characters, surrogates and separators, as this Python's Unicode has them."""
+    categories = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    steering = "".join(
+        c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c) in categories
+    )
+    left = {c for c in clean_str(steering.replace("\x1b", "")) if unicodedata.category(c) in categories}
+    assert left <= {"\t", "\n"}
 
 
 def test_lone_surrogates_in_text() -> None:

@@ -288,3 +288,117 @@ def test_write_says_what_to_do_when_it_cannot(tmp_path: Path) -> None:
     with pytest.raises(InfraError, match=r"junit\.xml cannot be written") as caught:
         junit.write(tmp_path / "gone" / "junit.xml", [], run_id="r")
     assert caught.value.remedy
+
+
+# --- for its readers --------------------------------------------------------------------------------
+
+
+def attached(document: Path) -> list[str]:
+    """The paths of a document's attachments, as consumers read them: one on each line of its own."""
+    texts = [out.text or "" for out in etree.parse(document).iter("system-out")]
+    return [path for text in texts for path in re.findall(r"^\[\[ATTACHMENT\|(.+)\]\]$", text, re.M)]
+
+
+@pytest.mark.parametrize(
+    "document", ["runs/r/junit.xml", "ci/maps.xml", "maps.xml", "../beside/deep/maps.xml"]
+)
+@pytest.mark.parametrize("project", ["", "sub"])
+def test_attachments_resolve_for_each_reader(
+    document: str, project: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GitLab: the first one, from the project's folder. Jenkins: absolute. Azure: from the document."""
+    work = tmp_path / "work"
+    folder = work / "runs" / "r"
+    log = folder / "cells" / "c" / "suites" / "maps" / "a.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("all of it")
+    (work / "sub").mkdir()
+    monkeypatch.chdir(work / project)
+    monkeypatch.setenv("CI_PROJECT_DIR", str(work)) if project else monkeypatch.delenv(
+        "CI_PROJECT_DIR", False
+    )
+    path = (work / document).resolve()
+    case = Case(id="a", verdict=Verdict.PASS, log="cells/c/suites/maps/a.log")
+    junit.write(path, [cell(case)], run_id="r", folder=Path(os.path.relpath(folder)))
+    paths = attached(path)
+    assert (work / paths[0]).read_text() == "all of it"
+    assert not Path(paths[0]).is_absolute()
+    assert [p for p in paths if Path(p).is_absolute()] == [str(log)]
+    assert any((path.parent / p).exists() for p in paths if not Path(p).is_absolute())
+    assert len(set(paths)) == len(paths)
+
+
+def test_a_moved_run_directory_keeps_its_attachments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "elsewhere" / "r"
+    (folder / "cells").mkdir(parents=True)
+    (folder / "cells" / "a.log").touch()
+    junit.write(
+        folder / "junit.xml", [cell(Case(id="a", verdict=Verdict.PASS, log="cells/a.log"))], run_id="r"
+    )
+    moved = folder.rename(tmp_path / "downloaded")
+    assert (moved / attached(moved / "junit.xml")[-1]).is_file()
+
+
+def test_a_link_on_the_way_to_the_document_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "ci").symlink_to(tmp_path / "far" / "away")
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "a.log").touch()
+    case = Case(id="a", verdict=Verdict.PASS, log="a.log")
+    junit.write(tmp_path / "ci" / "j.xml", [cell(case)], run_id="r", folder=tmp_path / "r")
+    assert (tmp_path / "ci" / attached(tmp_path / "ci" / "j.xml")[-1]).is_file()
+
+
+def classes(*cells: CellResult) -> list[str]:
+    root = etree.fromstring(junit.render(list(cells), run_id="r"))
+    return list(dict.fromkeys(case.get("classname") or "" for case in root.iter("testcase")))
+
+
+def of_kernel(label: str, variant: str = "per-vma-lock", suite: str = "maps") -> CellResult:
+    return CellResult(
+        cell=f"{label}-x86_64-{variant}",
+        label=label,
+        cases=(Case(id="boot", verdict=Verdict.PASS),),
+        suites=(SuiteResult(suite=suite, cases=(Case(id=f"{suite}/a", verdict=Verdict.PASS),)),),
+    )
+
+
+@pytest.mark.parametrize("label", ["7.3.4", "7.3.5", "7.3-rc1", "next-20261130", "v6.12.1+deb13-amd64"])
+def test_a_class_is_the_same_from_version_to_version(label: str) -> None:
+    assert classes(of_kernel(label), of_kernel(label, "mmap-lock")) == [
+        "x86_64-per-vma-lock",
+        "x86_64-per-vma-lock/maps",
+        "x86_64-mmap-lock",
+        "x86_64-mmap-lock/maps",
+    ]
+
+
+def test_several_kernels_have_classes_of_their_own() -> None:
+    found = classes(
+        of_kernel("7.3.4"), of_kernel("7.3.5"), of_kernel("7.3_5"), of_kernel("mine", suite="my.own")
+    )
+    assert len(found) == 8
+    # Jenkins: what is before the last dot is a package
+    assert {name.rpartition(".")[0] for name in found} == {""}
+    assert found[:2] == ["7_3_4-x86_64-per-vma-lock", "7_3_4-x86_64-per-vma-lock/maps"]
+    assert "7_3_5-x86_64-per-vma-lock#2" in found
+
+
+def test_cases_of_one_id_stay_apart() -> None:
+    """GitLab and Azure keep one of several cases of the same class and name: the failure may be the other."""
+    same = [Case(id="maps/a", verdict=verdict) for verdict in (Verdict.PASS, Verdict.FAIL, Verdict.SKIP)]
+    root = etree.fromstring(junit.render([cell(*same)], run_id="r"))
+    assert [case.get("name") for case in root.iter("testcase")] == ["maps/a", "maps/a#2", "maps/a#3"]
+
+
+def test_a_document_with_one_id_twice_is_found() -> None:
+    from xml.etree import ElementTree as ET
+
+    root = ET.fromstring(GOOD)
+    for case in root.iter("testcase"):
+        case.set("name", "a")
+    assert any("a is twice in x86_64-per-vma-lock/maps" in problem for problem in junit.check(root))

@@ -30,7 +30,7 @@ from orchestrator.plan.target import Target
 from orchestrator.results.model import Blame, Case, CellResult, SuiteResult, Verdict
 from orchestrator.run import summary
 from orchestrator.run.directory import RunDirectory, check_unchanged
-from orchestrator.run.execute import _has_failed, execute
+from orchestrator.run.execute import Pace, _has_failed, execute
 from orchestrator.run.summary import RunResult
 from orchestrator.source.classify import TreeClass
 from orchestrator.source.model import Tree
@@ -173,6 +173,36 @@ def test_results_are_there_after_each_cell(scene: Scene) -> None:
     kept = json.loads((scene.directory.path / "results.json").read_bytes())
     assert [c["cell"] for c in kept["cells"]] == ["a"]
     assert scene.engine.cancelled()
+
+
+@pytest.mark.parametrize("cost_s", [0.001, 0.4, 2.0])
+def test_writing_results_takes_a_tenth_of_a_run_at_most(
+    cost_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cells of a second each; a rewrite costs as much as there are cells, however many there will be."""
+    clock = [0.0]
+    pace, writes, cost, cells = Pace(lambda: clock[0]), 0, 0.0, 400
+    for n in range(1, cells + 1):
+        clock[0] += 1.0
+        if pace.is_due():
+            writes += 1
+            with pace.measured():
+                clock[0] += n * cost_s
+                cost += n * cost_s
+    if cost_s == 0.001:
+        assert writes == cells
+    else:
+        # the last rewrite may be at the very end
+        assert cost <= clock[0] / 10 + 2 * cost_s * cells
+        assert writes < cells / 10
+
+
+def test_the_end_writes_what_was_not_due(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pace, "is_due", lambda _: False)
+    scene.execute({n: _result(n, "per-vma-lock", Verdict.PASS) for n in "abc"})
+    kept = json.loads((scene.directory.path / "results.json").read_bytes())
+    assert [c["cell"] for c in kept["cells"]] == ["a", "b", "c"]
+    assert 'classname="c/maps"' in (scene.directory.path / "junit.xml").read_text()
 
 
 def test_interrupted_cell_is_shown_but_not_kept_for_resuming(scene: Scene) -> None:
