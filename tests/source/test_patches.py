@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import os
 import re
 import sys
@@ -430,7 +431,8 @@ def _mangled(work: Path) -> bytes:
             "x.patch: (no diff|git cannot read)",
             "name an mbox",
         ),
-        (lambda w: gzip.compress(_mbox(w).encode()), "x.patch is compressed", "gunzip"),
+        (lambda w: lzma.compress(_mbox(w).encode()), "x.patch is compressed", "unxz"),
+        (lambda w: gzip.compress(_mbox(w).encode())[:-9], "x.patch is damaged", "again"),
         (_mangled, r"patch 1 of 1 \('mm: one'\): git cannot read it: corrupt patch", "raw form"),
         (
             lambda w: _mbox(w).replace("diff --git", "tiff --git").replace("\n---", "\n- -").encode(),
