@@ -35,7 +35,7 @@ _REPLY = re.compile(
 _FOREIGN = re.compile(rf"(?:[^\s\[\]:：]{{1,12}}{_MARK})+(?=\[[^\]]*(?:patch|rfc|[0-9]/[0-9]))", re.I)
 _PATCH_TAG = re.compile(r"(?i:patch|rfc)|[0-9]+/[0-9]+$")
 _SIGNED = re.compile(
-    rb"\A(.*?)^-----BEGIN PGP SIGNED MESSAGE-----\r?\n(?:\S.*\n)*\s*?\n(.*?)^-----BEGIN PGP SIGNATURE-----.*",
+    rb"(.*?)^-----BEGIN PGP SIGNED MESSAGE-----\r?\n(?:\S[^\n]*\n)*\s*?\n(.*?)^-----BEGIN PGP SIGNATURE",
     re.M | re.S,
 )
 _PATCH_NAME = re.compile(r"\.(?:patch|diff)$", re.I)

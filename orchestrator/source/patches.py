@@ -302,7 +302,9 @@ def _names(patch: Patch, where: Path) -> set[str]:
     try:
         both = [run_git(where, *argv, *way, str(patch.diff)) for way in ([], ["-R"])]
     except GitError as error:
-        raise UserError(f"{patch}: git cannot read it: {error.first}", remedy=misfit.RAW) from error
+        raise UserError(
+            f"{patch}: git cannot read it: {error.first}", remedy="; ".join((*patch.doubts, misfit.RAW))
+        ) from error
     count = diff.git_headers(patch.diff.read_bytes())
     if (read_ := both[0].count(b"\0")) < count:
         raise UserError(f"{patch}: git reads only {read_} of its {count} files", remedy=misfit.RAW)

@@ -115,7 +115,7 @@ def _without_copies(mails: Sequence[Mail], notes: list[str]) -> list[Mail]:
         content = digest(mail) if mail.diff_at >= 0 else ""
         id_ = ("id", mail.id, mail.subject, content)
         names: list[tuple[str, ...]] = [id_] if mail.id else []
-        if content and mail.parts.tagged:
+        if content and mail.parts.tagged and not mail.parts.reply:
             names.append((repr(mail.parts), content))
         if seen.isdisjoint(names):
             kept.append(mail)

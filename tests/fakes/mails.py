@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import base64
-import quopri
 import re
+from binascii import b2a_qp
 from pathlib import Path
 
-from fakes.trees import git, make_git_tree
+from fakes.trees import git, git_bytes, make_git_tree
 
 #: What makes patches hard to mail: tabs, CRLF, a byte that is no UTF-8, long lines, trailing space.
 LONG = "".join(f"\tint line{n};\n" for n in range(1, 41))
@@ -50,8 +50,8 @@ def tree_of(repository: Path, revision: str = "HEAD") -> str:
 
 def format_patch(repository: Path, *words: str, which: str = "base..HEAD") -> list[bytes]:
     """The mails of a range, each as `git format-patch` writes it."""
-    text = git(repository, "format-patch", "--stdout", "--binary", *words, which)
-    return [mail.encode() for mail in re.split(r"(?m)^(?=From [0-9a-f]{40} Mon Sep 17)", text) if mail]
+    text = git_bytes(repository, "format-patch", "--stdout", "--binary", *words, which)
+    return [mail for mail in re.split(rb"(?m)^(?=From [0-9a-f]{40} Mon Sep 17)", text) if mail]
 
 
 def header(mail: bytes, name: str, value: str) -> bytes:
@@ -77,7 +77,8 @@ def encoded(mail: bytes, how: str, charset: str = "utf-8", *, crlf: bool = False
     if how == "base64":
         text = base64.encodebytes(text)
     elif how == "quoted-printable":
-        text = quopri.encodestring(text)
+        # a CR within a line is content
+        text = b"".join(b2a_qp(line, istext=False) + b"\n" for line in text.removesuffix(b"\n").split(b"\n"))
     mail = header(head + b"\n\n" + text, "Content-Type", f"text/plain; charset={charset}")
     return header(header(mail, "MIME-Version", "1.0"), "Content-Transfer-Encoding", how)
 
@@ -102,12 +103,16 @@ def flowed(mail: bytes) -> bytes:
     return header(head + b"\n\n" + body, "Content-Type", "text/plain; charset=utf-8; format=flowed")
 
 
-def reply(mail: bytes, mark: str = "Re: ", *, body: bytes | None = None, id_: str = "reply@example.invalid") -> bytes:
+def reply(
+    mail: bytes, mark: str = "Re: ", *, body: bytes | None = None, id_: str = "reply@example.invalid"
+) -> bytes:
     """An answer to a mail that quotes it, or has another body."""
     quoted = re.sub(rb"(?m)^", b"> ", body_of(mail))
     parent = re.search(rb"(?im)^Message-Id: (.*)", mail)
     thread = b"In-Reply-To: %b\nReferences: %b\n" % (parent[1], parent[1]) if parent else b""
-    head = f"From r@example.invalid Mon Jan  1 00:00:00 2024\nFrom: R <r@example.invalid>\nMessage-Id: <{id_}>\n"
+    head = (
+        f"From r@example.invalid Mon Jan  1 00:00:00 2024\nFrom: R <r@example.invalid>\nMessage-Id: <{id_}>\n"
+    )
     return (
         head.encode()
         + thread
