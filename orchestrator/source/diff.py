@@ -47,7 +47,11 @@ def without_transport_crs(text: bytes, sample: bytes) -> bytes:
 
 def complaint(diff: bytes) -> str:
     """What is in a diff that git would pass over without a word; empty if all is well."""
+    has_subject = False
     for number, line, after_hunk in _headers(diff):
+        if has_subject and _START.match(line):
+            return f"another mail begins above line {number} of its diff, without the From line of an mbox"
+        has_subject = has_subject or line.startswith(b"Subject: ")
         if after_hunk and line[:1] in (b"+", b"-", b" ") and not re.match(rb"--- |-- ?\r?$", line):
             return f"line {number} of its diff belongs to no hunk: a hunk has more lines than it says"
         for pattern, words in _UNREAD:

@@ -165,6 +165,11 @@ HUNK = b"@@ -1,2 +1,2 @@\n a\n-b\n+c\n"
         (HUNK + b"Only in b/mm: z.c\n", "without the content"),
         (HUNK + b"diff --git a/long\n b/long\n", "broken in two"),
         (HUNK + b"diff --cc mm/x.c\n", "combined diff"),
+        (
+            HUNK + b"-- \n2.39\n\nFrom: A\nSubject: [PATCH 2/2] b\n\ndiff --git a/y b/y\n",
+            "another mail begins",
+        ),
+        (HUNK + b"-- \n2.39\n\nSubject: of the list\n", ""),
     ],
 )
 def test_what_git_would_pass_over(text: bytes, words: str) -> None:
