@@ -187,7 +187,8 @@ def _of_mails(folder: Path, revision: str, files: Sequence[Path], covers: Sequen
     notes = [note for part in parts for note in part.notes]
     if revision and bases and base not in bases:
         notes.append(f"the series was made on {bases[0][:12]}, but is tested on {base[:12]}")
-    if lacking and not revision:
+    # a sentence behind Depends-on: cannot be looked up
+    if any(each.kind != "series" for each in lacking) and not revision:
         raise UserError(
             f"{names}: {prerequisites.sentence(lacking)}",
             remedy=f"Apply them to a branch, and name its tip: --source {shlex.quote(f'{folder}@BRANCH')}.",

@@ -114,7 +114,7 @@ def parse(raw: bytes) -> Mail:
     raw = diff.without_transport_crs(raw, raw)
     try:
         message = email.message_from_bytes(raw.partition(b"\n")[2] if raw.startswith(b"From ") else raw)
-        body, charset = _body(message)
+        body, part = _body(message)
     except (RecursionError, LookupError, AttributeError, TypeError) as error:
         raise ValueError("its MIME parts cannot be read") from error
     body = diff.without_marks(body)
@@ -122,8 +122,8 @@ def parse(raw: bytes) -> Mail:
         body = signed[1] + re.sub(rb"(?m)^- ", b"", signed[2])
     at = diff.start(body)
     body = diff.without_transport_crs(body, body[at:] if at >= 0 else body)
-    flowed = message.get_content_type() == "text/plain" and _parameter(message, "format") == "flowed"
-    head = _head(message, flowed)
+    charset = _charset(part)
+    head = _head(message, part)
     # git reads the description as UTF-8; bytes of the diff are content
     at = diff.start(body)
     text = head + (_recoded(body[:at], charset) + body[at:] if at >= 0 else _recoded(body, charset))
@@ -138,7 +138,7 @@ def parse(raw: bytes) -> Mail:
         id=_header(message, "Message-Id").strip(" <>"),
         references=tuple(dict.fromkeys(references)),
         charset=charset if at >= 0 and not _is_utf8(body[at:]) else "",
-        flowed=flowed,
+        flowed=_parameter(part, "format") == "flowed",
         diff_at=diff.start(text),
     )
 
@@ -149,11 +149,11 @@ def _is_mail(raw: bytes) -> bool:
     return bool(lines and re.match(rb"From |[!-9;-~]+:", lines[0]) and any(map(_HEADER.match, lines)))
 
 
-def _head(message: Message, flowed: bool) -> bytes:
+def _head(message: Message, part: Message) -> bytes:
     lines = [f"{name}: {_header(message, name)}" for name in ("From", "Date", "Subject")]
     kind = "Content-Type: text/plain; charset=UTF-8"
-    if flowed:
-        kind += f"; format=flowed; delsp={_parameter(message, 'delsp') or 'no'}"
+    if _parameter(part, "format") == "flowed":
+        kind += f"; format=flowed; delsp={_parameter(part, 'delsp') or 'no'}"
     lines += [kind, "Content-Transfer-Encoding: 8bit", "", ""]
     return "\n".join(lines).encode("utf-8", "replace")
 
@@ -177,8 +177,8 @@ def _header(message: Message, name: str) -> str:
     return " ".join("".join(words).replace("\0", "").split())
 
 
-def _body(message: Message) -> tuple[bytes, str]:
-    """The text of a mail without transfer encodings, and its charset if that is not UTF-8.
+def _body(message: Message) -> tuple[bytes, Message]:
+    """The text of a mail without transfer encodings, and the part with its diff.
 
     Of several parts these count: plain text, and attached patches.
     """
@@ -187,12 +187,16 @@ def _body(message: Message) -> tuple[bytes, str]:
     parts = [part for part in message.walk() if not part.is_multipart()]
     if len(parts) > 1:
         parts = [part for part in parts if _is_text(part)]
-    texts = [(_payload(part), (part.get_content_charset() or "").lower()) for part in parts]
-    # the charset of the part with the diff: the description of another part is read as that too
-    charsets = [charset for text, charset in texts if diff.start(text) >= 0] or [c for _, c in texts]
-    charset = next(filter(None, charsets), "")
-    body = b"\n".join(text if text.endswith(b"\n") else text + b"\n" for text, _ in texts)
-    return body, "" if charset in ("utf-8", "us-ascii", "utf8", "ascii") else charset
+    texts = [_payload(part) for part in parts]
+    body = b"\n".join(text if text.endswith(b"\n") else text + b"\n" for text in texts)
+    with_diff = [part for part, text in zip(parts, texts, strict=True) if diff.start(text) >= 0]
+    return body, next(iter(with_diff or parts), message)
+
+
+def _charset(part: Message) -> str:
+    """The charset of a part, empty for UTF-8 and ASCII."""
+    charset = (part.get_content_charset() or "").lower()
+    return "" if charset in ("utf-8", "us-ascii", "utf8", "ascii") else charset
 
 
 def _is_text(part: Message) -> bool:

@@ -213,6 +213,14 @@ def test_prerequisites_that_the_base_lacks(linux: Path, tmp_path: Path, commits:
     assert "needs other patches first" in read.notes[-1]
 
 
+def test_what_cannot_be_looked_up_is_said(linux: Path, tmp_path: Path) -> None:
+    file = mbox(linux, tmp_path / "s.mbox", "--base=base")
+    file.write_text(file.read_text().replace("\n---\n", "\n---\nDepends-on: the other series\n", 1))
+    read = input.read(str(linux), str(file), tmp_path, lambda _: None)
+    assert read.prerequisites == ("series the other series",)
+    assert read.notes[-1].endswith("does not seem to have: series the other series")
+
+
 def test_only_the_chosen_version_names_the_base(linux: Path, tmp_path: Path, commits: Commits) -> None:
     old = mbox(linux, tmp_path / "1", "--base=HEAD~2", "-v1", which="HEAD~2..HEAD").read_text()
     file = tmp_path / "t.mbox"

@@ -452,6 +452,13 @@ DAMAGE: dict[str, tuple[int, Callable[[bytes], bytes], str]] = {
     ),
     "no diff": (0, lambda mail: mail.partition(b"diff --git")[0], "has no diff in it"),
     "flowed": (1, mails.flowed, "format=flowed"),
+    "flowed in a part": (
+        1,
+        lambda mail: mails.multipart(
+            mail, "multipart/mixed", ("text/plain; format=flowed", mails.body_of(mails.flowed(mail)))
+        ),
+        "format=flowed",
+    ),
     "encrypted": (
         0,
         lambda mail: mails.multipart(mail, "multipart/encrypted", ("text/plain", b"x")),

@@ -185,6 +185,17 @@ def test_two_files_are_applied_in_order_and_the_digest_tells(tmp_path: Path, rep
     assert _apply(base, tmp_path) is base
 
 
+def test_what_was_left_out_is_said_each_time(tmp_path: Path, repo: Path, work: Path) -> None:
+    path = tmp_path / "1.patch"
+    path.write_text(_diff_of(_mbox(work), "mm: one"))
+    base, note = _base("tarball", repo, tmp_path), "is one patch of a series: the others are not applied"
+    for _ in range(2):
+        said: list[str] = []
+        _apply(base, tmp_path, path, say=said.append)
+        assert said[-1] == f"1.patch: '[PATCH 1/3] mm: one' {note}"
+    assert len(said) == 1
+
+
 def test_the_makefiles_version_is_read_again(tmp_path: Path, repo: Path) -> None:
     diff = tmp_path / "v.diff"
     (repo / "Makefile").write_text(
