@@ -34,13 +34,12 @@ from orchestrator.core.events import Events
 from orchestrator.core.files import write_atomically
 from orchestrator.core.store import Store
 from orchestrator.engine.protocol import Engine
-from orchestrator.kernel import build as kernels
 from orchestrator.plan import inputs as run_inputs
 from orchestrator.plan import prepare
 from orchestrator.plan.choices import Choices, Source
 from orchestrator.plan.target import target_of
 from orchestrator.run.directory import RunDirectory, check_inputs
-from orchestrator.run.estimate import boot_seconds, cpus
+from orchestrator.run.estimate import boot_seconds, incremental_builds
 from orchestrator.source import checkout
 from orchestrator.source.checkout import Fix
 from orchestrator.source.clone import GitError, run_git
@@ -204,15 +203,8 @@ def estimate(setup: Setup, history: History, store: Store, out: Path) -> list[st
         f"{len(history)} commits, bad is: {setup.predicate}.",
         f"About {steps} commits to judge, if the fault shows in every boot: {builds} builds, {boots} boots.",
     ]
-    cold, warm = (kernels.usual_cost_s(arch, store, warm=each) for each in (False, True))
-    jobs = cpus(setup.choices.jobs)
-    if cold is None:
-        lines.append("The cost of a build on this host is not known yet.")
-    else:
-        each = warm if warm is not None else cold
-        minutes = (cold + each * (builds - 1)) / jobs / 60
-        kind = "" if warm is not None else " at most"
-        lines.append(f"Builds: {minutes:.0f} min on {jobs} CPUs{kind}.")
+    cost = incremental_builds(arch, store, cold=1, warm=builds - 1, jobs=setup.choices.jobs)
+    lines.append(f"Builds: {cost}.")
     usual = boot_seconds(out, arch.name, setup.choices.variants[0], [suite.name for suite in suites])
     if boots:
         duration = "not known yet" if usual is None else f"{boots * usual / 60:.0f} min"

@@ -202,6 +202,10 @@ def series(context: click.Context, /, **parameters: Any) -> None:
     else:
         place = RunDirectory.fresh(out, session.KIND)
         start = request.reader_of(requests.series(parameters), say)
+        if parameters["dry_run"]:
+            for line in session.dry_run(start, store=store, runs=out, say=say):
+                click.echo(line)
+            return
     engine = LocalEngine(store)
     with interrupts(engine.cancel):
         code = session.execute(place, start, store=store, engine=engine, console=console, say=say)

@@ -369,6 +369,9 @@ SERIES = (
         help="Boots of base and of tip for benchmarks. Default: 5.",
     ),
     resume("series", completion.series),
+    click.option(
+        "--dry-run", is_flag=True, help="Print the patches and the estimated cost; build and boot nothing."
+    ),
 )
 
 

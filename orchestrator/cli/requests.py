@@ -55,7 +55,9 @@ def series(parameters: Mapping[str, Any]) -> SeriesRequest:
     """The request of ``orchestrate series``."""
     from orchestrator.series.request import SeriesRequest
 
-    return _filled(SeriesRequest, {**parameters, "options": options(parameters)})
+    # the argument SERIES has the name of the option --patch
+    others = {**parameters, "patches": None}
+    return _filled(SeriesRequest, {**parameters, "options": options(others)})
 
 
 def _filled(struct: type[_Struct], parameters: Mapping[str, Any]) -> _Struct:

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from orchestrator.core import arch as arches
+from orchestrator.core.arch import Arch
 from orchestrator.core.errors import OrchestrateError, UserError
 from orchestrator.core.store import Store
 from orchestrator.kernel import build
@@ -97,6 +98,15 @@ def _usual(plan: Plan, runs: Path) -> dict[str, float | None]:
     """The usual seconds of each cell, without its build; ``None`` if not known."""
     durations = _durations(runs)
     return {cell.id: durations.get(_shape(cell)) for cell in plan.cells}
+
+
+def incremental_builds(arch: Arch, store: Store, *, cold: int, warm: int, jobs: int) -> str:
+    """The usual time of builds in words: ``cold`` from nothing, ``warm`` on the objects of another commit."""
+    full, changed = (build.usual_cost_s(arch, store, warm=each) for each in (False, True))
+    if full is None:
+        return "not known on this host yet"
+    minutes = (full * cold + (full if changed is None else changed) * warm) / cpus(jobs) / 60
+    return f"{minutes:.0f} min on {cpus(jobs)} CPUs{' at most' if changed is None else ''}"
 
 
 def _kernel(inputs: Inputs, store: Store, label: str, arch: str, variant: str) -> KernelCost:

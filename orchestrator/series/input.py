@@ -17,23 +17,27 @@ from orchestrator.core.process import require, tool
 from orchestrator.core.store import absolute
 from orchestrator.core.text import clean_str, one_line
 from orchestrator.series.model import Patch
-from orchestrator.source import clone, patches
-from orchestrator.source import mbox as mails
+from orchestrator.source import clone, mbox, patches, prerequisites
 from orchestrator.source.checkout import Checkout
-from orchestrator.source.clone import run_git
-from orchestrator.source.model import Say
+from orchestrator.source.clone import GitError, run_git
+from orchestrator.source.mbox import MailSeries
+from orchestrator.source.model import Say, quiet
 
 FORMS = "an mbox, a folder of patches, BASE..TIP of the repository, or a message-id that b4 can fetch"
 #: More patches are a mistake: swapped ends, or a whole release.
 MOST = 500
 _B4_S = 600.0
+#: Of files with mails.
+_SUFFIXES = (".mbox", ".mbx", ".patch", ".diff", ".eml", ".gz")
+#: git allows neither a name that begins or ends with a slash, nor one with two dots.
+_RANGE = re.compile(r"(?!/)[^\s]*?(?<!/)\.\.\.?(?!/)[^\s]*")
 
 
 class SeriesSource(msgspec.Struct, frozen=True, kw_only=True):
     """A series before its patches are commits.
 
     ``mails`` are files to apply on ``base``; without them the series is the range up to ``tip``. ``notes``
-    are sentences about how it was read.
+    are sentences about how it was read. ``title`` is that of its cover letter, ``version`` is like ``v2``.
     """
 
     folder: Path
@@ -41,6 +45,9 @@ class SeriesSource(msgspec.Struct, frozen=True, kw_only=True):
     tip: str = ""
     mails: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    title: str = ""
+    version: str = ""
+    prerequisites: tuple[str, ...] = ()
 
 
 def read(source: str, series: str, work: Path, say: Say) -> SeriesSource:
@@ -54,32 +61,53 @@ def read(source: str, series: str, work: Path, say: Say) -> SeriesSource:
     folder, revision = _repository(source)
     path = absolute(Path(series)) if series.strip() else None
     if path is not None and path.exists():
-        return _of_mails(folder, revision, [path], [path])
-    if "..." in series:
+        return _of_mails(folder, revision, [path], ())
+    is_range = _RANGE.fullmatch(series) is not None and Path(series).suffix not in _SUFFIXES
+    is_message = _is_message(series, folder)
+    if is_range and "..." in series and not is_message:
         raise UserError(
             f"{series}: a series is a range of commits",
             remedy=f"Write two dots: {series.replace('...', '..')}",
         )
-    if ".." in series:
-        return _of_range(folder, revision, series)
-    if re.match(r"https?://", series) or re.fullmatch(r"<?[^\s@/<>]+@[^\s@/<>]+>?", series):
+    if is_message:
         fetched = _fetch(series, work, say)
-        mboxes = [file for file in fetched if file.suffix in (".mbx", ".mbox") or file.is_dir()]
-        return _of_mails(folder, revision, mboxes, fetched)
+        mboxes = [file for file in fetched if file.suffix != ".cover"]
+        return _of_mails(folder, revision, mboxes, [f for f in fetched if f.suffix == ".cover"])
+    if is_range:
+        return _of_range(folder, revision, series)
     raise UserError(
         f"{series!r} is not a series: there is no such file or folder",
         remedy=f"Give {FORMS}.",
     )
 
 
-def commits(source: SeriesSource, checkout: Checkout, work: Path) -> tuple[Patch, ...]:
+def _is_message(series: str, folder: Path) -> bool:
+    """Whether a word is the address or the id of a mail, and not a range of names with an ``@`` in them."""
+    if re.match(r"https?://", series):
+        return True
+    if not re.fullmatch(r"<?[^\s@/<>]+@[^\s@/<>{}]+>?", series):
+        return False
+    ends = series.split("..")
+    return len(ends) == 1 or not all(_is_revision(folder, end or "HEAD") for end in ends)
+
+
+def _is_revision(folder: Path, name: str) -> bool:
+    try:
+        run_git(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", name)
+    except GitError:
+        return False
+    return True
+
+
+def commits(source: SeriesSource, checkout: Checkout, work: Path, say: Say = quiet) -> tuple[Patch, ...]:
     """The base and the patches as commits that can be checked out.
 
     :param work: an empty folder for temporary files.
+    :param say: is told what is unusual about a patch.
     :raises UserError: a patch does not apply; there is no patch, or more than ``MOST``.
     """
     if source.mails:
-        series = _apply(source, checkout, work)
+        series = _apply(source, checkout, work, say)
     else:
         series = _list(source.folder, f"{source.base}..{source.tip}")
     if not series:
@@ -142,19 +170,44 @@ def _of_range(folder: Path, revision: str, series: str) -> SeriesSource:
     return SeriesSource(folder=folder, base=base, tip=tip, notes=tuple(notes))
 
 
-def _of_mails(folder: Path, revision: str, files: Sequence[Path], texts: Sequence[Path]) -> SeriesSource:
+def _of_mails(folder: Path, revision: str, files: Sequence[Path], covers: Sequence[Path]) -> SeriesSource:
     """A series of mails.
 
-    :param texts: all files that were fetched; the base may be in the cover letter only.
+    :param covers: cover letters that were fetched as files; the base may be in one of them only.
     """
-    bases = mails.base_commits([source for file in texts for source in mails.read(file)])
-    notes = []
-    if revision:
-        base = clone.commit_of(folder, revision, f"{folder}@{revision}")
-        if bases and base not in bases:
-            notes.append(f"the series was made on {bases[0][:12]}, but is tested on {base[:12]}")
-        return SeriesSource(folder=folder, base=base, mails=tuple(files), notes=tuple(notes))
     names = ", ".join(clean_str(file.name) for file in files)
+    with tempfile.TemporaryDirectory(prefix="orchestrate-") as work:
+        parts = [mbox.parse(mbox.read(file), file, Path(work) / str(n)) for n, file in enumerate(files)]
+        series = [*parts, *(mbox.cover(source) for file in covers for source in mbox.read(file))]
+        bases = tuple(dict.fromkeys(base for each in series for base in each.bases))
+        base = _base(folder, revision, names, bases)
+        needs = tuple(dict.fromkeys(each for part in series for each in part.prerequisites))
+        whole = MailSeries(tuple(p for part in parts for p in part.patches), bases=bases, prerequisites=needs)
+        lacking = prerequisites.missing(whole, folder, base)
+    notes = [note for part in parts for note in part.notes]
+    if revision and bases and base not in bases:
+        notes.append(f"the series was made on {bases[0][:12]}, but is tested on {base[:12]}")
+    # a sentence behind Depends-on: cannot be looked up
+    if any(each.kind != "series" for each in lacking) and not revision:
+        raise UserError(
+            f"{names}: {prerequisites.sentence(lacking)}",
+            remedy=f"Apply them to a branch, and name its tip: --source {shlex.quote(f'{folder}@BRANCH')}.",
+        )
+    return SeriesSource(
+        folder=folder,
+        base=base,
+        mails=tuple(files),
+        notes=(*notes, *([f"{names}: {prerequisites.sentence(lacking)}"] if lacking else ())),
+        title=next((each.title for each in series if each.title), ""),
+        version=parts[0].version if len(parts) == 1 else "",
+        prerequisites=tuple(map(str, needs)),
+    )
+
+
+def _base(folder: Path, revision: str, names: str, bases: Sequence[str]) -> str:
+    """The commit on which a series of mails is tested."""
+    if revision:
+        return clone.commit_of(folder, revision, f"{folder}@{revision}")
     if not bases:
         raise UserError(
             f"{names} does not name its base (no base-commit: line)",
@@ -166,13 +219,12 @@ def _of_mails(folder: Path, revision: str, files: Sequence[Path], texts: Sequenc
             remedy=f"Name the right one: --source {shlex.quote(f'{folder}@BASE')}.",
         )
     try:
-        base = clone.commit_of(folder, bases[0], f"{folder}@{bases[0]}")
+        return clone.commit_of(folder, bases[0], f"{folder}@{bases[0]}")
     except UserError as error:
         raise UserError(
             f"{names} was made on {bases[0][:12]}, which {folder} does not have",
             remedy=f"Fetch it there, or name another base: --source {shlex.quote(f'{folder}@BASE')}.",
         ) from error
-    return SeriesSource(folder=folder, base=base, mails=tuple(files), notes=tuple(notes))
 
 
 def _fetch(word: str, work: Path, say: Say) -> list[Path]:
@@ -196,9 +248,9 @@ def _fetch(word: str, work: Path, say: Say) -> list[Path]:
     return files
 
 
-def _apply(source: SeriesSource, checkout: Checkout, work: Path) -> list[Patch]:
+def _apply(source: SeriesSource, checkout: Checkout, work: Path, say: Say) -> list[Patch]:
     base = checkout.check_out(source.base)
-    commits = patches.as_commits(base, source.mails, work)
+    commits = patches.as_commits(base, source.mails, work, say)
     return [Patch(number=0, commit=commit, subject=one_line(subject)) for commit, subject in commits]
 
 

@@ -20,7 +20,7 @@ from orchestrator.plan.inputs import digests
 from orchestrator.results import junit
 from orchestrator.results.model import CellResult
 from orchestrator.run.directory import RunDirectory, check_inputs, read_versioned
-from orchestrator.series import cover, input, matrix, page, performance, steps, terminal
+from orchestrator.series import cover, input, matrix, page, performance, preview, steps, terminal
 from orchestrator.series.input import SeriesSource
 from orchestrator.series.model import SERIES_VERSION, Patch, Scope, Series
 from orchestrator.series.request import Reader
@@ -88,16 +88,29 @@ def execute(
         raise
 
 
+def dry_run(start: Reader, *, store: Store, runs: Path, say: Say) -> list[str]:
+    """What a series was understood to be, and its estimated cost, in lines; nothing is built.
+
+    :param runs: the folder of earlier runs.
+    :raises UserError: the request cannot be met.
+    """
+    with tempfile.TemporaryDirectory(prefix="orchestrate-") as scratch:
+        source, scope = start(Path(scratch) / "fetched")
+        with checkouts.opened(source.folder, cache=store.root, say=say) as checkout:
+            patches, notes = _commits(source, checkout, Path(scratch))
+        return preview.lines(source, scope, patches, notes, store, runs)
+
+
 def _begin(place: RunDirectory, source: SeriesSource, scope: Scope, work: Path, services: _Services) -> int:
     with services.checkout(source.folder) as checkout:
-        patches = _commits(source, checkout, work)
+        patches, notes = _commits(source, checkout, work)
         place.try_folder()
         series = Series(
             id=place.id,
             scope=msgspec.structs.replace(scope, inputs=input.copy_names(source)),
             patches=patches,
             rows=steps.rows(scope.choices, scope.also, scope.bench),
-            notes=source.notes,
+            notes=notes,
             started_at=now(),
         )
         return _continue(place, series, checkout, services, source)
@@ -112,15 +125,20 @@ def _resume(place: RunDirectory, series: Series, work: Path, services: _Services
         mails=tuple(place.path / name for name in scope.inputs),
     )
     with services.checkout(source.folder) as checkout:
-        patches = _commits(source, checkout, work)
+        patches, _ = _commits(source, checkout, work)
         if [patch.commit for patch in patches] != [patch.commit for patch in series.patches]:
             raise UserError(f"{scope.name} has changed since the series began", remedy="Start a new one.")
         return _continue(place, series, checkout, services)
 
 
-def _commits(source: SeriesSource, checkout: Checkout, work: Path) -> tuple[Patch, ...]:
+def _commits(
+    source: SeriesSource, checkout: Checkout, work: Path
+) -> tuple[tuple[Patch, ...], tuple[str, ...]]:
+    """The base and the patches, and the sentences about how they were read."""
     (work / "apply").mkdir()
-    return input.commits(source, checkout, work / "apply")
+    notes = list(source.notes)
+    patches = input.commits(source, checkout, work / "apply", notes.append)
+    return patches, tuple(dict.fromkeys(notes))
 
 
 def _copy_mails(place: RunDirectory, source: SeriesSource, series: Series, checkout: Checkout) -> None:

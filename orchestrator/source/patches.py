@@ -14,22 +14,26 @@ import msgspec
 
 from orchestrator.core.errors import InfraError, UserError
 from orchestrator.core.text import clean_str
-from orchestrator.source import archive, clone, identity, scratch
+from orchestrator.source import archive, clone, diff, identity, misfit, prerequisites, scratch
 from orchestrator.source.clone import GitError, run_git
-from orchestrator.source.mbox import Patch, read, split_patches
+from orchestrator.source.mbox import Patch, Source, parse, read
 from orchestrator.source.model import Say, Tree, quiet
 
 #: Part of every key: a new number when the same patches would give another tree.
-_VERSION = "patches 1"
+_VERSION = "patches 2"
 _COMMITTER = "orchestrate <orchestrate@localhost>"
 _REF = "refs/orchestrate/patched"
 
 
 class _Applied(msgspec.Struct, frozen=True):
-    """The record beside a patched tree: the number of its patches, and its commit in a git tree."""
+    """The record beside a patched tree: the number of its patches, and its commit in a git tree.
+
+    ``notes`` are sentences about how the patches were read.
+    """
 
     count: int
     commit: str
+    notes: tuple[str, ...] = ()
 
 
 def apply(tree: Tree, files: Sequence[Path], *, cache: Path, say: Say = quiet) -> Tree:
@@ -39,10 +43,10 @@ def apply(tree: Tree, files: Sequence[Path], *, cache: Path, say: Say = quiet) -
     are no git repository get none.
 
     :param files: each an mbox of one or more mails, a patch or diff, or a directory of ``*.patch``, in the
-        order of its quilt ``series`` if it has one. Mails without a diff (cover letters, replies) are
-        skipped.
-    :raises UserError: not found, no patch in it, a patch that does not apply or leads out of the tree, or
-        ``tree`` has local changes that are not committed.
+        order of its quilt ``series`` if it has one. Of a thread the newest version is applied; cover letters
+        and replies are skipped.
+    :raises UserError: not found, no patch in it, a patch that is missing, does not apply or leads out of the
+        tree, or ``tree`` has local changes that are not committed.
     :raises InfraError: no git, no space.
     """
     if not files:
@@ -61,7 +65,7 @@ def apply(tree: Tree, files: Sequence[Path], *, cache: Path, say: Say = quiet) -
         ) from error
 
 
-def as_commits(base: Tree, files: Sequence[Path], work: Path) -> list[tuple[str, str]]:
+def as_commits(base: Tree, files: Sequence[Path], work: Path, say: Say = quiet) -> list[tuple[str, str]]:
     """Make each patch a commit on top of the commit that a private clone has checked out.
 
     Their ids depend only on base and patches. None of them is checked out.
@@ -74,11 +78,9 @@ def as_commits(base: Tree, files: Sequence[Path], work: Path) -> list[tuple[str,
     :raises InfraError: no git, no space.
     """
     try:
-        patches = [
-            patch
-            for n, file in enumerate(files)
-            for patch in split_patches(read(file), file, work / "mails" / str(n))
-        ]
+        patches, notes = _patches([(file, read(file)) for file in files], base, work)
+        for note in notes:
+            say(note)
         imported = _rehearse(patches, base, work)
         _check_links(patches, work / "scratch")
         run_git(base.path, "config", "fastimport.unpackLimit", "1")
@@ -105,11 +107,7 @@ def _apply(tree: Tree, files: Sequence[Path], cache: Path, say: Say) -> Tree:
     what = f"{tree.describe} with {names}"
 
     def make(tmp: Path) -> None:
-        patches = [
-            patch
-            for n, (file, sources) in enumerate(sources_by_file)
-            for patch in split_patches(sources, file, tmp / "mails" / str(n))
-        ]
+        patches, notes = _patches(sources_by_file, tree, tmp)
         say(f"preparing {tree.describe} with {_patch_count(len(patches))}")
         imported = _rehearse(patches, tree, tmp)
         # hard links to a tree in the cache are safe: nobody writes into one, and git replaces the files that
@@ -125,10 +123,12 @@ def _apply(tree: Tree, files: Sequence[Path], cache: Path, say: Say) -> Tree:
         for name in ("mails", "scratch"):
             shutil.rmtree(tmp / name)
         imported.unlink()
-        (tmp / "applied.json").write_bytes(msgspec.json.encode(_Applied(len(patches), commit)))
+        (tmp / "applied.json").write_bytes(msgspec.json.encode(_Applied(len(patches), commit, notes)))
 
     path = archive.keep(make, digest, cache=cache, what=what, say=say)
     applied = msgspec.json.decode((path.parent / "applied.json").read_bytes(), type=_Applied)
+    for note in applied.notes:
+        say(note)
     if tree.commit:
         clone.relink(path, tree.path, tree.commit)
     return msgspec.structs.replace(
@@ -145,6 +145,42 @@ def _apply(tree: Tree, files: Sequence[Path], cache: Path, say: Say) -> Tree:
 
 def _patch_count(count: int) -> str:
     return f"{count} patch{'' if count == 1 else 'es'}"
+
+
+def _patches(
+    sources_by_file: Sequence[tuple[Path, Sequence[Source]]], base: Tree, work: Path
+) -> tuple[list[Patch], tuple[str, ...]]:
+    """The patches in files, ready to be applied, and sentences about how they were read."""
+    patches: list[Patch] = []
+    notes: list[str] = []
+    for n, (file, sources) in enumerate(sources_by_file):
+        series = parse(sources, file, work / "mails" / str(n))
+        notes += series.notes
+        lacking = prerequisites.missing(series, base.path, base.commit)
+        doubts = [prerequisites.sentence(lacking)] if lacking else []
+        notes += [f"{clean_str(file.name)}: {doubt}" for doubt in doubts]
+        for patch in series.patches:
+            level = _strip_level(patch, base)
+            notes += [f"{patch}: its names have no prefix a/ and b/: it is read with -p0"] if level else []
+            patches.append(
+                msgspec.structs.replace(
+                    patch, options=(*patch.options, *level), doubts=(*doubts, *patch.doubts)
+                )
+            )
+    return patches, tuple(notes)
+
+
+def _strip_level(patch: Patch, base: Tree) -> tuple[str, ...]:
+    """The option for names without the prefixes ``a/`` and ``b/``."""
+    if any(option.startswith("-p") for option in patch.options):
+        return ()
+    levels = diff.strip_levels(patch.diff.read_bytes(), base.path)
+    if len(levels) > 1:
+        raise UserError(
+            f"{patch}: some of its names have a prefix like a/ and b/, others have none",
+            remedy="make it again with git, or name it in a quilt `series` file with -p0 or -p1",
+        )
+    return ("-p0",) if levels == {0} else ()
 
 
 # --- the patched tree
@@ -266,7 +302,12 @@ def _names(patch: Patch, where: Path) -> set[str]:
     try:
         both = [run_git(where, *argv, *way, str(patch.diff)) for way in ([], ["-R"])]
     except GitError as error:
-        raise UserError(f"{patch}: git cannot read it: {error.first}", remedy=_BROKEN) from error
+        raise UserError(
+            f"{patch}: git cannot read it: {error.first}", remedy="; ".join((*patch.doubts, misfit.RAW))
+        ) from error
+    count = diff.git_headers(patch.diff.read_bytes())
+    if (read_ := both[0].count(b"\0")) < count:
+        raise UserError(f"{patch}: git reads only {read_} of its {count} files", remedy=misfit.RAW)
     records = b"".join(both).split(b"\0")
     names = {os.fsdecode(record.split(b"\t", 2)[-1]) for record in records if record}
     for name in sorted(names):
@@ -286,7 +327,6 @@ def _check_links(patches: Sequence[Patch], tree: Path) -> None:
 
 
 _APPLY = ("apply", "--whitespace=nowarn")
-_BROKEN = "fetch it again in raw form: mail programs and web pages break lines and turn tabs into spaces"
 
 
 def _reaches_out(patch: Patch, name: str) -> UserError:
@@ -302,7 +342,8 @@ def _does_not_apply(patch: Patch, base: Tree, tree: Path, error: GitError) -> Us
     git prints the number of a hunk only when it writes the others into files.
     """
     argv = [*_APPLY, *patch.options]
-    is_applied = _works(tree, *argv, "--check", "--reverse", str(patch.diff))
+    is_applied = misfit.works(tree, *argv, "--check", "--reverse", str(patch.diff))
+    damage = misfit.damage(patch.diff, tree, argv)
     try:
         run_git(tree, *argv, "--reject", str(patch.diff))
         message = error.output
@@ -318,19 +359,15 @@ def _does_not_apply(patch: Patch, base: Tree, tree: Path, error: GitError) -> Us
     where = "; ".join(places[:3]) + (f"; and {len(places) - 3} more" if len(places) > 3 else "")
     if is_applied:
         remedy = "this tree has it already: leave it out"
+    elif damage:
+        remedy = f"{damage}; {misfit.RAW}"
+    elif patch.doubts:
+        remedy = "; ".join(patch.doubts)
     elif patch.base and patch.base != base.commit:
         remedy = f"its base is {patch.base[:12]}: name that with DIR@REV as the source, or rebase the patch"
     else:
         remedy = f"rebase it onto {base.version}, or name the source that it is for"
     return UserError(f"{patch} does not apply to {base.describe}: {where or error.first}", remedy=remedy)
-
-
-def _works(tree: Path, *argv: str) -> bool:
-    try:
-        run_git(tree, *argv)
-    except GitError:
-        return False
-    return True
 
 
 def _author(patch: Patch, where: Path) -> str:

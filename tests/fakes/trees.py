@@ -44,10 +44,15 @@ def make_tree(
 
 
 def git(path: Path, *argv: str) -> str:
+    """Run git in a repository of the test's own; returns its output as text."""
+    return git_bytes(path, *argv).decode().replace("\r\n", "\n")
+
+
+def git_bytes(path: Path, *argv: str) -> bytes:
     """Run git in a repository of the test's own."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     env |= {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
-    done = subprocess.run([*GIT, "-C", str(path), *argv], env=env, check=True, capture_output=True, text=True)
+    done = subprocess.run([*GIT, "-C", str(path), *argv], env=env, check=True, capture_output=True)
     return done.stdout
 
 

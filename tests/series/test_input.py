@@ -170,6 +170,67 @@ def test_ranges_that_are_none(linux: Path, commits: Commits, series: str, messag
     assert not remedy or __import__("re").search(remedy, caught.value.remedy)
 
 
+@pytest.mark.parametrize(
+    "word", ["../series.mbox", "./x/../v3.mbox", "a/../b", "v1..v2.mbox", "/no/../x.patch", ".../t.mbox.gz"]
+)
+def test_a_path_with_two_dots_is_no_range(linux: Path, commits: Commits, word: str) -> None:
+    with pytest.raises(UserError, match="is not a series: there is no such file or folder"):
+        commits(linux, word)
+
+
+@pytest.mark.parametrize(
+    "word", ["20240101..1@example.org", "<a...b@example.org>", "https://lore.example/a..b@x/"]
+)
+def test_a_message_id_with_two_dots_is_no_range(b4: None, linux: Path, commits: Commits, word: str) -> None:
+    assert subjects(commits(linux, word)) == ALL
+
+
+def test_a_range_of_names_with_an_at_sign(linux: Path, commits: Commits) -> None:
+    git(linux, "branch", "me@work", "base")
+    assert subjects(commits(linux, "me@work..HEAD")) == ALL
+    assert subjects(commits(linux, "HEAD@{2}..HEAD")) == ["mm: one", *ALL[2:]]
+    assert subjects(commits(linux, "me@work..")) == ALL
+
+
+def test_prerequisites_that_the_base_lacks(linux: Path, tmp_path: Path, commits: Commits) -> None:
+    file = mbox(linux, tmp_path / "s.mbox", "--base=base", which="HEAD~1..HEAD")
+    assert file.read_text().count("prerequisite-patch-id") == 2
+    with pytest.raises(UserError, match=r"needs other patches first, which its base .*: patch-id ") as caught:
+        commits(linux, file)
+    assert f"--source {linux}@BRANCH" in caught.value.remedy
+    # a base that has them, also by other commits
+    assert subjects(commits(f"{linux}@HEAD~1", file)) == ["mm: two", "proc: three"]
+    tip = git(linux, "rev-parse", "HEAD").strip()
+    git(linux, "checkout", "-q", "-b", "other", "base")
+    commit_file(linux, "mm/else.c", "int other;\n", "elsewhere")
+    git(linux, "cherry-pick", f"{tip}~2", f"{tip}~1")
+    read = input.read(f"{linux}@other", str(file), tmp_path, lambda _: None)
+    assert read.notes == (
+        f"the series was made on {git(linux, 'rev-parse', 'base')[:12]}, but is tested on {read.base[:12]}",
+    )
+    # the user's base is taken, but what it lacks is said
+    read = input.read(f"{linux}@base", str(file), tmp_path, lambda _: None)
+    assert "needs other patches first" in read.notes[-1]
+
+
+def test_what_cannot_be_looked_up_is_said(linux: Path, tmp_path: Path) -> None:
+    file = mbox(linux, tmp_path / "s.mbox", "--base=base")
+    file.write_text(file.read_text().replace("\n---\n", "\n---\nDepends-on: the other series\n", 1))
+    read = input.read(str(linux), str(file), tmp_path, lambda _: None)
+    assert read.prerequisites == ("series the other series",)
+    assert read.notes[-1].endswith("does not seem to have: series the other series")
+
+
+def test_only_the_chosen_version_names_the_base(linux: Path, tmp_path: Path, commits: Commits) -> None:
+    old = mbox(linux, tmp_path / "1", "--base=HEAD~2", "-v1", which="HEAD~2..HEAD").read_text()
+    file = tmp_path / "t.mbox"
+    file.write_text(old + mbox(linux, tmp_path / "2", "--base=base", "-v2").read_text())
+    read = input.read(str(linux), str(file), tmp_path, lambda _: None)
+    assert (read.base, read.version) == (git(linux, "rev-parse", "base").strip(), "v2")
+    assert read.notes == ("t.mbox: v1 (2 patches) is left out: v2 is newer",)
+    assert subjects(commits(linux, file)) == ALL
+
+
 def test_the_base_named_twice(linux: Path, commits: Commits) -> None:
     with pytest.raises(UserError, match="named twice"):
         commits(f"{linux}@base", "base..HEAD")

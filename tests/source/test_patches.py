@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import os
 import re
 import sys
@@ -182,6 +183,17 @@ def test_two_files_are_applied_in_order_and_the_digest_tells(tmp_path: Path, rep
     second.write_text(second.read_text() + "\n")
     assert _apply(one, tmp_path, second).digest != two.digest
     assert _apply(base, tmp_path) is base
+
+
+def test_what_was_left_out_is_said_each_time(tmp_path: Path, repo: Path, work: Path) -> None:
+    path = tmp_path / "1.patch"
+    path.write_text(_diff_of(_mbox(work), "mm: one"))
+    base, note = _base("tarball", repo, tmp_path), "is one patch of a series: the others are not applied"
+    for _ in range(2):
+        said: list[str] = []
+        _apply(base, tmp_path, path, say=said.append)
+        assert said[-1] == f"1.patch: '[PATCH 1/3] mm: one' {note}"
+    assert len(said) == 1
 
 
 def test_the_makefiles_version_is_read_again(tmp_path: Path, repo: Path) -> None:
@@ -430,7 +442,8 @@ def _mangled(work: Path) -> bytes:
             "x.patch: (no diff|git cannot read)",
             "name an mbox",
         ),
-        (lambda w: gzip.compress(_mbox(w).encode()), "x.patch is compressed", "gunzip"),
+        (lambda w: lzma.compress(_mbox(w).encode()), "x.patch is compressed", "unxz"),
+        (lambda w: gzip.compress(_mbox(w).encode())[:-9], "x.patch is damaged", "again"),
         (_mangled, r"patch 1 of 1 \('mm: one'\): git cannot read it: corrupt patch", "raw form"),
         (
             lambda w: _mbox(w).replace("diff --git", "tiff --git").replace("\n---", "\n- -").encode(),
