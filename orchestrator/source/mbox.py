@@ -14,7 +14,7 @@ import msgspec
 
 from orchestrator.core.errors import UserError
 from orchestrator.core.text import clean_str
-from orchestrator.source.clone import GitError, run_git
+from orchestrator.source.git import GitError, run_git
 
 #: A thread of a hundred patches is a few MiB.
 MAX_BYTES = 64 << 20

@@ -110,19 +110,19 @@ def _from_directory(path: Path, spec: str, *, cache: Path, sha256: str | None, s
             remedy="move it, or name a revision of it (DIR@REV): that is built from a private clone",
         )
     version = identity.makefile_version(path)
-    git = identity.git_state(path)
+    git = identity.git_state(path, stat_cache=cache / "stat", say=say)
     if git is not None:
         local = f" (dirty {git.dirty[:12]})" if git.dirty else ""
         return Tree(
             path=path,
             spec=spec,
             kind="directory",
-            digest=identity.digest_of_text("git", git.commit, git.dirty),
+            digest=git.digest,
             commit=git.commit,
             dirty=git.dirty,
             version=version,
             describe=f"{version}-g{git.commit[:12]}{local}",
-            base_spec="" if git.dirty else f"{path}@{git.commit}",
+            base_spec="" if git.dirty or git.ignored else f"{path}@{git.commit}",
         )
     say(f"reading {path}")
     digest = identity.content_digest(path, stat_cache=cache / "stat")

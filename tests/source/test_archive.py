@@ -310,8 +310,12 @@ def test_what_was_left_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(store, "_CLEAR_S", 0.2)
     packed = make_tarball(tmp_path / "x.tar", make_tree(tmp_path / "t"))
     left = tmp_path / "cache/sources" / _FRESH
-    left.parent.mkdir(parents=True)
-    left.touch()
+    left.mkdir(parents=True)
+
+    def refuse(_: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(store, "remove_tree", refuse)
     with pytest.raises(InfraError, match="cannot be removed"):
         unpack_file(packed, DIGEST, cache=tmp_path / "cache")
 
