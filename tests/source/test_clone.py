@@ -224,7 +224,8 @@ def test_a_read_only_mount_that_belongs_to_somebody_else(repo: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "attributes", ["*.c ident eol=crlf", "*.c text working-tree-encoding=UTF-16", "*.c filter=lfs -diff"]
+    "attributes",
+    ["*.c ident eol=crlf", "mm/memory.c text working-tree-encoding=UTF-16", "*.c filter=lfs -diff"],
 )
 def test_a_checkout_has_the_bytes_of_the_commit(repo: Path, tmp_path: Path, attributes: str) -> None:
     """Even if attributes in the tree itself ask for a conversion: the digest is that of the commit."""
