@@ -111,12 +111,9 @@ def git_state(path: Path, *, stat_cache: Path | None = None, say: Say = quiet) -
         return None
     try:
         commit = run_git(path, "rev-parse", "--verify", "HEAD^{commit}").decode().strip()
-    except GitError as error:
-        say(f"{path} counts as a plain folder: git cannot name its commit ({error.first})")
-        return None
-    except InfraError as error:
-        if path.joinpath(".git").exists():
-            say(f"{path} counts as a plain folder: {error.message}")
+    except (GitError, InfraError) as error:
+        why = error.first if isinstance(error, GitError) else error.message
+        say(f"{path} counts as a plain folder: git cannot name its commit ({why})")
         return None
     try:
         changed = differences(path, commit, stat_cache=stat_cache)
