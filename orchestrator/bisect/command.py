@@ -42,7 +42,7 @@ from orchestrator.run.directory import RunDirectory, check_inputs
 from orchestrator.run.estimate import boot_seconds, incremental_builds
 from orchestrator.source import checkout
 from orchestrator.source.checkout import Fix
-from orchestrator.source.clone import GitError, run_git
+from orchestrator.source.git import GitError, commits_between, run_git
 
 Say = Callable[[str], None]
 
@@ -162,8 +162,8 @@ def _opening(setup: Setup, history: History, folder: Path, steps: int) -> str:
 
 
 def _fix(setup: Setup, fix: FixRange) -> Fix:
-    commits = run_git(Path(setup.repository), "rev-list", fix.revisions).decode().split()
-    return Fix(commit=fix.commit, within=frozenset(commits))
+    first, _, last = fix.revisions.partition("..")
+    return Fix(commit=fix.commit, within=frozenset(commits_between(Path(setup.repository), [first], last)))
 
 
 def _has_room(choices: Choices) -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from orchestrator.core.errors import UserError
 from orchestrator.core.text import clean_str
-from orchestrator.source.clone import GitError, is_ancestor, merge_base, run_git
+from orchestrator.source.git import GitError, commits_between, is_ancestor, merge_base, run_git
 
 #: Up to this many commits the matrix is also stored unpacked: 8 bytes an entry.
 _DENSE = 1024
@@ -72,7 +72,7 @@ class History:
 
     @classmethod
     def read(cls, repository: Path, good: Sequence[str], bad: str) -> History:
-        """The commits of ``git rev-list bad --not good…``.
+        """The commits of ``git rev-list bad --not good…``, whatever their dates.
 
         The repository is only read. Names are those that git resolves to a commit.
 
@@ -86,19 +86,17 @@ class History:
         goods = tuple(resolve_commit(repository, name) for name in good)
         for name, commit in zip(good, goods, strict=True):
             _check_ends(repository, name, commit, bad, end)
-        argv = ["rev-list", "--topo-order", "--reverse", "--parents", end, "--not", *goods]
         try:
-            lines = [line.split() for line in run_git(repository, *argv).decode().splitlines()]
+            between = commits_between(repository, goods, end)
         except GitError as error:
             raise UserError(
                 f"{repository}: git cannot read the history up to {bad}: {error.first}",
                 remedy="Check the repository with `git fsck`.",
             ) from error
-        commits = {commit for commit, *_ in lines}
-        if cut := sorted(commits & _boundary(repository)):
+        if cut := sorted(between.keys() & _boundary(repository)):
             raise _cut_off(repository, f"between {', '.join(good)} and {bad}, at {cut[0][:12]}")
-        parents = {commit: tuple(p for p in of if p in commits) for commit, *of in lines}
-        return cls._build([commit for commit, *_ in lines], parents, goods)
+        parents = {commit: tuple(p for p in of if p in between) for commit, of in between.items()}
+        return cls._build(list(between), parents, goods)
 
     def __len__(self) -> int:
         return len(self.commits)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from orchestrator.bisect.graph import History
-from orchestrator.source.clone import run_git
+from orchestrator.source.git import run_git
 
 #: Build rules and tools; dependency files do not name them.
 _ALWAYS = re.compile(r"(?:^|/)(?:Makefile|Kbuild|Kconfig)[^/]*$|^scripts/|\.(?:config|lds|sh|pl|py|awk|tbl)$")

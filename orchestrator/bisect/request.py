@@ -13,13 +13,14 @@ from orchestrator.bisect.graph import History, resolve_commit
 from orchestrator.bisect.predicate import BootFails, BuildFails, Predicate, parse, suites_of
 from orchestrator.bisect.setup import FixRange, ReplayedCommit, Setup
 from orchestrator.core.errors import UserError
-from orchestrator.core.store import absolute
+from orchestrator.core.store import absolute, default_cache
+from orchestrator.core.text import clean_str
 from orchestrator.kernel.kconfig import WITH
 from orchestrator.plan import prepare
 from orchestrator.plan.choices import Choices
 from orchestrator.plan.options import Options, choose
 from orchestrator.source import identity
-from orchestrator.source.clone import GitError, run_git
+from orchestrator.source.git import GitError, commits_between, is_ancestor, run_git
 from orchestrator.suites import catalog
 from orchestrator.suites.catalog import Suite
 
@@ -56,11 +57,11 @@ def prepare_bisect(request: BisectRequest, say: Say) -> tuple[Setup, History]:
     :raises UserError: the request cannot be met. Nothing was built yet.
     """
     repository = _repository(request.source)
-    replayed = _replayed(request.replay, repository)
-    goods = request.goods or tuple(commit for commit, bad in replayed if bad is False)
+    replayed = _replayed(request.replay, repository, say)
+    bad = request.bad or next((commit for commit, is_bad in reversed(replayed) if is_bad), "HEAD")
+    goods = request.goods or _goods(replayed, repository, bad)
     if not goods:
         raise UserError("no good commit is given", remedy="Name one, such as --good v6.16.")
-    bad = request.bad or next((commit for commit, is_bad in reversed(replayed) if is_bad), "HEAD")
     history = History.read(repository, goods, bad)
     if _is_dirty(repository):
         say(f"{repository} has local changes; they are not part of any commit")
@@ -104,18 +105,55 @@ def _repository(spec: str) -> Path:
 
 
 def _is_dirty(repository: Path) -> bool:
-    state = identity.git_state(repository)
+    state = identity.git_state(repository, stat_cache=default_cache() / "stat")
     return state is not None and bool(state.dirty)
 
 
-def _replayed(file: str, repository: Path) -> list[tuple[str, bool | None]]:
+def _replayed(file: str, repository: Path, say: Say) -> list[gitlog.Outcome]:
+    """The commits of a log (full names) and their outcomes."""
     if not file:
         return []
     try:
-        text = absolute(Path(file)).read_text(errors="replace")
+        text = absolute(Path(file)).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"--replay {file}: {error.strerror}") from error
-    return [(resolve_commit(repository, name, file), bad) for name, bad in gitlog.read(text, file)]
+    log = gitlog.read(text, file, lambda name: _is_commit(repository, name))
+    if log.options:
+        limits = clean_str(" ".join(log.options))
+        say(f"{file} limits the search to {limits}; all commits between good and bad are searched")
+    return [(commit, bad) for name, bad in log.outcomes for commit in _commits(repository, name, bad, file)]
+
+
+def _is_commit(repository: Path, name: str) -> bool:
+    try:
+        resolve_commit(repository, name)
+    except UserError:
+        return False
+    return True
+
+
+def _commits(repository: Path, name: str, bad: bool | None, file: str) -> list[str]:
+    """The commit of that name; of a range of skipped ones, all commits."""
+    first, dots, last = name.partition("..")
+    if bad is not None or not dots or not first or not last:
+        return [resolve_commit(repository, name, file)]
+    ends = [resolve_commit(repository, each, file) for each in (first, last)]
+    return list(commits_between(repository, ends[:1], ends[1]))
+
+
+def _goods(replayed: Sequence[gitlog.Outcome], repository: Path, bad: str) -> tuple[str, ...]:
+    """The good commits of a log that bound the search: the last ones before the bad commit.
+
+    git takes good ones beside it too, once it has judged the merge base, which is in the log then.
+    """
+    goods = list(dict.fromkeys(commit for commit, is_bad in replayed if is_bad is False))
+    end = resolve_commit(repository, bad) if goods else ""
+    before = [commit for commit in goods if is_ancestor(repository, commit, end)]
+    return tuple(
+        commit
+        for commit in before or goods
+        if not any(other != commit and is_ancestor(repository, commit, other) for other in before)
+    )
 
 
 def _fix(repository: Path, word: str) -> FixRange:

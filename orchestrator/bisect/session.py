@@ -14,7 +14,7 @@ import msgspec
 
 from orchestrator.bisect import ends
 from orchestrator.bisect.graph import History
-from orchestrator.bisect.journal import BootStep, BuildStep, Subject, TwinStep
+from orchestrator.bisect.journal import BootStep, BuildStep, Subject
 from orchestrator.bisect.metric import Numbers
 from orchestrator.bisect.predicate import BuildFails, Judgement, Kind, MetricWorse, of_build
 from orchestrator.bisect.recorder import Recorder
@@ -69,6 +69,8 @@ class Session:
         self._weak_boots: Counter[str] = Counter()
         self._skipped: dict[str, str] = {}
         self._observations: dict[str, bool] = {}
+        self._replayed: set[str] = set()
+        self._same: set[str] = set()
         self._notes: list[str] = []
 
     def run(self) -> Conclusion:
@@ -115,6 +117,7 @@ class Session:
         if replayed.bad is None:
             self._skip(replayed.commit, "skipped in the replayed log")
         else:
+            self._replayed.add(replayed.commit)
             self._observe(replayed.commit, replayed.bad)
 
     # --- the search
@@ -193,6 +196,8 @@ class Session:
             self._observations[subject.commit] = self._observations[twin.commit]
         if self._numbers is not None:
             self._search.exclude(subject.commit)
+        if twin.commit in {*self._observations, self._history.bad, *self._history.goods}:
+            self._same.add(subject.commit)
         return True
 
     def _progress(self) -> str:
@@ -255,12 +260,7 @@ class Session:
                 self._notes.append(_failure_of(each))
         if not sure and self._skipped:
             self._notes.append(f"{len(self._skipped)} commits could not be judged")
-        judged = {s.subject.commit for s in self._steps(BootStep) if s.why == "search"}
-        own = [
-            s for s in self._steps(BuildStep) if s.subject.commit not in (self._setup.bad, *self._setup.good)
-        ]
-        if isinstance(self._recorder.predicate, BuildFails):
-            judged = {s.subject.commit for s in own}
+        tested, judged = self._judged()
         spent = [s.seconds for s in self._steps(BootStep)] + [s.seconds for s in self._steps(BuildStep)]
         ends_in_words, rates = self._at_the_ends()
         return Conclusion(
@@ -278,14 +278,26 @@ class Session:
             shown_good=rates.shown_good,
             boots_good=rates.boots_good,
             commits=len(self._history),
-            judged=len(judged - {self._setup.bad, *self._setup.good}),
+            judged=len(judged),
             skipped=len(self._skipped),
-            same=len(self._steps(TwinStep)),
+            same=len((judged & self._same) - tested),
+            replayed=len(judged - self._same - tested),
             boots=len(self._steps(BootStep)),
             builds=sum(not s.cached for s in self._steps(BuildStep)),
             minutes=round(sum(spent) / 60, 1),
             notes=tuple(self._notes),
         )
+
+    def _judged(self) -> tuple[set[str], set[str]]:
+        """The commits that were built or booted for the search, and all that are known to be good or bad.
+
+        Without the ends, and those that only the re-check judged.
+        """
+        tested = {s.subject.commit for s in self._steps(BootStep) if s.why == "search"}
+        if isinstance(self._recorder.predicate, BuildFails):
+            tested = {s.subject.commit for s in self._steps(BuildStep) if not s.subject.without}
+        candidates = set(self._history.commits) - {self._setup.bad, *self._skipped}
+        return tested, (tested | self._replayed | self._same) & candidates
 
     def _at_the_ends(self) -> tuple[str, Rates]:
         """What the ends showed, in words and in counts of boots."""

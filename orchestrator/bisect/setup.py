@@ -87,9 +87,11 @@ class Recheck(msgspec.Struct, frozen=True, kw_only=True):
 class Conclusion(msgspec.Struct, frozen=True, kw_only=True):
     """How a bisect ended. ``culprit`` is empty unless a commit passed its re-check.
 
-    ``suspects`` are the likeliest commits. ``judged`` counts commits without the ends and those of the
-    re-check. ``boots``, ``builds`` and ``minutes`` are of the whole bisect. ``ends`` is what the ends showed,
-    in words; the counts are 0 of 0 where it cannot be counted.
+    ``suspects`` are the likeliest commits. ``judged`` counts commits known to be good or bad, without
+    the ends and those of the re-check. Of these, ``same`` have a kernel that was known already, and
+    ``replayed`` are known from the replayed log only. ``skipped`` are not among them. ``boots``, ``builds``
+    and ``minutes`` are of the whole bisect. ``ends`` is what the ends showed, in words; the counts are 0 of 0
+    where it cannot be counted.
     """
 
     culprit: str = ""
@@ -106,6 +108,7 @@ class Conclusion(msgspec.Struct, frozen=True, kw_only=True):
     judged: int = 0
     skipped: int = 0
     same: int = 0
+    replayed: int = 0
     boots: int = 0
     builds: int = 0
     minutes: float = 0.0

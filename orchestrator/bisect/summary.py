@@ -19,7 +19,7 @@ from orchestrator.bisect.journal import (
 from orchestrator.bisect.report import Account, StepRow, SuspectRow
 from orchestrator.bisect.setup import Conclusion, Recheck, Setup
 from orchestrator.core.text import clean, one_line
-from orchestrator.source.clone import GitError, run_git
+from orchestrator.source.git import GitError, run_git
 
 
 def subject_of(repository: Path, commit: str) -> str:
@@ -75,11 +75,7 @@ def account(
         facts=(
             ("ends", ends),
             ("at the ends", conclusion.ends),
-            (
-                "commits",
-                f"{conclusion.commits}, of which {conclusion.judged} were judged;"
-                f" {conclusion.skipped} could not be judged, {conclusion.same} made an equal kernel",
-            ),
+            ("commits", _counts(conclusion)),
             (
                 "cost",
                 f"{conclusion.builds} builds, {conclusion.boots} boots, {conclusion.minutes:.0f} minutes",
@@ -93,6 +89,17 @@ def account(
         ),
         steps=tuple(_step(step, subject) for step in steps),
     )
+
+
+def _counts(conclusion: Conclusion) -> str:
+    ways = (
+        (conclusion.same, "by a kernel that was known already"),
+        (conclusion.replayed, "by the replayed log"),
+    )
+    known = ", ".join(f"{count} {way}" for count, way in ways if count)
+    judged = f"{conclusion.judged} were judged" + (f" ({known})" if known else "")
+    skipped = f"; {conclusion.skipped} could not be judged" if conclusion.skipped else ""
+    return f"{conclusion.commits}, of which {judged}{skipped}"
 
 
 def _short(name: str) -> str:

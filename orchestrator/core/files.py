@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import BinaryIO
@@ -65,3 +67,17 @@ def replacing(dest: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
             # errors of write() have no name
             error.filename = str(dest)
         raise
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and everything in it, however deep it is.
+
+    :raises OSError: it cannot be removed.
+    """
+    try:
+        shutil.rmtree(folder)
+    except (OSError, RecursionError):
+        # rmtree takes a frame and a descriptor for each level
+        subprocess.run(["rm", "-rf", "--", folder], capture_output=True, check=False)
+        if os.path.lexists(folder):
+            raise

@@ -5,8 +5,9 @@
 
 An entry is made in a temporary folder beside its place and renamed into it, under a lock, so that two
 runs at once make it once. Each entry has a seal, ``manifest.json``: a torn entry (full disk, power cut, a
-deleted file) does not match it and is made again. A ``CONTENT`` seal has the size and digest of every file.
-A ``COUNT`` seal has the number of files and folders only: a kernel tree has 100,000.
+deleted or changed file) does not match it and is made again. A ``CONTENT`` seal has the size and digest of
+every file, which are read each time. A ``TREE`` seal has one digest over all; of a kernel tree's
+100,000 files, only those are read again whose time stamps changed (``stat.msgpack``).
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import enum
 import errno
 import hashlib
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Container, Iterator
@@ -26,10 +26,12 @@ import msgspec
 import platformdirs
 from filelock import FileLock, Timeout
 
-from orchestrator.core.errors import InfraError, Interrupted, UserError
-from orchestrator.core.files import replacing
+from orchestrator.core import contents
+from orchestrator.core.errors import InfraError, Interrupted, OrchestrateError, UserError
+from orchestrator.core.files import remove_tree, replacing
 
 _MANIFEST = "manifest.json"
+_STATS = "stat.msgpack"
 #: Errors of the disk alone; other errors belong to the code that makes an entry.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
@@ -43,7 +45,7 @@ class Seal(enum.Enum):
     """How an entry is checked."""
 
     CONTENT = "content"
-    COUNT = "count"
+    TREE = "tree"
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,8 +53,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
 
 
-class _Count(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    entries: int
+class _Tree(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    digest: str
 
 
 def default_cache() -> Path:
@@ -182,7 +184,8 @@ class Store:
                         _clear(entry)
                     fresh.rename(entry)
             finally:
-                shutil.rmtree(fresh, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    remove_tree(fresh)
         return entry
 
     @contextlib.contextmanager
@@ -215,9 +218,9 @@ class Store:
 
 
 def _write_seal(folder: Path, seal: Seal) -> None:
-    content: dict[str, _File] | _Count
-    if seal is Seal.COUNT:
-        content = _Count(_count(folder))
+    content: dict[str, _File] | _Tree
+    if seal is Seal.TREE:
+        content = _Tree(_tree_digest(folder))
     else:
         content = {
             name: _File((folder / name).stat().st_size, file_digest(folder / name)) for name in _files(folder)
@@ -235,8 +238,8 @@ def _files(folder: Path) -> list[str]:
 def _intact(entry: Path, seal: Seal) -> bool:
     try:
         manifest = (entry / _MANIFEST).read_bytes()
-        if seal is Seal.COUNT:
-            return 0 < msgspec.json.decode(manifest, type=_Count).entries == _count(entry) - 1
+        if seal is Seal.TREE:
+            return msgspec.json.decode(manifest, type=_Tree).digest == _tree_digest(entry)
         files = msgspec.json.decode(manifest, type=dict[str, _File])
         # no entry is empty: an empty manifest, or one of some of the files, is not what `_write_seal` wrote
         return (
@@ -247,19 +250,14 @@ def _intact(entry: Path, seal: Seal) -> bool:
                 for name, file in files.items()
             )
         )
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+    except (OSError, OrchestrateError, msgspec.DecodeError, msgspec.ValidationError):
         return False
 
 
-def _count(folder: Path) -> int:
-    """Files and folders below a folder. The inside of a ``.git`` may grow and shrink, and does not count."""
-    count = 0
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            count += 1
-            if entry.name != ".git" and entry.is_dir(follow_symlinks=False):
-                count += _count(Path(entry.path))
-    return count
+def _tree_digest(folder: Path) -> str:
+    """The digest of an entry. The inside of a ``.git`` may grow and shrink, and does not count."""
+    own = (_MANIFEST.encode(), _STATS.encode())
+    return contents.digest(folder, stat_cache=folder / _STATS, leave_out=own)
 
 
 def _clear(folder: Path) -> None:
@@ -270,7 +268,7 @@ def _clear(folder: Path) -> None:
     deadline = time.monotonic() + _CLEAR_S
     while folder.exists():
         try:
-            shutil.rmtree(folder)
+            remove_tree(folder)
         except OSError as error:
             if time.monotonic() > deadline:
                 raise InfraError(

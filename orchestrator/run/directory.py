@@ -19,6 +19,7 @@ from typing import TypeVar
 import msgspec
 from filelock import FileLock, Timeout
 
+from orchestrator.core import contents
 from orchestrator.core.errors import UserError, did_you_mean
 from orchestrator.core.files import inside, write_atomically
 from orchestrator.core.store import absolute
@@ -28,6 +29,8 @@ from orchestrator.results.model import CellResult
 from orchestrator.run import latest
 
 _T = TypeVar("_T")
+
+_MARK = ".gitignore"
 
 #: What ``--resume`` takes for the newest run.
 LAST = "last"
@@ -85,7 +88,8 @@ class RunDirectory:
         :raises UserError: it cannot be written.
         """
         with self._writable():
-            (self.path / "cells").mkdir(parents=True, exist_ok=True)
+            self._make()
+            (self.path / "cells").mkdir(exist_ok=True)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -95,7 +99,7 @@ class RunDirectory:
         """
         lock = FileLock(self.path / ".lock")
         with self._writable():
-            self.path.mkdir(parents=True, exist_ok=True)
+            self._make()
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -107,6 +111,21 @@ class RunDirectory:
             yield
         finally:
             lock.release()
+
+    def _make(self) -> None:
+        """Make the folder, and mark the uppermost new one: a tree around it would count as changed."""
+        missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        if not missing:
+            return
+        runs, new = self.path.parent, missing[-1]
+        if new == self.path and not any(runs.iterdir()):
+            # an empty folder that the user made for results
+            new = runs
+        self.path.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):
+            if (runs / _MARK).read_bytes() == contents.RESULTS:
+                return
+        write_atomically(new / _MARK, contents.RESULTS)
 
     @contextlib.contextmanager
     def _writable(self) -> Iterator[None]:

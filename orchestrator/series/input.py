@@ -19,7 +19,7 @@ from orchestrator.core.text import clean_str, one_line
 from orchestrator.series.model import Patch
 from orchestrator.source import clone, mbox, patches, prerequisites
 from orchestrator.source.checkout import Checkout
-from orchestrator.source.clone import GitError, run_git
+from orchestrator.source.git import GitError, first_parents_between, is_ancestor, merge_base, run_git
 from orchestrator.source.mbox import MailSeries
 from orchestrator.source.model import Say, quiet
 
@@ -109,7 +109,8 @@ def commits(source: SeriesSource, checkout: Checkout, work: Path, say: Say = qui
     if source.mails:
         series = _apply(source, checkout, work, say)
     else:
-        series = _list(source.folder, f"{source.base}..{source.tip}")
+        chain = first_parents_between(source.folder, source.base, source.tip)
+        series = _list(source.folder, list(chain))
     if not series:
         raise UserError(
             f"there is no patch between {source.base[:12]} and {source.tip[:12]}",
@@ -120,7 +121,7 @@ def commits(source: SeriesSource, checkout: Checkout, work: Path, say: Say = qui
             f"there are {len(series)} commits between {source.base[:12]} and {source.tip[:12]}",
             remedy=f"A series has at most {MOST}. Check the base.",
         )
-    (first,) = _list(checkout.path, "-1", source.base)
+    (first,) = _list(checkout.path, [source.base])
     base = Patch(number=0, commit=source.base, subject=first.subject)
     return (base, *(msgspec.structs.replace(p, number=n) for n, p in enumerate(series, 1)))
 
@@ -152,17 +153,16 @@ def _of_range(folder: Path, revision: str, series: str) -> SeriesSource:
         raise UserError(f"{series} has no base", remedy="Write BASE..TIP, or --source DIR@BASE.")
     base = clone.commit_of(folder, first or revision, f"{folder}@{first or revision}")
     tip = clone.commit_of(folder, last or "HEAD", f"{folder}@{last or 'HEAD'}")
-    if not clone.is_ancestor(folder, base, tip):
-        meets = clone.merge_base(folder, base, tip)
-        swapped = clone.is_ancestor(folder, tip, base)
+    if not is_ancestor(folder, base, tip):
+        meets = merge_base(folder, base, tip)
+        swapped = is_ancestor(folder, tip, base)
         remedy = "Swap them." if swapped else "Rebase the series, or name another base."
         if meets and not swapped:
             remedy = f"They fork at {meets[:12]}: the series is {meets[:12]}..{last or 'HEAD'}."
         raise UserError(f"{series}: {tip[:12]} does not come after {base[:12]}", remedy=remedy)
     notes = []
-    merges = run_git(folder, "rev-list", "--merges", "--first-parent", f"{base}..{tip}").split()
-    if merges:
-        count = len(merges)
+    chain = first_parents_between(folder, base, tip)
+    if count := sum(len(parents) > 1 for parents in chain.values()):
         notes.append(
             f"{count} of its commits {'is a merge' if count == 1 else 'are merges'}: each is one patch, "
             "with all commits that it merged"
@@ -260,11 +260,12 @@ def as_file(patch: Patch, where: Path) -> bytes:
     return run_git(where, "format-patch", *words, patch.commit)
 
 
-def _list(where: Path, *which: str) -> list[Patch]:
-    """Commits with their subjects, oldest first, along the first parents."""
-    argv = ["rev-list", "--reverse", "--first-parent", "--format=%H%x00%P%x00%s", *which]
+def _list(where: Path, names: Sequence[str]) -> list[Patch]:
+    """Commits with their subjects."""
+    argv = ["rev-list", "--no-walk=unsorted", "--stdin", "--format=%H%x00%P%x00%s"]
+    output = run_git(where, *argv, data="".join(f"{name}\n" for name in names).encode())
     series = []
-    for line in run_git(where, *argv).decode("utf-8", "replace").splitlines():
+    for line in output.decode("utf-8", "replace").splitlines():
         if "\0" in line:
             commit, parents, subject = line.split("\0", 2)
             series.append(Patch(number=0, commit=commit, subject=one_line(subject), merge=" " in parents))

@@ -17,10 +17,12 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Protocol
 
+from orchestrator.core.contents import MAX_DEPTH, TooDeep, walk
 from orchestrator.core.errors import InfraError, OrchestrateError, UserError
 from orchestrator.core.store import Seal, Store
 from orchestrator.source.identity import check_clean, check_tree
 from orchestrator.source.model import Say, quiet
+from orchestrator.source.programs import HOST_TROUBLE, SPACE
 
 #: A kernel tree is about 1.6 GB in 100,000 entries; none is ten times as large.
 MAX_BYTES = 16 << 30
@@ -29,15 +31,8 @@ MAX_ENTRIES = 1_000_000
 _CHUNK = 1 << 20
 _MAGIC = ((b"\xfd7zXZ\0", "xz"), (b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\x28\xb5\x2f\xfd", "zstd"))
 _BROKEN = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, tarfile.TarError)
-#: Messages of programs that blame the host, not the input.
-HOST_TROUBLE = (
-    "No space left on device",
-    "Disk quota exceeded",
-    "Read-only file system",
-    "Permission denied",
-)
-SPACE = "check the disk of the cache directory: space, quota, permissions"
 _OTHER = "fetch the archive again, or use another one"
+_CLEAN = "pack it again from a clean tree: `make mrproper` there, or `git archive`"
 
 
 class Reader(Protocol):
@@ -58,12 +53,12 @@ def keep(make: Callable[[Path], None], digest: str, *, cache: Path, what: str, s
     def waiting() -> None:
         say(f"waiting for another process that prepares {what}")
 
-    return Store(cache).entry("sources", digest, make, seal=Seal.COUNT, waiting=waiting) / "tree"
+    return Store(cache).entry("sources", digest, make, seal=Seal.TREE, waiting=waiting) / "tree"
 
 
 def is_unpacked(cache: Path, digest: str) -> bool:
     """Whether the cache has the tree of this digest."""
-    return Store(cache).find("sources", digest, seal=Seal.COUNT) is not None
+    return Store(cache).find("sources", digest, seal=Seal.TREE) is not None
 
 
 def check_sha256(what: str, actual: str, expected: str | None) -> None:
@@ -128,20 +123,11 @@ def unpack(
         _extract(source, tmp / "x", what, blame)
         top = _single_top(tmp / "x")
         check_tree(top, what)
-        check_clean(top, what)
+        check_clean(top, what, remedy=_CLEAN)
         _audit(top, what, blame)
         top.rename(tmp / "tree")
 
     return keep(make, digest, cache=cache, what=what, say=say)
-
-
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Every file and directory below a folder; links are not followed."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            yield entry
-            if entry.is_dir(follow_symlinks=False):
-                yield from _entries(Path(entry.path))
 
 
 def _single_top(folder: Path) -> Path:
@@ -153,21 +139,24 @@ def _single_top(folder: Path) -> Path:
 
 
 def _audit(top: Path, what: str, blame: type[OrchestrateError]) -> None:
-    """Refuse devices, links that lead out of the tree, and more than any kernel tree holds."""
+    """Refuse devices, links that lead out of the tree, and more or deeper than any kernel tree holds."""
     real = os.path.realpath(top)
     size = 0
-    for count, entry in enumerate(_entries(top), 1):
-        name = os.path.relpath(entry.path, top)
-        if entry.is_symlink():
-            target = os.path.realpath(entry.path)
-            if target != real and not target.startswith(f"{real}/"):
-                raise blame(f"{what}: the link {name!r} leads out of the archive", remedy=_OTHER)
-        elif entry.is_file(follow_symlinks=False):
-            size += entry.stat(follow_symlinks=False).st_size
-        elif not entry.is_dir(follow_symlinks=False):
-            raise blame(f"{what}: {name!r} is neither file, directory nor link", remedy=_OTHER)
-        if count > MAX_ENTRIES or size > MAX_BYTES:
-            raise blame(f"{what}: unpacks to more than any kernel tree", remedy=_OTHER)
+    try:
+        for count, (raw, entry) in enumerate(walk(top, everything=True), 1):
+            name = os.fsdecode(raw)
+            if entry.is_symlink():
+                target = os.path.realpath(os.fsdecode(entry.path))
+                if target != real and not target.startswith(f"{real}/"):
+                    raise blame(f"{what}: the link {name!r} leads out of the archive", remedy=_OTHER)
+            elif entry.is_file(follow_symlinks=False):
+                size += entry.stat(follow_symlinks=False).st_size
+            elif not entry.is_dir(follow_symlinks=False):
+                raise blame(f"{what}: {name!r} is neither file, directory nor link", remedy=_OTHER)
+            if count > MAX_ENTRIES or size > MAX_BYTES:
+                raise blame(f"{what}: unpacks to more than any kernel tree", remedy=_OTHER)
+    except TooDeep:
+        raise blame(f"{what}: its folders are nested more than {MAX_DEPTH} deep", remedy=_OTHER) from None
 
 
 def _extract(

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from orchestrator.core.errors import InfraError, UserError
 from orchestrator.core.store import can_hold_builds, digest_of
 from orchestrator.source import clone, identity
-from orchestrator.source.clone import GitError, run_git
+from orchestrator.source.git import GitError, is_ancestor, run_git
 from orchestrator.source.model import Say, Tree, quiet
 
 #: More at once on one repository are a mistake: each is a tree and its objects.
@@ -85,12 +85,10 @@ class Checkout:
             lacking = [
                 fix
                 for fix in fixes
-                if commit in fix.within and not clone.is_ancestor(self.path, fix.commit, commit)
+                if commit in fix.within and not is_ancestor(self.path, fix.commit, commit)
             ]
             with self._changing():
-                clone.check_out(self.place, commit, what)
-                # a fix, or a killed process, may have left files
-                run_git(self.path, "clean", "-ffdxq")
+                self._check_out(commit, what)
                 changes_on_top = [
                     self._apply(fix.commit, f"the fix {fix.commit[:12]} does not apply to {what}", keep)
                     for fix in lacking
@@ -100,7 +98,7 @@ class Checkout:
                     changes_on_top.append(self._apply(without, else_, keep, back=True))
             identity.check_tree(self.path, what)
             version = identity.makefile_version(self.path)
-        digest = identity.digest_of_text("git", commit, "")
+        digest = identity.digest_of_commit(commit)
         if lacking or without:
             changes = (*(fix.commit for fix in lacking), f"-{without}")
             digest = identity.digest_of_text("fixed 1", digest, *changes)
@@ -117,6 +115,18 @@ class Checkout:
             base_spec=f"{self.repository}@{commit}",
             configured_by="" if lacking or without else self._configured_by(commit),
         )
+
+    def _check_out(self, commit: str, what: str) -> None:
+        stats = self.place / "stat"
+        for index in (self.path / ".git/index", None):
+            clone.check_out(self.place, commit, what)
+            # a fix, or a killed process, may have left files
+            run_git(self.path, "clean", "-ffdxq")
+            if index is None or not identity.differences(self.path, commit, stat_cache=stats):
+                break
+            # git believed a time stamp
+            index.unlink(missing_ok=True)
+        clone.verify(self.path, commit, what, stat_cache=stats)
 
     def _configured_by(self, commit: str) -> str:
         """A digest of the inputs of a configuration, which few commits touch.

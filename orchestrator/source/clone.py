@@ -11,36 +11,16 @@ import difflib
 import os
 import re
 import shutil
-import subprocess
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from orchestrator.core.errors import InfraError, UserError
 from orchestrator.core.files import write_atomically
-from orchestrator.core.process import Supervised
-from orchestrator.core.text import clean, clean_str
-from orchestrator.source import archive, identity
+from orchestrator.core.text import clean_str
+from orchestrator.source import archive, git, identity
+from orchestrator.source.git import INCOMPLETE, GitError, run_git
 from orchestrator.source.model import Say, Tree, quiet
-
-#: No file system on which kernels are built is slower than this.
-_LIMIT_S = 3600.0
-_NO_GIT = "install git"
-INCOMPLETE = (
-    "`git fsck` there tells whether the repository is whole; one cloned with --filter lacks files until its"
-    " own git checks that revision out"
-)
-
-
-class GitError(Exception):
-    """git failed; ``output`` is its whole message, ``first`` the first line, for users."""
-
-    def __init__(self, output: str) -> None:
-        super().__init__(output)
-        self.output = output
-        self.first = re.sub("^(?:error|fatal): ", "", output.partition("\n")[0])[:300]
 
 
 class _Repository(msgspec.Struct, frozen=True):
@@ -73,13 +53,14 @@ def resolve_revision(folder: Path, revision: str, spec: str, *, cache: Path, say
     """
     folder = folder.resolve()
     commit = commit_of(folder, revision, spec)
-    digest = identity.digest_of_text("git", commit, "")
+    digest = identity.digest_of_commit(commit)
     what = f"{folder}@{revision}"
 
     def make(tmp: Path) -> None:
         say(f"checking out {what}")
         start(tmp, folder, what)
         check_out(tmp, commit, what)
+        verify(tmp / "tree", commit, what)
         identity.check_tree(tmp / "tree", what)
 
     tree = archive.keep(make, digest, cache=cache, what=what, say=say)
@@ -96,57 +77,6 @@ def resolve_revision(folder: Path, revision: str, spec: str, *, cache: Path, say
         describe=f"{version}-g{commit[:12]}{clean_str(name)}",
         base_spec=f"{folder}@{commit}",
     )
-
-
-def run_git(
-    where: Path,
-    *argv: str,
-    env: Mapping[str, str] | None = None,
-    data: bytes | None = None,
-    config: Path | None = None,
-) -> bytes:
-    """Run git in a repository; returns its standard output.
-
-    It reads that repository's configuration, not the user's nor the host's. It runs no hook, fetches nothing,
-    and ignores repositories above ``where``.
-
-    :param config: a file in place of the user's configuration. Unlike options, git's child processes read it
-        too.
-    :raises GitError: it failed.
-    :raises InfraError: there is no git, or the disk is to blame.
-    """
-    try:
-        process = subprocess.run(
-            _command(where, *argv),
-            env=_environment(where, config) | dict(env or {}),
-            input=data or b"",
-            capture_output=True,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        raise InfraError("git is not installed", remedy=_NO_GIT) from error
-    if process.returncode:
-        raise _failure(f"git {argv[0]}", process.stderr, f"status {process.returncode}", where)
-    return process.stdout
-
-
-def is_ancestor(folder: Path, old: str, new: str) -> bool:
-    """Whether a commit is another's ancestor, or is it.
-
-    :raises UserError: the history between them cannot be read.
-    """
-    try:
-        return not run_git(folder, "rev-list", "-n1", old, "--not", new).strip()
-    except GitError as error:
-        raise UserError(f"{folder}: git cannot read its history: {error.first}", remedy=INCOMPLETE) from error
-
-
-def merge_base(folder: Path, one: str, other: str) -> str:
-    """The merge base of two commits; empty if they have no common history."""
-    try:
-        return run_git(folder, "merge-base", one, other).decode().split()[0]
-    except (GitError, IndexError):
-        return ""
 
 
 def start(tmp: Path, origin: Path, what: str) -> None:
@@ -171,8 +101,6 @@ def start(tmp: Path, origin: Path, what: str) -> None:
         else:
             argv = ["clone", "-q", "--shared", "--no-checkout", "--template=", "--", str(origin), str(tree)]
             run_git(tmp, *argv, config=config, env={"GIT_ALLOW_PROTOCOL": "file"})
-        # files may be hard-linked into a patched tree later, which changes only their ctime
-        run_git(tree, "config", "core.trustctime", "false")
     except GitError as error:
         raise UserError(f"{what}: git cannot clone {origin}: {error.first}") from error
     config.unlink()
@@ -185,7 +113,7 @@ def check_out(tmp: Path, commit: str, what: str) -> None:
     :raises InfraError: no space.
     """
     try:
-        run_long(tmp, _command(tmp / "tree", "checkout", "-q", "--force", "--detach", commit))
+        git.check_out(tmp / "tree", commit)
     except GitError as error:
         raise UserError(
             f"{what}: git cannot check it out: {error.first}",
@@ -193,22 +121,17 @@ def check_out(tmp: Path, commit: str, what: str) -> None:
         ) from error
 
 
-def run_long(tmp: Path, argv: list[str]) -> None:
-    """Run a program that may take minutes and fills ``tmp``; it ends when this process does.
+def verify(tree: Path, commit: str, what: str, *, stat_cache: Path | None = None) -> None:
+    """Demand that the files of a clone are those of a commit, byte for byte.
 
-    :raises GitError: it failed.
-    :raises InfraError: the disk is to blame, or it was killed.
+    :raises InfraError: they are not.
     """
-    # not in tmp: the message of a program that fills its disk would be lost
-    with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
-        log = Path(folder) / "log"
-        child = Supervised(argv, limit_s=_LIMIT_S, output=log, env=_environment(tmp, None))
-        outcome = child.to_end()
-        output = log.read_bytes() if log.exists() else b""
-    if outcome.exit is None:
-        raise InfraError(f"{argv[0]} was ended: {outcome}", remedy="try again")
-    if outcome.exit:
-        raise _failure(argv[0], output, str(outcome), tmp)
+    if changed := sorted(identity.differences(tree, commit, stat_cache=stat_cache)):
+        raise InfraError(
+            f"{what}: {len(changed)} files in {tree} are not as in the commit, such as"
+            f" {clean_str(os.fsdecode(changed[0]))}",
+            remedy="the cache needs a file system that keeps upper and lower case, links and executable bits",
+        )
 
 
 def relink(tree: Path, folder: Path, commit: str) -> None:
@@ -219,61 +142,6 @@ def relink(tree: Path, folder: Path, commit: str) -> None:
         _share(tree, _repository(folder))
     except GitError as error:
         raise InfraError(f"{folder}: git cannot read it: {error.first}", remedy=INCOMPLETE) from error
-
-
-def _command(where: Path, *argv: str) -> list[str]:
-    command = ["git", "--no-optional-locks", "-C", str(where), "-c", "safe.directory=*"]
-    for setting in (
-        "core.hooksPath=/dev/null",
-        "core.fsmonitor=false",
-        "core.untrackedCache=false",
-        # git has defaults for these in the home directory
-        "core.attributesFile=/dev/null",
-        "core.excludesFile=/dev/null",
-        "gc.auto=0",
-        "maintenance.auto=false",
-        "advice.detachedHead=false",
-    ):
-        command += ["-c", setting]
-    return [*command, *argv]
-
-
-def _environment(where: Path, config: Path | None) -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    return environment | {
-        "GIT_CONFIG_GLOBAL": str(config or os.devnull),
-        "GIT_CONFIG_SYSTEM": os.devnull,
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_ATTR_NOSYSTEM": "1",
-        "GIT_CEILING_DIRECTORIES": str(where.resolve().parent),
-        "GIT_OPTIONAL_LOCKS": "0",
-        # a partial clone would fetch missing objects into the user's repository; older git knows only the
-        # last
-        "GIT_NO_LAZY_FETCH": "1",
-        "GIT_ALLOW_PROTOCOL": "none",
-        "GIT_TERMINAL_PROMPT": "0",
-        "LC_ALL": "C",
-        "TZ": "UTC",
-    }
-
-
-def _failure(program: str, stderr: bytes, how: str, place: Path) -> Exception:
-    message = clean(stderr).strip()
-    lines = [line for line in message.splitlines() if not line.startswith("hint: ")]
-    if (not message or re.search("writ|creat|space", message)) and _is_full(place):
-        # git does not always print why it could not write, and on a full disk its message may be lost
-        lines.append("No space left on device")
-    # other lines may quote a patch
-    complaints = [line for line in lines if re.match("error|fatal|warning|cp|No space", line)]
-    trouble = [line for line in complaints if any(sign in line for sign in archive.HOST_TROUBLE)]
-    if trouble:
-        return InfraError(f"{program}: {trouble[0]}", remedy=archive.SPACE)
-    return GitError("\n".join(lines) or how)
-
-
-def _is_full(place: Path) -> bool:
-    disk = os.statvfs(place)
-    return disk.f_bavail * disk.f_frsize < 1 << 20 or bool(disk.f_files and disk.f_favail < 16)
 
 
 def check_repository(folder: Path, spec: str) -> None:

@@ -1,39 +1,50 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The identity of a kernel tree: its version, its commit and local changes, or a digest of its content.
 
-Nothing here writes into the tree. git's usual refresh of the index is a write, hence ``--no-optional-locks``.
+Identity is bytes. A commit stands for a tree only where each file on the disk has the bytes that the commit
+has; what git's index, its filters or the user's configuration make of them does not count.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
 import shlex
-import stat
-import subprocess
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import msgspec
 
+from orchestrator.core import contents
 from orchestrator.core.errors import InfraError, UserError
-from orchestrator.core.files import write_atomically
+from orchestrator.source.git import INCOMPLETE, GitError, run_git
+from orchestrator.source.model import Say, quiet
 
-_THREADS = 4
-_BATCH = 256
-#: A file changed so shortly before the scan could change again without its time stamp showing it.
-_RACY_NS = 2_000_000_000
-_CACHE_VERSION = 1
+#: What editors and indexers leave in a tree, if git ignores it: no build reads it, and it changes often.
+_LEFT_BY_TOOLS = (
+    *("*~", ".*.sw?", ".#*", "#*#", "*.orig", "*.rej", "*.pyc", "compile_commands.json"),
+    *("tags", "TAGS", "cscope.*", "ncscope.*", "GPATH", "GRTAGS", "GSYMS", "GTAGS"),
+)
+_FOLDERS_OF_TOOLS = ("__pycache__", ".cache", ".ccls-cache", ".clangd", ".idea", ".vscode")
 
 
 class GitState(msgspec.Struct, frozen=True):
-    """``commit`` is the full name; ``dirty`` is the digest of local changes, or empty."""
+    """The commit of a git tree (full name), and digests of what differs from it; empty where nothing does.
+
+    ``dirty`` is of local changes, ``ignored`` of files that ``.gitignore`` files in the tree hide from git.
+    """
 
     commit: str
     dirty: str
+    ignored: str = ""
+
+    @property
+    def digest(self) -> str:
+        """The digest of the tree (64 hex)."""
+        return digest_of_commit(self.commit, self.dirty, self.ignored)
 
 
 def check_tree(path: Path, what: str) -> None:
@@ -52,9 +63,10 @@ def check_tree(path: Path, what: str) -> None:
         )
 
 
-def check_clean(path: Path, what: str) -> None:
+def check_clean(path: Path, what: str, *, remedy: str = "") -> None:
     """Demand that no kernel was configured or built inside the tree: such a tree refuses ``make O=``.
 
+    :param remedy: what to do, if the tree is not the user's own at ``path``.
     :raises UserError: it holds a ``.config`` or generated headers.
     """
     built = [name for name in (".config", "include/config", "include/generated") if (path / name).exists()]
@@ -67,8 +79,8 @@ def check_clean(path: Path, what: str) -> None:
     make = f"make -C {place} " + (f"ARCH={arches[0].parts[-3]} " if arches else "") + "mrproper"
     raise UserError(
         f"{what}: the source tree is not clean, a kernel was configured or built in it ({first} is there)",
-        remedy=f"run `{make}` (it deletes .config too), or name a clean clone"
-        f" (`git clone --shared {place} DIR`)",
+        remedy=remedy
+        or f"run `{make}` (it deletes .config too), or name a clean clone (`git clone --shared {place} DIR`)",
     )
 
 
@@ -88,62 +100,60 @@ def makefile_version(path: Path) -> str:
     return ".".join(number for number in numbers if number) + values.get("EXTRAVERSION", "")
 
 
-def git_state(path: Path) -> GitState | None:
+def git_state(path: Path, *, stat_cache: Path | None = None, say: Say = quiet) -> GitState | None:
     """Commit and local changes if ``path`` is the top of a git work tree with a commit, else ``None``.
 
-    Changes are those of tracked files, staged or not, even if hidden by assume-unchanged or skip-worktree,
-    and untracked files that are not ignored. What counts is the content in the work tree.
-
+    :param stat_cache: a folder for the digests of files; with it a second call reads only changed files.
+    :raises UserError: git refuses the repository of another user; a file cannot be read.
     :raises InfraError: git answers for the commit but fails afterwards.
     """
-    if not (path / ".git").exists():
+    if not os.path.lexists(path / ".git"):
         return None
     try:
-        head = _git(path, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
-    except (InfraError, FileNotFoundError):
+        commit = run_git(path, "rev-parse", "--verify", "HEAD^{commit}").decode().strip()
+    except (GitError, InfraError) as error:
+        why = error.first if isinstance(error, GitError) else error.message
+        say(f"{path} counts as a plain folder: git cannot name its commit ({why})")
         return None
-    changed = {name.rstrip(b"/") for name in _status(path)}
-    changed |= set(_hidden_changes(path))
-    dirty = ""
-    if changed:
-        files = [entry for name in sorted(changed) for entry in _expand(path, name)]
-        dirty = _combine(b"dirty", zip(files, _describe_files(path, files), strict=True))
-    return GitState(head.decode().strip(), dirty)
+    try:
+        changed = differences(path, commit, stat_cache=stat_cache)
+        hidden = _ignored(path, changed)
+    except GitError as error:
+        raise InfraError(f"{path}: git cannot read it: {error.first}", remedy=INCOMPLETE) from error
+    local = sorted(changed - hidden)
+    unseen = sorted(hidden - _left_by_tools(path, hidden))
+    return GitState(commit, _digest(path, b"dirty", local), _digest(path, b"ignored", unseen))
+
+
+def differences(path: Path, commit: str, *, stat_cache: Path | None = None) -> set[bytes]:
+    """The files of a work tree that are not byte for byte those of a commit, or are not in it, or are gone.
+
+    No filter and no conversion counts, nor does git's index. A submodule that is not checked out does not
+    differ.
+
+    :raises GitError: git cannot read the commit.
+    :raises UserError: a file cannot be read.
+    """
+    algorithm = "sha256" if len(commit) == 64 else "sha1"
+    expected = _files_of(path, commit)
+    cache = _cache_file(path, stat_cache, algorithm)
+    describe = functools.partial(contents.description, algorithm=algorithm, blob=True)
+    found = contents.files(path, stat_cache=cache, describe=describe)
+    return {name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)}
 
 
 def content_digest(path: Path, *, stat_cache: Path | None = None) -> str:
-    """A digest (64 hex) over every file of a tree: path, executable bit, symlink target and content.
+    """A digest (64 hex) over every file of a tree; see ``contents.digest``.
 
-    ``.git`` is left out. Times, owners and the umask do not count.
-
-    :param stat_cache: a directory for a cache of digests; with it a second call reads only changed files.
+    :param stat_cache: a folder for the digests of files; with it a second call reads only changed files.
     :raises UserError: a file cannot be read, or changes while it is read.
     """
-    started = time.time_ns()
-    files = sorted(_walk(path, b""))
-    store = (
-        stat_cache / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.msgpack"
-        if stat_cache
-        else None
-    )
-    cached = _load(store) if store else {}
-    descriptions: list[bytes] = [b""] * len(files)
-    scan: dict[bytes, tuple[tuple[int, ...], bytes]] = {}
-    unknown: list[int] = []
-    for index, name in enumerate(files):
-        key = _stat_key(path, name)
-        old = cached.get(name)
-        if old is not None and old[0] == key:
-            descriptions[index] = old[1]
-        else:
-            unknown.append(index)
-        scan[name] = (key, descriptions[index])
-    for index, text in zip(unknown, _describe_files(path, [files[i] for i in unknown]), strict=True):
-        descriptions[index] = text
-        scan[files[index]] = (scan[files[index]][0], text)
-    if store and unknown:
-        _save(store, {name: entry for name, entry in scan.items() if max(entry[0][1:3]) < started - _RACY_NS})
-    return _combine(b"tree", zip(files, descriptions, strict=True))
+    return contents.digest(path, stat_cache=_cache_file(path, stat_cache, "content"))
+
+
+def digest_of_commit(commit: str, dirty: str = "", ignored: str = "") -> str:
+    """The digest (64 hex) of a tree that is a commit, with these differences."""
+    return digest_of_text("git", commit, dirty, *([ignored] if ignored else []))
 
 
 def digest_of_text(*parts: str) -> str:
@@ -151,155 +161,55 @@ def digest_of_text(*parts: str) -> str:
     return hashlib.sha256(b"".join(b"%d:%b" % (len(part), part.encode()) for part in parts)).hexdigest()
 
 
-def _combine(kind: bytes, entries: Iterable[tuple[bytes, bytes]]) -> str:
-    total = hashlib.sha256(b"orchestrate " + kind + b" 1\0")
-    for name, text in entries:
-        total.update(b"%d:%b%d:%b" % (len(name), name, len(text), text))
-    return total.hexdigest()
-
-
-def _full(top: Path, name: bytes) -> Path:
-    return top / os.fsdecode(name)
-
-
-def _target(link: Path) -> bytes:
-    # not Path.readlink, which normalises the text: "./a" and "a" are two contents.
-    return os.fsencode(os.readlink(link))  # noqa: PTH115
-
-
-def _walk(top: Path, below: bytes) -> Iterator[bytes]:
-    """Every non-directory below ``top``, relative, as bytes."""
-    try:
-        with os.scandir(os.fsencode(_full(top, below))) as entries:
-            children = list(entries)
-    except OSError as error:
-        raise UserError(f"{top}: cannot list {os.fsdecode(below)}: {error.strerror}") from error
-    for entry in children:
-        if entry.name == b".git":
-            continue
-        name = below + b"/" + entry.name if below else entry.name
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(top, name)
-        else:
-            yield name
-
-
-def _expand(top: Path, name: bytes) -> list[bytes]:
-    """A changed name, or every file below it if it is a directory (a nested repository)."""
-    full = _full(top, name)
-    if full.is_dir() and not full.is_symlink():
-        return sorted(_walk(top, name))
-    return [name]
-
-
-def _stat_key(top: Path, name: bytes) -> tuple[int, ...]:
-    try:
-        status = _full(top, name).lstat()
-    except OSError as error:
-        raise UserError(f"{top}: {os.fsdecode(name)} vanished while the tree was read") from error
-    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_mode)
-
-
-def _describe_files(top: Path, names: Sequence[bytes]) -> list[bytes]:
-    batches = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        results = pool.map(lambda batch: [_describe_file(top, name) for name in batch], batches)
-        return [text for batch in results for text in batch]
-
-
-def _describe_file(top: Path, name: bytes) -> bytes:
-    """Kind and content of one file in a few bytes; never opens a FIFO or a device."""
-    full = _full(top, name)
-    try:
-        before = full.lstat()
-        if stat.S_ISLNK(before.st_mode):
-            return b"l" + _target(full)
-        if not stat.S_ISREG(before.st_mode):
-            return b"s%o" % stat.S_IFMT(before.st_mode)
-        with full.open("rb", buffering=0) as stream:
-            digest = hashlib.file_digest(stream, "sha256").digest()
-        after = full.lstat()
-    except FileNotFoundError:
-        return b"-"
-    except OSError as error:
-        raise UserError(
-            f"{top}: cannot read {os.fsdecode(name)}: {error.strerror}", remedy="make the tree readable"
-        ) from error
-    if (before.st_size, before.st_mtime_ns, before.st_ino) != (
-        after.st_size,
-        after.st_mtime_ns,
-        after.st_ino,
-    ):
-        raise UserError(
-            f"{top}: {os.fsdecode(name)} changed while it was read",
-            remedy="try again while nothing writes there",
-        )
-    return (b"x" if before.st_mode & 0o100 else b"f") + digest
-
-
-def _load(store: Path) -> dict[bytes, tuple[tuple[int, ...], bytes]]:
-    try:
-        version, entries = msgspec.msgpack.decode(
-            store.read_bytes(), type=tuple[int, dict[bytes, tuple[tuple[int, ...], bytes]]]
-        )
-    except (OSError, msgspec.MsgspecError):
-        return {}
-    return entries if version == _CACHE_VERSION else {}
-
-
-def _save(store: Path, entries: dict[bytes, tuple[tuple[int, ...], bytes]]) -> None:
-    write_atomically(store, msgspec.msgpack.encode((_CACHE_VERSION, entries)))
-
-
-def _git(path: Path, *argv: str) -> bytes:
-    """Run git so that it neither writes to the repository nor runs programs from it."""
-    command = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-c", "core.fsmonitor=false"]
-    command += ["-c", "core.hooksPath=/dev/null", "-c", "core.untrackedCache=false", "-C", str(path)]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    env |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
-    process = subprocess.run(
-        [*command, *argv], env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False
-    )
-    if process.returncode != 0:
-        reason = process.stderr.decode("utf-8", "replace").strip()[-300:]
-        raise InfraError(f"{path}: git {argv[0]} failed ({process.returncode}): {reason}")
-    return process.stdout
-
-
-def _status(path: Path) -> Iterator[bytes]:
-    """Names that differ from HEAD in the index or the work tree, or are untracked."""
-    output = _git(path, "status", "--porcelain=v2", "-z", "--untracked-files=all", "--no-renames")
-    for record in output.split(b"\0"):
-        kind = record[:1]
-        if kind == b"?":
-            yield record[2:]
-        elif kind == b"1":
-            yield record.split(b" ", 8)[8]
-        elif kind == b"u":
-            yield record.split(b" ", 10)[10]
-
-
-def _hidden_changes(path: Path) -> Iterator[bytes]:
-    """Changed files that ``git status`` skips, because of flags in the index."""
-    for record in _git(path, "ls-files", "-z", "-v", "--stage").split(b"\0"):
-        # "h 100644 <blob> 0\tname": lower case is assume-unchanged, S and s are skip-worktree.
-        if not record or not (record[:1].islower() or record[:1] == b"S"):
-            continue
-        fields, _, name = record.partition(b"\t")
-        _tag, mode, blob, _stage = fields.split(b" ")
-        if _blob_of(path, name, "sha256" if len(blob) == 64 else "sha1") != (mode, blob.decode()):
-            yield name
-
-
-def _blob_of(path: Path, name: bytes, algorithm: str) -> tuple[bytes, str] | None:
-    """Mode and object name that git would give the file in the work tree; ``None`` if it is not there."""
-    full = _full(path, name)
-    try:
-        mode = full.lstat().st_mode
-        if stat.S_ISLNK(mode):
-            data, kind = _target(full), b"120000"
-        else:
-            data, kind = full.read_bytes(), b"100755" if mode & 0o100 else b"100644"
-    except OSError:
+def _cache_file(path: Path, folder: Path | None, kind: str) -> Path | None:
+    if folder is None:
         return None
-    return kind, hashlib.new(algorithm, b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    return folder / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}-{kind}.msgpack"
+
+
+def _digest(path: Path, kind: bytes, names: list[bytes]) -> str:
+    """A digest of the content of some files; empty if there are none."""
+    if not names:
+        return ""
+    return contents.combine(kind, zip(names, contents.descriptions(path, names), strict=True))
+
+
+def _files_of(path: Path, commit: str) -> Mapping[bytes, bytes]:
+    """The files of a commit as ``contents.description`` describes them; a submodule has none."""
+    files: dict[bytes, bytes] = {}
+    for record in run_git(path, "ls-tree", "-r", "-z", "--full-tree", commit).split(b"\0")[:-1]:
+        fields, _, name = record.partition(b"\t")
+        mode, kind, blob = fields.split()
+        if kind == b"blob":
+            letter = b"l" if mode == b"120000" else b"x" if int(mode, 8) & 0o100 else b"f"
+            files[name] = letter + bytes.fromhex(blob.decode())
+    return files
+
+
+def _ignored(path: Path, names: set[bytes]) -> set[bytes]:
+    """Those of the files that git does not track, and that ``.gitignore`` files in the tree name.
+
+    What only ``.git/info/exclude`` or the user's configuration names is not among them.
+    """
+    if not names:
+        return set()
+    argv = ("ls-files", "-z", "--others", "--ignored", "--exclude-per-directory=.gitignore")
+    return names & set(run_git(path, *argv).split(b"\0"))
+
+
+def _left_by_tools(path: Path, names: set[bytes]) -> set[bytes]:
+    """The ignored files that no build reads: of an editor or indexer, or in the folder of a `make O=`."""
+
+    @functools.cache
+    def is_output(folder: Path) -> bool:
+        if folder == path:
+            return False
+        # kbuild links its output to the tree
+        is_kbuilds = (folder / "source").is_symlink() and (folder / "include/config").is_dir()
+        return folder.name in _FOLDERS_OF_TOOLS or is_kbuilds or is_output(folder.parent)
+
+    return {
+        name
+        for name, file in ((name, path / os.fsdecode(name)) for name in names)
+        if any(fnmatchcase(file.name, pattern) for pattern in _LEFT_BY_TOOLS) or is_output(file.parent)
+    }

@@ -17,7 +17,7 @@ import msgspec
 from orchestrator.core.errors import UserError
 from orchestrator.core.text import clean_str, one_line
 from orchestrator.source import diff, mail, thread
-from orchestrator.source.clone import GitError, run_git
+from orchestrator.source.git import GitError, run_git
 from orchestrator.source.mail import Mail
 
 #: A thread of a hundred patches is a few MiB.

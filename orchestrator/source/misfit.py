@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from orchestrator.source.clone import GitError, run_git
+from orchestrator.source.git import GitError, run_git
 
 RAW = "fetch it again in raw form: mail programs and web pages break lines and turn tabs into spaces"
 _CONTENT = re.compile(rb"(?m)^([ +-](?!-- |\+\+ ).*)$")

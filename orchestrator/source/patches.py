@@ -15,9 +15,10 @@ import msgspec
 from orchestrator.core.errors import InfraError, UserError
 from orchestrator.core.text import clean_str
 from orchestrator.source import archive, clone, diff, identity, misfit, prerequisites, scratch
-from orchestrator.source.clone import GitError, run_git
+from orchestrator.source.git import INCOMPLETE, GitError, commits_between, run_git
 from orchestrator.source.mbox import Patch, Source, parse, read
 from orchestrator.source.model import Say, Tree, quiet
+from orchestrator.source.programs import SPACE, ProgramError, run_long
 
 #: Part of every key: a new number when the same patches would give another tree.
 _VERSION = "patches 2"
@@ -60,9 +61,7 @@ def apply(tree: Tree, files: Sequence[Path], *, cache: Path, say: Say = quiet) -
             remedy=f"check the cache directory {cache}: space, permissions",
         ) from error
     except GitError as error:
-        raise InfraError(
-            f"patches for {tree.describe}: git: {error.first}", remedy=clone.INCOMPLETE
-        ) from error
+        raise InfraError(f"patches for {tree.describe}: git: {error.first}", remedy=INCOMPLETE) from error
 
 
 def as_commits(base: Tree, files: Sequence[Path], work: Path, say: Say = quiet) -> list[tuple[str, str]]:
@@ -86,11 +85,10 @@ def as_commits(base: Tree, files: Sequence[Path], work: Path, say: Say = quiet) 
         run_git(base.path, "config", "fastimport.unpackLimit", "1")
         # forced: the ref may be there from a series on another base
         run_git(base.path, "fast-import", "--quiet", "--done", "--force", data=imported.read_bytes())
-        commits = run_git(base.path, "rev-list", "--reverse", _REF, f"^{base.commit}").decode().split()
+        tip = run_git(base.path, "rev-parse", "--verify", _REF).decode().strip()
+        commits = commits_between(base.path, [base.commit], tip)
     except GitError as error:
-        raise InfraError(
-            f"patches for {base.describe}: git: {error.first}", remedy=clone.INCOMPLETE
-        ) from error
+        raise InfraError(f"patches for {base.describe}: git: {error.first}", remedy=INCOMPLETE) from error
     return [(commit, patch.subject) for commit, patch in zip(commits, patches, strict=True)]
 
 
@@ -110,14 +108,11 @@ def _apply(tree: Tree, files: Sequence[Path], cache: Path, say: Say) -> Tree:
         patches, notes = _patches(sources_by_file, tree, tmp)
         say(f"preparing {tree.describe} with {_patch_count(len(patches))}")
         imported = _rehearse(patches, tree, tmp)
-        # hard links to a tree in the cache are safe: nobody writes into one, and git replaces the files that
-        # it patches
-        in_cache = tree.path.resolve().is_relative_to((cache / "sources").resolve())
         commit = ""
         if tree.commit:
-            commit = _on_commit(imported, tree, tmp, in_cache)
+            commit = _on_commit(imported, tree, tmp)
         else:
-            _on_files(patches, tree, tmp, in_cache)
+            _on_files(patches, tree, tmp, cache / "stat")
         _check_links(patches, tmp / "tree")
         identity.check_tree(tmp / "tree", what)
         for name in ("mails", "scratch"):
@@ -199,7 +194,7 @@ def _rehearse(patches: Sequence[Patch], base: Tree, tmp: Path) -> Path:
         seconds = _committed_at(base) if base.commit else 0
     except GitError as error:
         raise UserError(
-            f"{base.path}: git cannot read {base.commit[:12]}: {error.first}", remedy=clone.INCOMPLETE
+            f"{base.path}: git cannot read {base.commit[:12]}: {error.first}", remedy=INCOMPLETE
         ) from error
     with imported.open("wb") as stream:
         for number, (patch, names) in enumerate(zip(patches, touched, strict=True), 1):
@@ -219,7 +214,7 @@ def _committed_at(base: Tree) -> int:
     return int(committer.split()[-2])
 
 
-def _on_commit(imported: Path, base: Tree, tmp: Path, in_cache: bool) -> str:
+def _on_commit(imported: Path, base: Tree, tmp: Path) -> str:
     """Put base and patches at ``tmp/tree``, in a clone that shares its objects; the last commit."""
     to = tmp / "tree"
     clone.start(tmp, base.path, base.describe)
@@ -228,49 +223,30 @@ def _on_commit(imported: Path, base: Tree, tmp: Path, in_cache: bool) -> str:
     run_git(to, "config", "fastimport.unpackLimit", "1")
     run_git(to, "fast-import", "--quiet", "--done", data=imported.read_bytes())
     commit = run_git(to, "rev-parse", "--verify", _REF).decode().strip()
-    if in_cache and _copied(base.path, to, "--link"):
-        run_git(to, "update-ref", "--no-deref", "HEAD", base.commit)
-        shutil.copyfile(base.path / ".git/index", to / ".git/index")
-    else:
-        _empty(to)
     clone.check_out(tmp, commit, base.describe)
+    clone.verify(to, commit, base.describe)
     return commit
 
 
-def _on_files(patches: Sequence[Patch], base: Tree, tmp: Path, in_cache: bool) -> None:
+def _on_files(patches: Sequence[Patch], base: Tree, tmp: Path, stat_cache: Path) -> None:
     """Put base and patches at ``tmp/tree``, which is not a repository."""
     to = tmp / "tree"
     to.mkdir()
-    if not (in_cache and _copied(base.path, to, "--link")):
-        _empty(to)
-        if not _copied(base.path, to, "--reflink=auto"):
-            raise InfraError(f"{base.path} cannot be copied into the cache", remedy=archive.SPACE)
-        if not in_cache and identity.content_digest(to) != base.digest:
-            raise UserError(f"{base.path} changed while it was copied", remedy="try again while it is idle")
+    names = [str(entry) for entry in base.path.iterdir() if entry.name != ".git"]
+    # no hard links: what writes into one of the trees would change both
+    argv = ["cp", "-dR", "--preserve=timestamps", "--reflink=auto", "-t", str(to), "--", *names]
+    try:
+        run_long(tmp, argv, {"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath)})
+    except ProgramError as error:
+        what = f"{base.path} cannot be copied into the cache: {error.first}"
+        raise InfraError(what, remedy=SPACE) from error
+    is_own = base.kind == "directory" and not base.patches
+    before = base.digest if is_own else identity.content_digest(base.path, stat_cache=stat_cache)
+    if identity.content_digest(to) != before:
+        raise UserError(f"{base.path} changed while it was copied", remedy="try again while it is idle")
     _make_writable(to)
     for patch in patches:
         _apply_one(patch, base, to)
-
-
-def _copied(origin: Path, to: Path, how: str) -> bool:
-    """Copy all but ``.git`` with an option of cp; whether it worked."""
-    names = [str(entry) for entry in origin.iterdir() if entry.name != ".git"]
-    argv = ["cp", "-dR", "--preserve=timestamps", how, "-t", str(to), "--", *names]
-    try:
-        clone.run_long(to.parent, argv)
-    except GitError:
-        return False
-    return True
-
-
-def _empty(folder: Path) -> None:
-    for entry in folder.iterdir():
-        if entry.name == ".git":
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
 
 
 def _make_writable(tree: Path) -> None:

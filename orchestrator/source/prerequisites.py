@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.source.clone import GitError, run_git
+from orchestrator.source.git import GitError, run_git
 from orchestrator.source.mbox import MailSeries, Prerequisite
 
 #: Commits of a base in which they are looked for; a stack of patches is no longer.

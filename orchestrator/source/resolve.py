@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from orchestrator.core.errors import InfraError, UserError
 from orchestrator.core.store import can_hold_builds, file_digest
-from orchestrator.source import archive, clone, debian_tree, download, identity
+from orchestrator.source import archive, clone, debian_tree, download, identity, kernel_org
 from orchestrator.source.model import Say, Tree, quiet
 
 FORMS = "a directory, DIR@REV of git, a tarball, an http(s) or file URL of one, debian:SUITE, or vX.Y[.Z]"
@@ -73,7 +73,8 @@ def _resolve(spec: str, cache: Path, sha256: str | None, say: Say) -> Tree:
         return clone.resolve_revision(folder, parts[1], spec, cache=cache, say=say)
     version = _VERSION.fullmatch(spec)
     if version:
-        return _from_web(_kernel_org(version), spec, "version", cache=cache, sha256=sha256, say=say)
+        url = kernel_org.url(version["major"], version["minor"], version["patch"])
+        return _from_web(url, spec, "version", cache=cache, sha256=sha256, say=say)
     reason = f"there is no directory or file {path}" if path else "it is empty"
     if "@" in spec:
         reason += f", nor a directory {spec.partition('@')[0]!r} for a revision of it"
@@ -110,19 +111,19 @@ def _from_directory(path: Path, spec: str, *, cache: Path, sha256: str | None, s
             remedy="move it, or name a revision of it (DIR@REV): that is built from a private clone",
         )
     version = identity.makefile_version(path)
-    git = identity.git_state(path)
+    git = identity.git_state(path, stat_cache=cache / "stat", say=say)
     if git is not None:
         local = f" (dirty {git.dirty[:12]})" if git.dirty else ""
         return Tree(
             path=path,
             spec=spec,
             kind="directory",
-            digest=identity.digest_of_text("git", git.commit, git.dirty),
+            digest=git.digest,
             commit=git.commit,
             dirty=git.dirty,
             version=version,
             describe=f"{version}-g{git.commit[:12]}{local}",
-            base_spec="" if git.dirty else f"{path}@{git.commit}",
+            base_spec="" if git.dirty or git.ignored else f"{path}@{git.commit}",
         )
     say(f"reading {path}")
     digest = identity.content_digest(path, stat_cache=cache / "stat")
@@ -149,6 +150,8 @@ def _from_web(url: str, spec: str, kind: str, *, cache: Path, sha256: str | None
     digest = file_digest(path)
     archive.check_sha256(url, digest, sha256)
     try:
+        if kind == "version" and sha256 is None:
+            kernel_org.verify(url, digest, lambda each: download.fetch(each, cache=cache), say)
         tree = archive.unpack_file(
             path, digest, cache=cache, blame=download.BrokenDownload, what=url, say=say
         )
@@ -169,11 +172,3 @@ def _archive_tree(tree: Path, spec: str, kind: str, digest: str, name: str) -> T
         version=version,
         describe=f"{version} ({name}, sha256 {digest[:12]})",
     )
-
-
-def _kernel_org(version: re.Match[str]) -> str:
-    """The release tarball on kernel.org's public CDN; X.Y.0 is called X.Y there."""
-    name = f"{version['major']}.{version['minor']}"
-    if int(version["patch"] or 0):
-        name += f".{version['patch']}"
-    return f"https://cdn.kernel.org/pub/linux/kernel/v{version['major']}.x/linux-{name}.tar.xz"

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from orchestrator.source.clone import run_git
+from orchestrator.source.git import run_git
 from orchestrator.source.model import Tree
 
 

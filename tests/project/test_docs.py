@@ -36,6 +36,8 @@ FOREIGN = {
     "--shared": "git clone",
     "--stdout": "git format-patch",
     "--base": "git format-patch",
+    "--first-parent": "git bisect",
+    "--locate-keys": "gpg",
     "--filter": "a program of a suite",
     "--duration": "a program of a suite",
 }

@@ -116,8 +116,11 @@ def test_what_is_not_a_kernel_tree(tmp_path: Path) -> None:
 
 def test_what_was_packed_after_a_build(tmp_path: Path) -> None:
     (make_tree(tmp_path / "t") / ".config").write_text("CONFIG_SMP=y\n")
-    with pytest.raises(UserError, match="not clean"):
+    with pytest.raises(UserError, match="not clean") as caught:
         unpack_file(make_tarball(tmp_path / "x.tar", tmp_path / "t"), DIGEST, cache=tmp_path / "cache")
+    # not where it was unpacked: that is gone by now
+    assert str(tmp_path) not in caught.value.remedy
+    assert "make mrproper" in caught.value.remedy
 
 
 # --- hostile archives
@@ -171,6 +174,39 @@ def test_hostile_archive_reaches_nothing(tmp_path: Path, members: list[tarfile.T
         unpack_file(packed, DIGEST, cache=tmp_path / "cache")
     assert snapshot(outside) == before
     assert _leftovers(tmp_path / "cache") == []
+
+
+def _deep(path: Path, depth: int) -> Path:
+    """A tarball of a kernel tree with folders in folders."""
+    make_tarball(path, make_tree(path.with_name("tree")))
+    with tarfile.open(path, "a") as packed:
+        for n in range(1, depth):
+            packed.addfile(_member("linux-7.2.1/" + "d/" * n, tarfile.DIRTYPE))
+    return path
+
+
+@pytest.mark.parametrize("depth", [150, 1900])
+def test_deep_folders_are_refused_and_leave_nothing(tmp_path: Path, depth: int) -> None:
+    """More folders than Python's stack has frames, and a process descriptors; a retry says the same."""
+    packed = _deep(tmp_path / "x.tar", depth)
+    for _ in range(2):
+        with pytest.raises(UserError, match="its folders are nested more than 100 deep"):
+            unpack_file(packed, DIGEST, cache=tmp_path / "cache")
+        assert _leftovers(tmp_path / "cache") == []
+
+
+def test_what_was_left_deep_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / "cache/sources" / _FRESH
+    left.mkdir(parents=True)
+    subprocess.run(["tar", "-xf", _deep(tmp_path / "x.tar", 1900), "-C", left], check=True)
+    packed = make_tarball(tmp_path / "y.tar", make_tree(tmp_path / "t"))
+    assert (unpack_file(packed, DIGEST, cache=tmp_path / "cache") / "Makefile").exists()
+    assert _leftovers(tmp_path / "cache") == [DIGEST]
+
+
+def test_folders_as_deep_as_a_kernels_are_fine(tmp_path: Path) -> None:
+    packed = _deep(tmp_path / "x.tar", 30)
+    assert unpack_file(packed, DIGEST, cache=tmp_path / "cache").joinpath("d/" * 29).is_dir()
 
 
 def test_links_inside_the_tree_are_fine(tmp_path: Path) -> None:
@@ -310,8 +346,12 @@ def test_what_was_left_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(store, "_CLEAR_S", 0.2)
     packed = make_tarball(tmp_path / "x.tar", make_tree(tmp_path / "t"))
     left = tmp_path / "cache/sources" / _FRESH
-    left.parent.mkdir(parents=True)
-    left.touch()
+    left.mkdir(parents=True)
+
+    def refuse(_: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(store, "remove_tree", refuse)
     with pytest.raises(InfraError, match="cannot be removed"):
         unpack_file(packed, DIGEST, cache=tmp_path / "cache")
 

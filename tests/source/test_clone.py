@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from fakes.mounts import READ_ONLY, SMALL, mounted
 from fakes.processes import alive, until
-from fakes.trees import git, make_git_tree, make_tree, snapshot
+from fakes.trees import git, make_git_tree, make_tree, snapshot, trusting
 
 from orchestrator.core.errors import InfraError, UserError
-from orchestrator.source import Tree, archive, clone, resolve
+from orchestrator.source import Tree, archive, checkout, clone, resolve
 from orchestrator.source.identity import content_digest
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and changes owners: needs root")
@@ -214,10 +214,55 @@ def test_a_read_only_mount_that_belongs_to_somebody_else(repo: Path, tmp_path: P
         "print(resolve(f'{path}@v7.1', cache=Path(sys.argv[2])).path)\n"
     )
     before = snapshot(repo)
-    done = mounted(READ_ONLY, repo, [sys.executable, "-c", script, repo, tmp_path / "cache"])
+    argv: list[str | Path] = [sys.executable, "-c", script, repo, tmp_path / "cache"]
+    done = mounted(READ_ONLY, repo, argv)
+    assert "belongs to another user" in done.stderr
+    done = mounted(READ_ONLY, repo, argv, env=trusting(repo))
     assert done.returncode == 0, done.stderr
     assert (Path(done.stdout.strip()) / "mm/memory.c").read_text() == "int memory;\n"
     assert snapshot(repo) == before
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    ["*.c ident eol=crlf", "mm/memory.c text working-tree-encoding=UTF-16", "*.c filter=lfs -diff"],
+)
+def test_a_checkout_has_the_bytes_of_the_commit(repo: Path, tmp_path: Path, attributes: str) -> None:
+    """Even if attributes in the tree itself ask for a conversion: the digest is that of the commit."""
+    (repo / ".gitattributes").write_text(f"{attributes}\n")
+    (repo / "mm/id.c").write_text("/* $Id$ */\n")
+    git(repo, "-c", "filter.lfs.clean=cat", "add", ".gitattributes", "mm/id.c")
+    git(repo, "commit", "-q", "-m", "attributes")
+    tree = _at(repo, "HEAD", tmp_path)
+    assert (tree.path / "mm/id.c").read_bytes() == b"/* $Id$ */\n"
+    assert (tree.path / "mm/memory.c").read_bytes() == b"int second;\n"
+    with checkout.opened(repo, cache=tmp_path / "cache") as shop:
+        assert content_digest(shop.check_out(tree.commit).path) == content_digest(tree.path)
+
+
+def test_a_replaced_commit_is_not_what_is_checked_out(repo: Path, tmp_path: Path) -> None:
+    before = _at(repo, "v7.1", tmp_path)
+    git(repo, "replace", _sha(repo, "v7.1"), _sha(repo, "v7.2"))
+    after = _at(repo, "v7.1", tmp_path)
+    assert (after.commit, after.digest) == (before.commit, before.digest)
+    again = resolve(f"{repo}@v7.1", cache=tmp_path / "other")
+    assert (again.path / "mm/memory.c").read_text() == "int memory;\n"
+
+
+def test_a_disk_that_cannot_hold_the_commit_is_blamed(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = clone.check_out
+
+    def check_out(tmp: Path, commit: str, what: str) -> None:
+        real(tmp, commit, what)
+        # as where two names differ in nothing but case
+        (tmp / "tree/mm/memory.c").write_text("int other;\n")
+
+    monkeypatch.setattr(clone, "check_out", check_out)
+    with pytest.raises(InfraError, match=r"1 files in .* are not as in the commit, such as mm/memory\.c"):
+        _at(repo, "v7.1", tmp_path)
+    assert _left(tmp_path) == []
 
 
 # --- kept
@@ -383,8 +428,9 @@ def test_a_checkout_that_fails_leaves_nothing_and_is_done_again(
 
 def test_what_takes_long_ends_with_us(tmp_path: Path, marker: str) -> None:
     script = (
-        "import sys; from pathlib import Path; from orchestrator.source.clone import run_long\n"
-        "run_long(Path(sys.argv[1]), ['sh', '-c', 'sleep 600; :', *sys.argv[2:]])\n"
+        "import sys; from pathlib import Path; from orchestrator.source.programs import run_long\n"
+        "argv = ['sh', '-c', 'sleep 600; :', *sys.argv[2:]]\n"
+        "run_long(Path(sys.argv[1]), argv, {'PATH': '/usr/bin:/bin'})\n"
     )
     # In two halves, so that the parent is not found by it.
     word = f"{marker}-child"
