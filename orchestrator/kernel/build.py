@@ -74,6 +74,7 @@ def _config_key(spec: KernelSpec, fragments: Sequence[Fragment]) -> str:
         spec.base,
         [(f.name, f.text) for f in fragments],
         spec.toolchain.version,
+        make.tool_versions(spec.toolchain, spec.arch.compiler_prefix),
     )
 
 
@@ -336,7 +337,7 @@ def _make(
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(build_log, log)
-        place.trust_after(outcome, build_log)
+        place.trust_after(outcome, build_log, spec.tree.path)
         _fail(spec, "build", outcome, build_log, log)
     return cpu_s
 
@@ -384,6 +385,7 @@ def _build_module(spec: KernelSpec, source: Path, place: Path, log: Path | None)
         log.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / "log", log)
     error = makelog.first_error(folder / "log")
+    makelog.raise_for_host(f"cannot build {source.name}", spec.tree.path, outcome, folder / "log", log)
     raise Inconclusive(
         f"{source.name} does not compile against {spec.tree.version}: {error or outcome}",
         remedy="Run without the flavor that needs it, and please report it.",

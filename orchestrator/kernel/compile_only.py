@@ -98,7 +98,7 @@ def compile_(
         outcome = _make(config, tree, place, log, [*config.targets, f"-j{jobs or os.cpu_count() or 1}"])
         warnings = place.update_ledger(log, tree.path)
         if outcome.exit != 0:
-            place.trust_after(outcome, log)
+            place.trust_after(outcome, log, tree.path)
             build_log.raise_for(what, tree.path, outcome, log, log)
         place.trust()
         if empty := [name for name in config.targets if not any((place.objects / name).rglob("*.o"))]:
@@ -129,7 +129,7 @@ def _configure(config: Config, tree: Tree, place: ObjectDirectory, log: Path, wh
                 remedy="This tree does not have that configuration; leave it out with --also-build.",
             )
     if outcome.exit != 0 or not path.is_file():
-        place.trust_after(outcome, log)
+        place.trust_after(outcome, log, tree.path)
         build_log.raise_for(what, tree.path, outcome, log, log)
 
 

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
-import os
+import functools
+import importlib.metadata
 import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from orchestrator.core.process import Outcome, Supervised, require
+from orchestrator.core import environment as environments
+from orchestrator.core.errors import InfraError
+from orchestrator.core.process import Outcome, Supervised, require, tool
+from orchestrator.core.toolchain import Toolchain
 from orchestrator.kernel import build_log, kconfig
 from orchestrator.kernel.spec import KernelSpec
 
@@ -26,14 +30,41 @@ BANNER = {
 }
 
 
+#: Started with -I, so that neither the tree, which is the working directory, nor PYTHONPATH or the user's own
+#: packages have a say in what is imported; its first argument is where tuxmake is installed.
+_TUXMAKE = "import sys; sys.path.append(sys.argv.pop(1)); from tuxmake.cli import main; main()"
+
+
 def environment() -> dict[str, str]:
-    """Our environment, without variables that would change a build."""
-    return {
-        **{k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "KBUILD", "KCONFIG", "CCACHE"))},
-        "LC_ALL": "C.UTF-8",
-        # set, even if empty, it keeps the state of the git repository out of the release and the image
-        "LOCALVERSION": "",
-    }
+    """The environment of make."""
+    # set, even if empty, it keeps the state of the git repository out of the release and the image
+    return environments.environment() | {"LOCALVERSION": ""}
+
+
+def tool_versions(toolchain: Toolchain, prefix: str) -> tuple[str, ...]:
+    """What the programs that PATH selects say of themselves, as far as Kconfig records it: part of a key.
+
+    :param prefix: of the compiler of the kernel's architecture.
+    """
+    linkers = ("ld.lld",) if toolchain.family == "clang" else (f"{prefix}ld", f"{prefix}as")
+    paths = (shutil.which(name) for name in (*linkers, "pahole", "rustc", "bindgen"))
+    return tuple(_version(path, Path(path).stat().st_mtime_ns) if path else "" for path in paths)
+
+
+@functools.cache
+def _version(path: str, _changed_ns: int) -> str:
+    try:
+        text = tool([path, "--version"], env=environment())
+    except InfraError:
+        return "does not run"
+    return next(iter(text.splitlines()), "")
+
+
+@functools.cache
+def _tuxmake() -> tuple[str, ...]:
+    """The command that runs tuxmake, as the installed distribution has it."""
+    place = importlib.metadata.distribution("tuxmake").locate_file("")
+    return (sys.executable, "-I", "-c", _TUXMAKE, str(Path(str(place)).resolve()))
 
 
 def tuxmake(
@@ -50,7 +81,7 @@ def tuxmake(
 ) -> tuple[Outcome, float]:
     """Run tuxmake under the supervisor; returns its outcome and the CPU seconds of the process tree."""
     require("make", remedy=f"Install the build tools: apt-get install {build_log.BASE_PACKAGES}")
-    argv = [sys.executable, "-m", "tuxmake", "-C", str(spec.tree.path), "-b", str(objects), "-o", str(output)]
+    argv = [*_tuxmake(), "-C", str(spec.tree.path), "-b", str(objects), "-o", str(output)]
     argv += ["-r", "null", "-z", "none", "-v", "-F", "-t", spec.toolchain.tuxmake]
     if not spec.arch.native:
         argv += ["-a", spec.arch.make_arch]

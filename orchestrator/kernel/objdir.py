@@ -61,9 +61,9 @@ class ObjectDirectory:
         """Mark the objects as whole: make has ended by itself."""
         self._mark.unlink(missing_ok=True)
 
-    def trust_after(self, outcome: Outcome, log: Path) -> None:
+    def trust_after(self, outcome: Outcome, log: Path, tree: Path) -> None:
         """Mark the objects of a failed make as whole, if only a compile error ended it."""
-        if build_log.is_compile_error(outcome, log):
+        if build_log.is_compile_error(outcome, log, tree):
             self.trust()
 
     def update_ledger(self, log: Path, tree: Path) -> build_warnings.Ledger:

@@ -7,8 +7,9 @@ import os
 import shutil
 from pathlib import Path
 
-from orchestrator.core import toolchain
+from orchestrator.core import host_faults, toolchain
 from orchestrator.core.arch import Arch
+from orchestrator.core.environment import environment
 from orchestrator.core.errors import InfraError, KernelError
 from orchestrator.core.process import Supervised, require
 from orchestrator.core.store import Store, digest_of
@@ -40,7 +41,7 @@ def build_selftests(tree: Tree, directory: str, *, arch: Arch, store: Store, log
             flags = "LDFLAGS=-static -pthread"
         argv = ["make", "-k", "-C", str(place), f"OUTPUT={output}", f"ARCH={arch.make_arch}", flags]
         argv += [f"CROSS_COMPILE={arch.compiler_prefix}", f"-j{os.cpu_count() or 1}"]
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "KBUILD"))}
+        env = environment()
         child = Supervised(argv, limit_s=_LIMIT_S, grace_s=1.0, output=fresh / "log", env=env)
         outcome = child.to_end()
         if outcome.reason != "ended":
@@ -50,9 +51,10 @@ def build_selftests(tree: Tree, directory: str, *, arch: Arch, store: Store, log
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         if not any(output.iterdir()):
             shutil.copyfile(fresh / "log", log)
-            lines = [
-                line for line in (fresh / "log").read_text(errors="replace").splitlines() if "error" in line
-            ]
+            text = (fresh / "log").read_text(errors="replace")
+            if fault := host_faults.of_resources(text):
+                raise InfraError(f"{directory} was not compiled: {fault.reason}", remedy=fault.remedy)
+            lines = [line for line in text.splitlines() if "error" in line]
             first = lines[0] if lines else str(outcome)
             raise KernelError(
                 f"{tree.describe}: nothing in {directory} compiles for {arch.name}: {first}",
