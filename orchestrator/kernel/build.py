@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -55,8 +55,7 @@ def configure(spec: KernelSpec, store: Store) -> Configured:
     folder = store.entry("configs", key, lambda fresh: _configure(spec, fragments, fresh))
     path = folder / "config"
     symbols = kconfig.parse_config(path.read_text())
-    losses = [kconfig.explain(loss, spec.tree.path, symbols) for loss in kconfig.lost(fragments, symbols)]
-    _raise_for_losses(losses, fragments)
+    _raise_for_losses(spec, kconfig.lost(fragments, symbols), fragments, symbols)
     return Configured(path=path, symbols=symbols, digest=digest_of(path.read_text()))
 
 
@@ -95,12 +94,14 @@ def _essentials() -> Fragment:
     return Fragment("kconfigs/essential.config", text)
 
 
-def _raise_for_losses(losses: Sequence[Lost], fragments: Sequence[Fragment]) -> None:
+def _raise_for_losses(
+    spec: KernelSpec, losses: Sequence[Lost], fragments: Sequence[Fragment], symbols: Mapping[str, str]
+) -> None:
     if not losses:
         return
     users = {fragment.name for fragment in fragments if not fragment.built_in}
     of_user = [loss for loss in losses if loss.request.origin in users]
-    text = "; ".join(map(str, of_user or losses))
+    text = kconfig.listing(of_user or losses, spec.tree.path, symbols)
     if of_user:
         raise UserError(
             f"kconfig request lost: {text}", remedy="Add the symbols that it depends on, or drop the line."

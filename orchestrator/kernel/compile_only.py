@@ -122,10 +122,11 @@ def _configure(config: Config, tree: Tree, place: ObjectDirectory, log: Path, wh
         fragment = kconfig.Fragment(f"kconfigs/also/{config.name}.toml", "\n".join(config.symbols))
         path.write_text(kconfig.merge(path.read_text(), [fragment]))
         outcome = _make(config, tree, place, log, ["olddefconfig"])
-        if outcome.exit == 0 and (losses := kconfig.lost([fragment], kconfig.parse_config(path.read_text()))):
+        symbols = kconfig.parse_config(path.read_text())
+        if outcome.exit == 0 and (losses := kconfig.lost([fragment], symbols)):
             place.trust()
             raise Inconclusive(
-                f"{what}: request lost: {'; '.join(map(str, losses))}",
+                f"{what}: request lost: {kconfig.listing(losses, tree.path, symbols)}",
                 remedy="This tree does not have that configuration; leave it out with --also-build.",
             )
     if outcome.exit != 0 or not path.is_file():
