@@ -20,10 +20,10 @@ from orchestrator.core import data
 from orchestrator.core.arch import Arch
 from orchestrator.core.elf import build_id
 from orchestrator.core.errors import Inconclusive, KernelError, UserError
-from orchestrator.core.process import Outcome, Supervised
+from orchestrator.core.process import Outcome
 from orchestrator.core.store import Store, digest_of, file_digest
 from orchestrator.kernel import build_log as makelog
-from orchestrator.kernel import build_warnings, kconfig, make, objdir
+from orchestrator.kernel import build_warnings, kconfig, make, module, objdir
 from orchestrator.kernel.kconfig import Fragment, Lost
 from orchestrator.kernel.objdir import ObjectDirectory
 from orchestrator.kernel.spec import Configured, Kernel, KernelSpec, Say
@@ -169,7 +169,7 @@ def build(spec: KernelSpec, store: Store, *, say: Say, log: Path | None = None, 
         toolchain=facts.toolchain,
         cpu_s=facts.cpu_s,
         cached=cached,
-        module=folder / _module_name(spec.module) if spec.module else None,
+        module=folder / module.name(spec.module) if spec.module else None,
     )
 
 
@@ -264,7 +264,7 @@ def _build(
     jobs: int,
 ) -> None:
     # one folder for each key: a repeated build has the same paths, for ccache and __FILE__
-    with objdir.opened(spec.workplace, store.root / "builds" / key) as place:
+    with objdir.opened(spec.workplace, store.root / "builds" / key, sandboxed=spec.sandboxed) as place:
         warm = place.warm
         try:
             cpu_s = _make(spec, configured, store, place, fresh / "build.log", say, log, jobs)
@@ -285,9 +285,8 @@ def _build(
         for source, name in ((image, image.name), (objects / "vmlinux", "vmlinux")):
             shutil.copyfile(source, fresh / name)
         if spec.module is not None:
-            say(f"building {_module_name(spec.module)} for it")
-            module = _build_module(spec, spec.module, place.folder, log)
-            shutil.copyfile(module, fresh / _module_name(spec.module))
+            say(f"building {module.name(spec.module)} for it")
+            shutil.copyfile(module.build(spec, place.folder, log), fresh / module.name(spec.module))
         shutil.copyfile(objects / ".config", fresh / "config")
         shutil.copyfile(objects / "System.map", fresh / "System.map")
         shutil.copyfile(place.folder / build_warnings.NAME, fresh / build_warnings.NAME)
@@ -330,7 +329,8 @@ def _make(
         build_log,
         _BUILD_LIMIT_S,
         wrap=place.folder,
-        cache=store.root / "ccache",
+        # what a hostile makefile puts there must not get into other kernels
+        cache=store.root / ("ccache-sandboxed" if spec.sandboxed else "ccache"),
         progress=lambda objects: say(f"{what}: {objects}{of} objects"),
     )
     place.update_ledger(build_log, spec.tree.path)
@@ -341,56 +341,6 @@ def _make(
         place.trust_after(outcome, build_log, spec.tree.path)
         _fail(spec, "build", outcome, build_log, log)
     return cpu_s
-
-
-def _module_name(source: Path) -> str:
-    return f"{source.stem}.ko"
-
-
-def _build_module(spec: KernelSpec, source: Path, place: Path, log: Path | None) -> Path:
-    """Build a module of orchestrate against the kernel, while its object directory exists.
-
-    :raises Inconclusive: it does not compile against this tree.
-    """
-    objects, folder = place / "o", place / "module"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    shutil.copyfile(source, folder / source.name)
-    (folder / "Makefile").write_text(f"obj-m := {source.stem}.o\n")
-    # `make modules` of the kernel itself would write this; an older one is of an earlier kernel
-    symvers, of_vmlinux = objects / "Module.symvers", objects / "vmlinux.symvers"
-    if of_vmlinux.is_file() and not (
-        symvers.is_file() and symvers.stat().st_mtime >= of_vmlinux.stat().st_mtime
-    ):
-        shutil.copyfile(of_vmlinux, symvers)
-    argv = ["make", "-C", str(spec.tree.path), f"O={objects}", f"ARCH={spec.arch.make_arch}"]
-    argv += [f"CROSS_COMPILE={spec.arch.compiler_prefix}", f"CC={spec.toolchain.compiler}"]
-    argv += ["LLVM=1"] if "clang" in spec.toolchain.tuxmake else []
-    argv += [f"KBUILD_KCONFIG={place / 'Kconfig.wrapper'}"] if spec.wrapped else []
-    for words in (["modules_prepare"], [f"M={folder}", "modules"]):
-        child = Supervised(
-            [*argv, *words],
-            limit_s=_BUILD_LIMIT_S,
-            grace_s=1.0,
-            output=folder / "log",
-            env=make.environment(),
-        )
-        outcome = child.to_end()
-        built = folder / _module_name(source)
-        if outcome.exit != 0:
-            break
-    else:
-        if built.is_file():
-            return built
-    if log is not None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / "log", log)
-    error = makelog.first_error(folder / "log")
-    makelog.raise_for_host(f"cannot build {source.name}", spec.tree.path, outcome, folder / "log", log)
-    raise Inconclusive(
-        f"{source.name} does not compile against {spec.tree.version}: {error or outcome}",
-        remedy="Run without the flavor that needs it, and please report it.",
-    )
 
 
 def _fail(spec: KernelSpec, what: str, outcome: Outcome, log: Path, copy: Path | None = None) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.core import environment as environments
+from orchestrator.core import sandbox
 from orchestrator.core.errors import InfraError
 from orchestrator.core.process import Outcome, Supervised, require, tool
 from orchestrator.core.toolchain import Toolchain
@@ -30,6 +32,9 @@ BANNER = {
 }
 
 
+#: The variable by which the processes of a build are known: the folder that it writes to.
+OWNER = "ORCHESTRATE_BUILD"
+
 #: Started with -I, so that neither the tree, which is the working directory, nor PYTHONPATH or the user's own
 #: packages have a say in what is imported; its first argument is where tuxmake is installed.
 _TUXMAKE = "import sys; sys.path.append(sys.argv.pop(1)); from tuxmake.cli import main; main()"
@@ -39,6 +44,33 @@ def environment() -> dict[str, str]:
     """The environment of make."""
     # set, even if empty, it keeps the state of the git repository out of the release and the image
     return environments.environment() | {"LOCALVERSION": ""}
+
+
+def start(
+    argv: Sequence[str],
+    *,
+    tree: Path,
+    folder: Path,
+    log: Path,
+    limit_s: float,
+    sandboxed: bool,
+    env: Mapping[str, str] | None = None,
+    cache: Path | None = None,
+) -> Supervised:
+    """Start a command that builds: the one place from which makefiles of a tree run.
+
+    :param tree: its working folder, which a sandbox makes read-only.
+    :param folder: everything that it writes; one build at a time (``objdir``).
+    :param log: the file that takes its output.
+    :param env: variables besides ``environment``.
+    :param cache: another folder that it writes to.
+    :raises InfraError: make is not installed, or there can be no sandbox.
+    """
+    require("make", remedy=f"Install the build tools: apt-get install {build_log.BASE_PACKAGES}")
+    if sandboxed:
+        argv = sandbox.command(argv, tree=tree, writable=(folder, *([cache] if cache else [])))
+    variables = {**environment(), OWNER: str(folder), **(env or {})}
+    return Supervised(argv, limit_s=limit_s, grace_s=1.0, output=log, env=variables, cwd=tree)
 
 
 def tool_versions(toolchain: Toolchain, prefix: str) -> tuple[str, ...]:
@@ -79,8 +111,15 @@ def tuxmake(
     cache: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Outcome, float]:
-    """Run tuxmake under the supervisor; returns its outcome and the CPU seconds of the process tree."""
-    require("make", remedy=f"Install the build tools: apt-get install {build_log.BASE_PACKAGES}")
+    """Run tuxmake under the supervisor; returns its outcome and the CPU seconds of the process tree.
+
+    :param wrap: the folder that has ``objects``, ``output`` and what else the build writes.
+    """
+    # tuxmake's own copies of the log grow without limit
+    output.mkdir(parents=True, exist_ok=True)
+    for name in ("build.log", "build-debug.log"):
+        (output / name).unlink(missing_ok=True)
+        (output / name).symlink_to(os.devnull)
     argv = [*_tuxmake(), "-C", str(spec.tree.path), "-b", str(objects), "-o", str(output)]
     argv += ["-r", "null", "-z", "none", "-v", "-F", "-t", spec.toolchain.tuxmake]
     if not spec.arch.native:
@@ -88,7 +127,7 @@ def tuxmake(
     # as options: tuxmake's own values override the environment
     for name, value in BANNER.items():
         argv += ["-e", f"{name}={value}"]
-    env = environment()
+    env: dict[str, str] = {}
     plain = re.sub(r"-\d+$", "", spec.toolchain.compiler)
     if plain != spec.toolchain.compiler:
         # tuxmake drops the version in a native build, and runs the program with the plain name
@@ -96,8 +135,10 @@ def tuxmake(
         shutil.rmtree(tools, ignore_errors=True)
         tools.mkdir()
         (tools / plain).symlink_to(require(spec.toolchain.compiler, remedy=""))
-        env["PATH"] = f"{tools}:{env['PATH']}"
-    if cache is not None and shutil.which("ccache"):
+        env["PATH"] = f"{tools}:{environment()['PATH']}"
+    if not shutil.which("ccache"):
+        cache = None
+    if cache is not None:
         argv += ["-w", "ccache"]
         cache.mkdir(parents=True, exist_ok=True)
         # without depend mode a cold build through ccache costs a quarter more
@@ -105,7 +146,16 @@ def tuxmake(
     argv += list(arguments)
     if spec.wrapped:
         argv.append(f"KBUILD_KCONFIG={kconfig.write_wrapper(spec.tree.path, wrap)}")
-    child = Supervised(argv, limit_s=limit_s, grace_s=1.0, output=log, env=env, cwd=spec.tree.path)
+    child = start(
+        argv,
+        tree=spec.tree.path,
+        folder=wrap,
+        log=log,
+        limit_s=limit_s,
+        sandboxed=spec.sandboxed,
+        env=env,
+        cache=cache,
+    )
     try:
         while (outcome := child.wait(_PROGRESS_S if progress else None)) is None:
             if progress:

@@ -9,31 +9,32 @@ from pathlib import Path
 
 from orchestrator.core import host_faults, toolchain
 from orchestrator.core.arch import Arch
-from orchestrator.core.environment import environment
 from orchestrator.core.errors import InfraError, KernelError
-from orchestrator.core.process import Supervised, require
 from orchestrator.core.store import Store, digest_of
+from orchestrator.kernel import make
 from orchestrator.source.model import Tree
 
 _LIMIT_S = 900.0
 
 
-def build_selftests(tree: Tree, directory: str, *, arch: Arch, store: Store, log: Path) -> dict[str, Path]:
+def build_selftests(
+    tree: Tree, directory: str, *, arch: Arch, store: Store, log: Path, sandboxed: bool = False
+) -> dict[str, Path]:
     """The programs of one kselftest directory of a tree, by name; what does not compile is not among them.
 
     The tree is only read: ``OUTPUT`` is in the store. Headers come from the tree's tools/include/uapi.
 
     :param log: where a copy of make's output goes.
+    :param sandboxed: whether makefiles run in a sandbox.
     :raises KernelError: the tree has no such directory, or nothing in it compiles.
     """
     place = tree.path / directory
     if not (place / "Makefile").is_file():
         raise KernelError(f"{tree.describe}: no {directory} in this tree")
     compiler = toolchain.find("gcc", arch)
-    require("make", remedy="Install it: apt-get install make")
     key = digest_of("selftests", tree.digest, directory, arch.name, compiler.version)
 
-    def make(fresh: Path) -> None:
+    def build(fresh: Path) -> None:
         output = fresh / "programs"
         output.mkdir()
         flags = "USERLDFLAGS=-static"
@@ -41,9 +42,14 @@ def build_selftests(tree: Tree, directory: str, *, arch: Arch, store: Store, log
             flags = "LDFLAGS=-static -pthread"
         argv = ["make", "-k", "-C", str(place), f"OUTPUT={output}", f"ARCH={arch.make_arch}", flags]
         argv += [f"CROSS_COMPILE={arch.compiler_prefix}", f"-j{os.cpu_count() or 1}"]
-        env = environment()
-        child = Supervised(argv, limit_s=_LIMIT_S, grace_s=1.0, output=fresh / "log", env=env)
-        outcome = child.to_end()
+        outcome = make.start(
+            argv,
+            tree=tree.path,
+            folder=output,
+            log=fresh / "log",
+            limit_s=_LIMIT_S,
+            sandboxed=sandboxed,
+        ).to_end()
         if outcome.reason != "ended":
             raise InfraError(f"the build of {directory} ended with {outcome}")
         for path in output.iterdir():
@@ -61,7 +67,7 @@ def build_selftests(tree: Tree, directory: str, *, arch: Arch, store: Store, log
                 remedy=f"The log: {log}",
             )
 
-    folder = store.entry("selftests", key, make)
+    folder = store.entry("selftests", key, build)
     log.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "log", log)
     return {path.name: path for path in sorted((folder / "programs").iterdir())}

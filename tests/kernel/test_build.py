@@ -125,7 +125,7 @@ def test_the_banner_says_nothing_of_the_host(linux: Tree, warm: Store) -> None:
 
 
 def test_the_shell_of_a_kernel_developer_changes_nothing(
-    tmp_path: Path, warm: Store, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree = make_linux(tmp_path / "linux")
     spy = f"\n.PHONY: spy\nspy:\n\t@env | sort >>{tmp_path}/spy\n\nall tinyconfig olddefconfig: spy\n"
@@ -156,13 +156,13 @@ def test_the_shell_of_a_kernel_developer_changes_nothing(
     with monkeypatch.context() as shell:
         for name, value in dirty.items():
             shell.setenv(name, value)
-        of_dirty = build(spec_of(tree), warm)
+        of_dirty = build(spec_of(tree), store)
     seen = (tmp_path / "spy").read_text()
     assert "leak" not in seen.casefold()
     assert f"HOME={os.environ['HOME']}\n" not in seen
     assert not {"ARCH=", "CROSS_COMPILE=", "LLVM="} & {line.split("=")[0] + "=" for line in seen.splitlines()}
     # the same key, and the same kernel from an empty cache
-    assert build(spec_of(tree), warm) == msgspec.structs.replace(of_dirty, cached=True)
+    assert build(spec_of(tree), store) == msgspec.structs.replace(of_dirty, cached=True)
     bare = build(spec_of(tree), Store(tmp_path / "bare"))
     assert (bare.key, bare.build_id) == (of_dirty.key, of_dirty.build_id)
     assert file_digest(bare.image) == file_digest(of_dirty.image)
