@@ -42,7 +42,8 @@ def scene(tmp_path: Path) -> Scene:
 
 @needs_bwrap
 def test_a_build_can_read_its_tree_and_write_to_its_folder(scene: Scene) -> None:
-    script = f"pwd; cat file; echo made >{scene.folder}/made; gcc --version >/dev/null; echo x >/tmp/x && cat /tmp/x"
+    made = f"echo made >{scene.folder}/made"
+    script = f"pwd; cat file; {made}; gcc --version >/dev/null; echo x >/tmp/x; cat /tmp/x"
     result = scene.run(script)
     assert result.stdout == f"{scene.tree}\nthe tree'sx\n", result.stderr
     assert (scene.folder / "made").read_text() == "made\n"
