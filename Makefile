@@ -60,7 +60,7 @@ lint: $(STAMP) ## ruff, mypy, and the order of the rooms
 
 # what some tests need besides: a debugger for both architectures, ssh as the script of a cell calls it, what
 # others read our output with, what draws the picture of the docs, a database server for the history
-check: PACKAGES += gdb-multiarch openssh-client cpio fish zsh graphviz postgresql
+check: PACKAGES += gdb-multiarch openssh-client cpio fish zsh graphviz bubblewrap postgresql
 
 check: deps $(STAMP) lint ## fast tests, a good minute on two cores
 	$(BIN)/pytest -q -n auto -m 'not slow and not guest and not long'

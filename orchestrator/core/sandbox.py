@@ -111,7 +111,9 @@ def _installations() -> Iterator[Path]:
             continue
         above = folder.parent
         is_compiler = any((above / name).is_dir() for name in ("lib/gcc", "lib/clang", "libexec/gcc"))
-        yield from filter(may_be_seen, (above, folder) if is_compiler else (folder,))
+        # pyenv, asdf and the like have scripts there, which run programs of the folder above
+        whole = is_compiler or folder.name == "shims"
+        yield from filter(may_be_seen, (above, folder) if whole else (folder,))
     for prefix in map(Path, (sys.prefix, sys.base_prefix)):
         if not prefix.is_relative_to("/usr"):
             yield prefix

@@ -43,20 +43,39 @@ class _Facts(msgspec.Struct, frozen=True):
     warm: bool = False
 
 
-def configure(spec: KernelSpec, store: Store) -> Configured:
+def configure(spec: KernelSpec, store: Store, *, say: Say = lambda _: None) -> Configured:
     """Make the final ``.config`` of a kernel and compare it with every request.
 
+    :param say: is told of a cached one that is wrong, and made again.
     :raises UserError: a request of the user was lost.
     :raises Inconclusive: a request of the project was lost.
     :raises KernelError: the tree cannot be configured at all.
     """
     fragments = _fragments(spec)
     key = _config_key(spec, fragments)
+    cached = store.find("configs", key) is not None
+    if store.is_damaged("configs", key):
+        say("the configuration in the cache is damaged; configuring again")
     folder = store.entry("configs", key, lambda fresh: _configure(spec, fragments, fresh))
     path = folder / "config"
-    symbols = kconfig.parse_config(path.read_text())
-    _raise_for_losses(spec, kconfig.lost(fragments, symbols), fragments, symbols)
-    return Configured(path=path, symbols=symbols, digest=digest_of(path.read_text()))
+    text = path.read_text()
+    symbols = kconfig.parse_config(text)
+    losses = kconfig.lost(fragments, symbols)
+    if cached and (why := _unfit(spec, text, losses, fragments)):
+        say(f"the configuration in the cache {why}; configuring again")
+        store.discard("configs", key)
+        return configure(spec, store, say=say)
+    _raise_for_losses(spec, losses, fragments, symbols)
+    return Configured(path=path, symbols=symbols, digest=digest_of(text))
+
+
+def _unfit(spec: KernelSpec, text: str, losses: Sequence[Lost], fragments: Sequence[Fragment]) -> str:
+    """Why a cached configuration cannot be right; empty if it may be."""
+    if other := kconfig.other_architecture(text, spec.arch):
+        return f"is one for {other}"
+    built_in = {fragment.name for fragment in fragments if fragment.built_in}
+    lacking = [loss.request.symbol for loss in losses if loss.request.origin in built_in]
+    return f"lacks {', '.join(lacking[:3])}" if lacking else ""
 
 
 def is_configured(spec: KernelSpec, store: Store) -> bool:
@@ -148,15 +167,21 @@ def build(spec: KernelSpec, store: Store, *, say: Say, log: Path | None = None, 
     :raises KernelError: the tree does not compile; the message has the first error, file and line.
     :raises InfraError: the host failed it: no compiler, no space, no memory, no time.
     """
-    configured = configure(spec, store)
+    configured = configure(spec, store, say=say)
     key = _key(spec, configured)
     cached = store.find("kernels", key) is not None
+    if store.is_damaged("kernels", key):
+        say("the kernel in the cache is damaged; building again")
     folder = store.entry(
         "kernels",
         key,
         lambda fresh: _build(spec, configured, store, key, fresh, say, log, jobs),
         waiting=lambda: say("waiting for another process that builds the same kernel"),
     )
+    if cached and not spec.arch.header.is_of(folder / Path(spec.arch.image).name):
+        say(f"the kernel in the cache is none for {spec.arch.name}; building again")
+        store.discard("kernels", key)
+        return build(spec, store, say=say, log=log, jobs=jobs)
     facts = msgspec.json.decode((folder / "kernel.json").read_bytes(), type=_Facts)
     return Kernel(
         key=key,
@@ -232,7 +257,9 @@ def _configure(spec: KernelSpec, fragments: Sequence[Fragment], fresh: Path) -> 
     base = spec.base
     if not base:
         base = _make_config(spec, fresh, "tiny", ["-k", "tinyconfig"])
-    request = fresh / "request"
+    # in the folder that a sandbox shows
+    request = fresh / "final/request"
+    request.parent.mkdir()
     request.write_text(kconfig.merge(base, fragments))
     # not tuxmake's own -K FILE: that has merge_config.sh write its temporary file into the tree
     final = _make_config(spec, fresh, "final", ["-k", str(request), "-K", "make:olddefconfig"])
@@ -268,7 +295,7 @@ def _build(
         warm = place.warm
         try:
             cpu_s = _make(spec, configured, store, place, fresh / "build.log", say, log, jobs)
-        except KernelError:
+        except (KernelError, Inconclusive):
             if not warm:
                 raise
             say("it does not build on the objects of earlier kernels; building from scratch")
@@ -277,10 +304,6 @@ def _build(
             warm = False
             cpu_s = _make(spec, configured, store, place, fresh / "build.log", say, log, jobs)
         objects = place.objects
-        built = kconfig.parse_config((objects / ".config").read_text())
-        if built != configured.symbols:
-            changed = ", ".join(kconfig.difference(built, configured.symbols))
-            raise Inconclusive(f"the build changed its own configuration: {changed}")
         image = objects / spec.arch.image
         for source, name in ((image, image.name), (objects / "vmlinux", "vmlinux")):
             shutil.copyfile(source, fresh / name)
@@ -315,7 +338,7 @@ def _make(
     log: Path | None,
     jobs: int,
 ) -> float:
-    """Build the kernel with make; returns the CPU seconds."""
+    """Build the kernel with make, as configured; returns the CPU seconds."""
     place.configure(configured.path)
     what = f"building {spec.tree.version} {spec.arch.name} {spec.variant}"
     usual = [facts.objects for facts in _earlier(spec.arch, store) if facts.objects]
@@ -340,6 +363,10 @@ def _make(
             shutil.copyfile(build_log, log)
         place.trust_after(outcome, build_log, spec.tree.path)
         _fail(spec, "build", outcome, build_log, log)
+    built = kconfig.parse_config((place.objects / ".config").read_text())
+    if built != configured.symbols:
+        changed = ", ".join(kconfig.difference(built, configured.symbols))
+        raise Inconclusive(f"the build changed its own configuration: {changed}")
     return cpu_s
 
 

@@ -144,16 +144,20 @@ def user_base(name: str) -> str:
     return text
 
 
+def other_architecture(text: str, arch: Arch) -> str:
+    """The kernel's name of the architecture that a .config says it is for, if it is another; else empty."""
+    match = re.search(r"^# Linux/(\w+) \S+ .*Configuration$", text, re.M)
+    return match[1] if match and match[1] not in (arch.make_arch, arch.image.split("/")[1]) else ""
+
+
 def check_base(base: str, arch: Arch) -> None:
     """Refuse a base that says of itself that it is another architecture's.
 
     :raises UserError: it is; all of its drivers would be dropped silently.
     """
-    match = re.search(r"^# Linux/(\w+) \S+ .*Configuration$", base, re.M)
-    known = {arch.make_arch, arch.image.split("/")[1]}
-    if match and match[1] not in known:
+    if other := other_architecture(base, arch):
         raise UserError(
-            f"--config: it is a configuration for {match[1]}, and a kernel for {arch.name} is to be built",
+            f"--config: it is a configuration for {other}, and a kernel for {arch.name} is to be built",
             remedy="Give one of that architecture, or choose with --arch.",
         )
 

@@ -50,7 +50,10 @@ class ObjectDirectory:
     def configure(self, config: Path) -> None:
         """Write the ``.config``; an equal one keeps its time, else make would check everything."""
         text, there = config.read_bytes(), self.objects / ".config"
-        if not there.is_file() or there.read_bytes() != text:
+        if there.is_dir() and not there.is_symlink():
+            shutil.rmtree(there)
+        if there.is_symlink() or not there.is_file() or there.read_bytes() != text:
+            there.unlink(missing_ok=True)
             there.write_bytes(text)
 
     def clear(self) -> None:
