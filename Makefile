@@ -15,7 +15,7 @@ packages = $(shell sed -n '/^.packages.$$/,/^$$/s/^$(1) = "\(.*\)"$$/\1/p' $(2) 
 of_arches = $(call packages,qemu,$(1)) $(foreach what,gcc libc,$(call packages,$(what),$(filter-out $(HOST_FILE),$(1))))
 # what a bare Debian 12 or 13 lacks: QEMU, the compilers, the kernel's build tools, Python's venv
 PACKAGES := $(call of_arches,$(filter-out $(filter-out $(HOST_FILE),$(OPTIONAL)),$(ARCH_FILES))) gcc make libc6-dev \
-	bc bison flex libelf-dev libssl-dev perl rsync xz-utils ccache git \
+	bc bison flex libelf-dev libssl-dev perl rsync xz-utils ccache bubblewrap git \
 	python3 python3-venv ca-certificates
 
 .DEFAULT_GOAL := help
@@ -60,7 +60,7 @@ lint: $(STAMP) ## ruff, mypy, and the order of the rooms
 
 # what some tests need besides: a debugger for both architectures, ssh as the script of a cell calls it, what
 # others read our output with, what draws the picture of the docs, a database server for the history
-check: PACKAGES += gdb-multiarch openssh-client cpio fish zsh graphviz bubblewrap postgresql
+check: PACKAGES += gdb-multiarch openssh-client cpio fish zsh graphviz postgresql
 
 check: deps $(STAMP) lint ## fast tests, a good minute on two cores
 	$(BIN)/pytest -q -n auto -m 'not slow and not guest and not long'

@@ -28,7 +28,7 @@ _OPTIONS = {
     "--jobs": r"(?:GNU)?MAKEFLAGS|MFLAGS|MAKEFILES",
     "--kconfig or --config": r"KCONFIG_\w+|KBUILD_\w+|LOCALVERSION",
     "": r"(?:HOST)?(?:CC?|CPP|CXX|LD)FLAGS\w*|K(?:C|CPP|A|RUST)FLAGS|CPATH|\w+_INCLUDE_PATH|LIBRARY_PATH"
-    r"|LD_LIBRARY_PATH|LD_PRELOAD|PYTHON(?:PATH|HOME)|PERL5(?:LIB|OPT)|CCACHE_\w+|TUXMAKE\w*",
+    r"|LD_LIBRARY_PATH|LD_PRELOAD|PKG_CONFIG_\w+|PYTHON(?:PATH|HOME)|PERL5(?:LIB|OPT)|CCACHE_\w+|TUXMAKE\w*",
 }
 
 
@@ -39,7 +39,9 @@ def environment(shell: Mapping[str, str] | None = None) -> dict[str, str]:
     """
     shell = os.environ if shell is None else shell
     result = {name: shell[name] for name in PASSED if shell.get(name)}
-    result.setdefault("PATH", os.defpath)
+    # the working folder of a build is the tree: no program of it may be taken for one of the host
+    folders = [each for each in result.get("PATH", os.defpath).split(":") if each.startswith("/")]
+    result["PATH"] = ":".join(folders) or os.defpath
     if "RUSTUP_HOME" not in result and shell.get("HOME") and (Path(shell["HOME"]) / ".rustup").is_dir():
         # rustc of rustup is a proxy that looks there
         result["RUSTUP_HOME"] = f"{shell['HOME']}/.rustup"

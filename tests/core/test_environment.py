@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,11 @@ def test_a_build_sees_the_path_and_nothing_that_changes_it() -> None:
     assert environment.environment(DIRTY | {"PATH": "/bin"}) == bare
     assert bare == {"PATH": "/bin", "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
     assert environment.environment({})["PATH"]
+
+
+def test_no_program_of_the_tree_is_taken_for_one_of_the_host() -> None:
+    assert environment.environment({"PATH": ".:/usr/bin::bin:~/bin:/bin"})["PATH"] == "/usr/bin:/bin"
+    assert environment.environment({"PATH": "."})["PATH"] == os.defpath
 
 
 def test_rustup_finds_its_compilers(tmp_path: Path) -> None:
