@@ -114,6 +114,8 @@ def _installations() -> Iterator[Path]:
         # pyenv, asdf and the like have scripts there, which run programs of the folder above
         whole = is_compiler or folder.name == "shims"
         yield from filter(may_be_seen, (above, folder) if whole else (folder,))
+    if rust := environment().get("RUSTUP_HOME"):
+        yield Path(rust)
     for prefix in map(Path, (sys.prefix, sys.base_prefix)):
         if not prefix.is_relative_to("/usr"):
             yield prefix

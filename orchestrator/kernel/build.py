@@ -92,7 +92,7 @@ def _config_key(spec: KernelSpec, fragments: Sequence[Fragment]) -> str:
         spec.base,
         [(f.name, f.text) for f in fragments],
         spec.toolchain.version,
-        make.tool_versions(spec.toolchain, spec.arch.compiler_prefix),
+        make.tool_versions(spec),
     )
 
 

@@ -16,7 +16,6 @@ from orchestrator.core import environment as environments
 from orchestrator.core import sandbox
 from orchestrator.core.errors import InfraError
 from orchestrator.core.process import Outcome, Supervised, require, tool
-from orchestrator.core.toolchain import Toolchain
 from orchestrator.kernel import build_log, kconfig
 from orchestrator.kernel.spec import KernelSpec
 
@@ -73,20 +72,26 @@ def start(
     return Supervised(argv, limit_s=limit_s, grace_s=1.0, output=log, env=variables, cwd=tree)
 
 
-def tool_versions(toolchain: Toolchain, prefix: str) -> tuple[str, ...]:
+def tool_versions(spec: KernelSpec) -> tuple[str, ...]:
     """What the programs that PATH selects say of themselves, as far as Kconfig records it: part of a key.
 
-    :param prefix: of the compiler of the kernel's architecture.
+    They are asked where the build runs: a sandbox may lack one of them.
     """
-    linkers = ("ld.lld",) if toolchain.family == "clang" else (f"{prefix}ld", f"{prefix}as")
+    prefix = spec.arch.compiler_prefix
+    linkers = ("ld.lld",) if spec.toolchain.family == "clang" else (f"{prefix}ld", f"{prefix}as")
     paths = (shutil.which(name) for name in (*linkers, "pahole", "rustc", "bindgen"))
-    return tuple(_version(path, Path(path).stat().st_mtime_ns) if path else "" for path in paths)
+    return tuple(
+        _version(path, Path(path).stat().st_mtime_ns, spec.sandboxed) if path else "" for path in paths
+    )
 
 
 @functools.cache
-def _version(path: str, _changed_ns: int) -> str:
+def _version(path: str, _changed_ns: int, sandboxed: bool) -> str:
+    argv = [path, "--version"]
+    if sandboxed:
+        argv = sandbox.command(argv, tree=Path("/usr"), writable=())
     try:
-        text = tool([path, "--version"], env=environment())
+        text = tool(argv, env=environment())
     except InfraError:
         return "does not run"
     return next(iter(text.splitlines()), "")

@@ -110,6 +110,22 @@ def test_a_compiler_outside_the_system_is_seen_and_the_home_is_not(
     assert scene.run(f"cat {scene.home}/token").returncode != 0
 
 
+@needs_bwrap
+def test_what_programs_of_path_need_is_seen(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compilers of rustup, and the scripts that pyenv and asdf have in place of programs."""
+    (scene.home / "rust").mkdir()
+    (scene.home / "rust/settings").write_text("rust")
+    (scene.home / "pyenv/shims").mkdir(parents=True)
+    (scene.home / "pyenv/shims/x").write_text("#!/bin/sh\ncat $(dirname $0)/../version\n")
+    (scene.home / "pyenv/shims/x").chmod(0o755)
+    (scene.home / "pyenv/version").write_text("python")
+    monkeypatch.setenv("HOME", str(scene.home))
+    monkeypatch.setenv("RUSTUP_HOME", str(scene.home / "rust"))
+    monkeypatch.setenv("PATH", f"{scene.home}/pyenv/shims:{os.environ['PATH']}")
+    assert scene.run(f"cat {scene.home}/rust/settings; x").stdout == "rustpython"
+    assert scene.run(f"cat {scene.home}/token").returncode != 0
+
+
 @pytest.mark.parametrize(
     ("setting", "untrusted", "possible", "result"),
     [

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import threading
@@ -87,6 +88,23 @@ def test_a_sandbox_changes_nothing_of_a_kernel(tmp_path: Path) -> None:
     assert file_digest(plain.image) == file_digest(boxed.image)
     # one that is known is not built again
     assert build(spec_of(tree, sandboxed=True), one).cached
+
+
+@needs_bwrap
+def test_a_tool_that_the_sandbox_lacks_makes_another_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kconfig records versions: what it records in a sandbox may be different."""
+    tree = make_linux(tmp_path / "linux")
+    plain, boxed = spec_of(tree), spec_of(tree, sandboxed=True)
+    assert make.tool_versions(plain) == make.tool_versions(boxed)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "version").write_text("v1.30")
+    (tmp_path / "bin/pahole").write_text(f"#!/bin/sh\ncat {tmp_path}/version\n")
+    (tmp_path / "bin/pahole").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    assert "v1.30" in make.tool_versions(plain)
+    assert "does not run" in make.tool_versions(boxed)
 
 
 @needs_bwrap
