@@ -4,27 +4,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from orchestrator.core import arch as arches
 from orchestrator.core.errors import UserError, unknown
+from orchestrator.suites import cflags
 from orchestrator.suites import files as folders
 from orchestrator.suites.descriptor import FILE, Program, Suite
 
 SEE = "docs/reference/suite-descriptor.md describes the format."
-#: Compiler flags that change what is compiled, and nothing else. Values have no paths: no / and no @.
-_FLAG = re.compile(
-    r"-O[0-3sgz]?|-Ofast|-g[a-z0-9-]*|-[DU]\w+(?:\(\w*\))?(?:=.*)?|-W(?![lpa],)[a-z0-9+-]*(?:=[\w-]+)?"
-    r"|-[fm][a-z0-9+-]+(?:=[\w+.,:-]+)?|-std=[a-z0-9:+]+|-l[\w+.-]+|-pthread|-static|-ansi|-pedantic(?:-errors)?"
-    r"|-w|-pipe|-Wl,(?:--build-id(?:=\w+)?|--gc-sections|-z,[\w-]+(?:=\w+)?)"
-)
-#: Flags of that form that run a program or name a file.
-_ACTS = re.compile(
-    r"-f(?:plugin|module|dump|profile-|auto-profile|opt-info|callgraph-info|compare-debug|use-ld|pass-plugin"
-    r"|save-optimization|diagnostics-(?:add-output|set-output|format)|debug-prefix|file-prefix|macro-prefix"
-    r"|ada|stack-usage|crash-diagnostics|proc-stat|lto-partition|linker-plugin)|-m(?:llvm|stack-protector-guard)"
-)
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -54,9 +43,9 @@ def check(suite: Suite, reserved: Collection[str]) -> None:
         _check_of_tree(suite, place)
     elif not programs:
         raise UserError(f"{place}: it has no program", remedy=f"Add a [[program]]. {SEE}")
-    _check_cflags(suite.folder, suite.build.cflags, f"{place}: [build]")
+    cflags.check(suite.folder, suite.build.cflags, f"{place}: [build]")
     for program in suite.program:
-        _check_cflags(suite.folder, program.cflags, f"{place}: program {program.name!r}")
+        cflags.check(suite.folder, program.cflags, f"{place}: program {program.name!r}")
         _check_program(suite, program, place)
     for e in suite.expect:
         if e.program not in programs and not suite.all_programs:
@@ -106,18 +95,6 @@ def _check_program(suite: Suite, program: Program, place: Path) -> None:
         for source in suite.sources_of(program):
             if not folders.inside(suite.folder, source, what=f"{what}: sources").is_file():
                 raise UserError(f"{what}: sources: {source!r} is not a file")
-
-
-def _check_cflags(folder: Path, flags: Iterable[str], what: str) -> None:
-    """Refuse flags with which a compiler runs programs, or reads and writes outside the suite."""
-    for flag in flags:
-        inside = re.match("-I.", flag) and (folder / flag[2:]).resolve().is_relative_to(folder.resolve())
-        if not (inside or _FLAG.fullmatch(flag)) or _ACTS.match(flag):
-            raise UserError(
-                f"{what}: cflags: {flag!r} is not accepted",
-                remedy="Use -O -g -D -U -W -f -m -std -l -pthread, and -I for folders of the suite. "
-                "Linker flags: -Wl,--build-id, -Wl,--gc-sections and -Wl,-z,WORD.",
-            )
 
 
 def _check_script(path: Path, what: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.core import data
 from orchestrator.core.errors import UserError
-from orchestrator.suites import catalog, check
+from orchestrator.suites import catalog, cflags
 
 TOML = """
 name = "mine"
@@ -107,7 +107,7 @@ def test_the_flags_of_our_own_suites_could_be_a_user_s(tmp_path: Path) -> None:
     for name in data.suites():
         loaded = catalog.load(name)
         for flags in (loaded.build.cflags, *(program.cflags for program in loaded.program)):
-            check._check_cflags(tmp_path, flags, name)
+            cflags.check(tmp_path, flags, name)
 
 
 def test_such_a_flag_did_run_a_program(tmp_path: Path) -> None:
