@@ -15,7 +15,7 @@ packages = $(shell sed -n '/^.packages.$$/,/^$$/s/^$(1) = "\(.*\)"$$/\1/p' $(2) 
 of_arches = $(call packages,qemu,$(1)) $(foreach what,gcc libc,$(call packages,$(what),$(filter-out $(HOST_FILE),$(1))))
 # what a bare Debian 12 or 13 lacks: QEMU, the compilers, the kernel's build tools, Python's venv
 PACKAGES := $(call of_arches,$(filter-out $(filter-out $(HOST_FILE),$(OPTIONAL)),$(ARCH_FILES))) gcc make libc6-dev \
-	bc bison flex libelf-dev libssl-dev perl rsync xz-utils ccache git \
+	bc bison flex libelf-dev libssl-dev perl rsync xz-utils ccache bubblewrap git \
 	python3 python3-venv ca-certificates
 
 .DEFAULT_GOAL := help

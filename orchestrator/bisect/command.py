@@ -209,4 +209,4 @@ def estimate(setup: Setup, history: History, store: Store, out: Path) -> list[st
     if boots:
         duration = "not known yet" if usual is None else f"{boots * usual / 60:.0f} min"
         lines.append(f"Boots: {duration}.")
-    return [*lines, "Nothing was run."]
+    return [*lines, "Nothing was built or booted."]

@@ -29,6 +29,7 @@ from orchestrator.core.files import write_atomically
 from orchestrator.core.store import Store, digest_of, file_digest
 from orchestrator.engine.protocol import Engine
 from orchestrator.kernel import build as kernels
+from orchestrator.kernel import objdir
 from orchestrator.kernel.spec import Kernel
 from orchestrator.plan import prepare
 from orchestrator.plan.choices import Choices, Source
@@ -176,7 +177,7 @@ class KernelOracle:
             arch, variant, choices.flavors, choices.kconfig, digest_of(inputs.base), spec.toolchain.version
         )
         spec = msgspec.structs.replace(spec, workplace=place)
-        self.objects = place / "o"
+        self.objects = objdir.place_of(place, sandboxed=spec.sandboxed) / "o"
         # configure both legs now: later the tree may be at another commit
         kernels.pair_difference(spec, self._store)
         kernel = kernels.build(

@@ -18,6 +18,7 @@ from orchestrator.core.text import clean_str
 from orchestrator.kernel.kconfig import WITH
 from orchestrator.plan import prepare
 from orchestrator.plan.choices import Choices
+from orchestrator.plan.notices import notices
 from orchestrator.plan.options import Options, choose
 from orchestrator.source import identity
 from orchestrator.source.git import GitError, commits_between, is_ancestor, run_git
@@ -84,6 +85,8 @@ def prepare_bisect(request: BisectRequest, say: Say) -> tuple[Setup, History]:
         fixes=tuple(_fix(repository, word) for word in request.fixes),
         replay=tuple(ReplayedCommit(commit=commit, bad=is_bad) for commit, is_bad in replayed),
     )
+    for line in notices(setup.choices):
+        say(line)
     return setup, history
 
 

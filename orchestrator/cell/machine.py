@@ -50,6 +50,7 @@ def build_suites(cell: CellState, suites: Sequence[Suite]) -> dict[str, dict[str
             store=cell.host.store,
             log=cell.folder / f"{suite.name}.build.log",
             pinned=cell.inputs.selftests is not None,
+            sandboxed=cell.inputs.choices.sandboxed,
         )
         for suite in suites
     }

@@ -117,6 +117,7 @@ def build(context: click.Context, /, **parameters: Any) -> None:
     """Build kernels and print the paths of their images."""
     from orchestrator.core.store import open_store
     from orchestrator.plan import prepare
+    from orchestrator.plan.notices import notices
     from orchestrator.plan.options import choose
     from orchestrator.report import terminal as report
     from orchestrator.results.model import gravest_exit_code
@@ -125,6 +126,8 @@ def build(context: click.Context, /, **parameters: Any) -> None:
     store = open_store()
     say = _progress_printer(report.console(stderr=True), context)
     choices = choose(requests.options(parameters))
+    for line in notices(choices):
+        say(line)
     inputs = prepare.inputs(choices, prepare.targets(choices, store, say), (), store)
     codes = []
     for line, error in build_all(inputs, store, say=say, configure_only=parameters["configure_only"]):

@@ -135,6 +135,14 @@ BUILT = (
         help="gcc, gcc-N, llvm or llvm-N.",
     ),
     click.option(
+        "--sandbox",
+        default="auto",
+        show_default=True,
+        type=click.Choice(["auto", "on", "off"]),
+        help="Build without network, home and write access to the tree (bubblewrap). auto: for patches of "
+        "--patch and for series from mails, if bubblewrap is installed.",
+    ),
+    click.option(
         "-j",
         "--jobs",
         type=click.IntRange(1),

@@ -10,18 +10,16 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.core import toolchain
+from orchestrator.core import host_faults, toolchain
 from orchestrator.core.arch import Arch
+from orchestrator.core.environment import environment
 from orchestrator.core.errors import InfraError, UserError
 from orchestrator.core.store import Store, digest_of, file_digest
 from orchestrator.core.text import one_line
 
 _LIMIT_S = 900.0
-#: Failures of the compiler itself, or of its installation.
-_BROKEN = re.compile(
-    r".*(?:cannot find -l(?:c|gcc|gcc_eh|m|pthread|rt)\b|[Nn]o space left on device|Killed signal"
-    r"|internal compiler error|cannot execute).*"
-)
+#: A static C library that is missing.
+_NO_LIBRARY = re.compile(r".*cannot find -l(?:c|gcc|gcc_eh|m|pthread|rt)\b.*")
 #: The lines that show the user's mistake best, in this order.
 _ERRORS = tuple(
     re.compile(pattern, re.M)
@@ -79,7 +77,7 @@ def _gcc(argv: Sequence[str], folder: Path, what: str, arch: Arch) -> str:
         process = subprocess.run(
             argv,
             cwd=folder,
-            env={**os.environ, "LC_ALL": "C"},
+            env=environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_LIMIT_S,
@@ -89,11 +87,13 @@ def _gcc(argv: Sequence[str], folder: Path, what: str, arch: Arch) -> str:
     if process.returncode == 0:
         return process.stdout.decode(errors="replace")
     output = process.stderr.decode(errors="replace")
-    if broken := _BROKEN.search(output):
+    if missing := _NO_LIBRARY.search(output):
         raise InfraError(
-            f"{what} was not compiled for {arch.name}: {one_line(broken[0])}",
+            f"{what} was not compiled for {arch.name}: {one_line(missing[0])}",
             remedy=f"Install a static C library: apt-get install {arch.libc_package}",
         )
+    if fault := host_faults.of_resources(output):
+        raise InfraError(f"{what} was not compiled for {arch.name}: {fault.reason}", remedy=fault.remedy)
     match = next((m for m in (pattern.search(output) for pattern in _ERRORS) if m), None)
     last = next(reversed(output.strip().splitlines()), f"exit status {process.returncode}")
     raise UserError(

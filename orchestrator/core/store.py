@@ -149,6 +149,19 @@ class Store:
         entry = self.root / kind / key
         return entry if _intact(entry, seal) else None
 
+    def is_damaged(self, kind: str, key: str, *, seal: Seal = Seal.CONTENT) -> bool:
+        """Whether an entry exists that is not whole; ``entry`` makes it again."""
+        entry = self.root / kind / key
+        return entry.exists() and not _intact(entry, seal)
+
+    def discard(self, kind: str, key: str) -> None:
+        """Remove an entry that has proven wrong.
+
+        :raises InfraError: it cannot be removed.
+        """
+        with self.lock(f"{kind}-{key}"):
+            _clear(self.root / kind / key)
+
     def entry(
         self,
         kind: str,

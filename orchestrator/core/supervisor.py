@@ -8,9 +8,14 @@ PR_SET_PDEATHSIG, which fires when the spawning *thread* ends, means the death o
 
 Standard input is a pipe whose other end the parent holds: its end of file means that the parent is
 gone, however it died. Standard output carries two JSON lines: ``{"pid": n}`` at the start,
-``{"exit": n | null, "signal": n | null, "reason": "ended" | "limit" | "parent" | "terminated",
-"cpu_s": x}`` at the end, with the CPU seconds of the whole tree. The descriptors of ``--pass``
+``{"exit": n | null, "signal": n | null, "reason": "ended" | "limit" | "parent" | "terminated" | why there is
+no log, "cpu_s": x}`` at the end, with the CPU seconds of the whole tree. The descriptors of ``--pass``
 are inherited; the child keeps them, this process closes its own.
+
+FILE takes the child's output, the first 64 MiB and the last MiB of it: a build may write without end.
+
+PR_SET_PDEATHSIG is for one process: if this one is killed, make dies, and its compilers do not. So a guard,
+forked at the start, waits for the end of this process, and then kills the session that the child leads.
 
 Each guest and each build waits for this script to load: it imports little, and has no argparse.
 """
@@ -35,6 +40,11 @@ _PR_SET_CHILD_SUBREAPER = 36
 _EXEC_FAILED = 127
 _HANDLED = (signal.SIGCHLD, signal.SIGTERM)
 _IGNORED = (signal.SIGINT, signal.SIGPIPE, signal.SIGHUP)
+#: Bytes of the output that are kept.
+_HEAD, _TAIL = 64 << 20, 1 << 20
+_CHUNK = 1 << 16
+#: How long the guard tries to end what has stayed, in seconds.
+_GUARD_S = 30.0
 
 
 def _prctl(option: int, value: int) -> None:
@@ -47,10 +57,97 @@ def _say(line: str) -> None:
         os.write(1, line.encode() + b"\n")
 
 
-def _spawn(argv: list[str], output: str) -> int:
+class _Log:
+    """Takes the child's output from a pipe to a file: the head as it comes, the tail at the end."""
+
+    def __init__(self, path: str) -> None:
+        self.pipe, self.entrance = os.pipe()
+        os.set_blocking(self.pipe, False)
+        self.open = True
+        self.trouble = ""
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._room = _HEAD
+        self._tail = bytearray()
+        self._cut = 0
+
+    def pump(self) -> None:
+        """Take what is there; at most some chunks, so that the limit is kept."""
+        for _ in range(64):
+            try:
+                data = os.read(self.pipe, _CHUNK)
+            except BlockingIOError:
+                return
+            if not data:
+                self.open = False
+                return
+            self._write(data[: self._room])
+            self._tail += data[self._room :]
+            self._room -= min(len(data), self._room)
+            if len(self._tail) > 2 * _TAIL:
+                self._cut += len(self._tail) - _TAIL
+                del self._tail[:-_TAIL]
+
+    def close(self) -> None:
+        """Take the rest, and write the tail."""
+        self.pump()
+        if self._cut:
+            self._write(b"\n[... %d bytes cut ...]\n" % self._cut)
+        self._write(bytes(self._tail))
+
+    def _write(self, data: bytes | bytearray) -> None:
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+        except OSError as error:
+            self.trouble = f"its log cannot be written: {error.strerror}"
+
+
+def _guard(cleanup: str) -> tuple[int, int]:
+    """Fork the guard; returns its number, and a descriptor for the child's number and then ``end``."""
+    told, tell = os.pipe()
+    guard = os.fork()
+    if guard:
+        os.close(told)
+        return guard, tell
+    try:
+        os.setsid()
+        for descriptor in map(int, os.listdir("/proc/self/fd")):
+            if descriptor != told:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+        for number in (*_IGNORED, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        words = b""
+        while data := os.read(told, 64):
+            words += data
+        child = words.split()[:1]
+        if child and not words.endswith(b"end"):
+            _end_session(int(child[0]))
+            if cleanup:
+                _remove(cleanup)
+    finally:
+        os._exit(0)
+
+
+def _end_session(leader: int) -> None:
+    until = time.monotonic() + _GUARD_S
+    while time.monotonic() < until:
+        members = [
+            pid for pid, fields in _processes() if fields[3] == str(leader).encode() and fields[0] != b"Z"
+        ]
+        if not members:
+            return
+        for pid in members:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _spawn(argv: list[str], log: _Log) -> int:
     ready, ready_in = os.pipe()
     child = os.fork()
     if child:
+        os.close(log.entrance)
         # at the end of file the child leads its own process group and has called exec; before that a kill of
         # the group would miss it
         os.close(ready_in)
@@ -61,10 +158,9 @@ def _spawn(argv: list[str], output: str) -> int:
         os.setsid()
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         null = os.open(os.devnull, os.O_RDONLY)
-        out = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(null, 0)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
+        os.dup2(log.entrance, 1)
+        os.dup2(log.entrance, 2)
         signal.set_wakeup_fd(-1)
         # builds and QEMU would inherit ignored signals: ours, those of Python, and those that a shell ignores
         # for its background jobs
@@ -79,9 +175,8 @@ def _spawn(argv: list[str], output: str) -> int:
         os._exit(_EXEC_FAILED)
 
 
-def _children() -> Iterator[int]:
-    """Our children, among them the orphans that a subreaper inherits."""
-    me = str(os.getpid())
+def _processes() -> Iterator[tuple[int, list[bytes]]]:
+    """All processes, each with the fields of its stat after the name: state, parent, group, session …"""
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
@@ -90,8 +185,14 @@ def _children() -> Iterator[int]:
                 fields = stat.read().rpartition(b")")[2].split()
         except OSError:
             continue
-        if fields and fields[1] == me.encode():
-            yield int(name)
+        if len(fields) > 3:
+            yield int(name), fields
+
+
+def _children(guard: int) -> Iterator[int]:
+    """Our children without the guard, among them the orphans that a subreaper inherits."""
+    me = str(os.getpid()).encode()
+    return (pid for pid, fields in _processes() if fields[1] == me and pid != guard)
 
 
 def _signal_group(child: int, number: int) -> None:
@@ -99,7 +200,7 @@ def _signal_group(child: int, number: int) -> None:
         os.killpg(child, number)
 
 
-def _end(child: int, grace: float) -> int | None:
+def _end(child: int, grace: float, guard: int, log: _Log) -> int | None:
     """End the child and all that it left; its wait status, if it was not reaped before."""
     status = None
     if grace > 0:
@@ -110,18 +211,19 @@ def _end(child: int, grace: float) -> int | None:
             if pid:
                 status = wait_status
             else:
+                log.pump()
                 time.sleep(0.02)
     _signal_group(child, signal.SIGKILL)
     if status is None:
         status = os.waitpid(child, 0)[1]
-    _reap_orphans()
+    _reap_orphans(guard)
     return status
 
 
-def _reap_orphans() -> None:
+def _reap_orphans(guard: int) -> None:
     """Kill whatever the child left behind, generation after generation."""
     for _ in range(1000):
-        orphans = list(_children())
+        orphans = list(_children(guard))
         if not orphans:
             return
         for pid in orphans:
@@ -132,7 +234,7 @@ def _reap_orphans() -> None:
                 os.waitpid(pid, 0)
 
 
-def _watch(child: int, limit: float, wake: int) -> tuple[str, int | None]:
+def _watch(child: int, limit: float, wake: int, log: _Log) -> tuple[str, int | None]:
     """Wait for the first of: the child's end, the limit, the parent's end, SIGTERM."""
     until = time.monotonic() + limit
     while True:
@@ -142,7 +244,9 @@ def _watch(child: int, limit: float, wake: int) -> tuple[str, int | None]:
         remaining = until - time.monotonic()
         if remaining <= 0:
             return "limit", None
-        ready, _, _ = select.select([0, wake], [], [], remaining)
+        ready, _, _ = select.select([0, wake, *([log.pipe] if log.open else [])], [], [], remaining)
+        if log.pipe in ready:
+            log.pump()
         if 0 in ready and not os.read(0, 64):
             return "parent", None
         if wake in ready and signal.SIGTERM in os.read(wake, 64):
@@ -197,16 +301,25 @@ def main() -> int:
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
 
-    child = _spawn(options.argv, options.output)
+    guard, tell = _guard(options.cleanup)
+    log = _Log(options.output)
+    child = _spawn(options.argv, log)
+    os.write(tell, b"%d " % child)
     for descriptor in options.passed:
         os.close(descriptor)
     _say(f'{{"pid": {child}}}')
-    reason, status = _watch(child, options.limit, wake)
+    reason, status = _watch(child, options.limit, wake, log)
     if status is None:
-        status = _end(child, options.grace)
+        status = _end(child, options.grace, guard, log)
     else:
         _signal_group(child, signal.SIGKILL)
-        _reap_orphans()
+        _reap_orphans(guard)
+    log.close()
+    if status and log.trouble:
+        reason = log.trouble
+    os.write(tell, b"end")
+    os.close(tell)
+    os.waitpid(guard, 0)
     if options.cleanup:
         _remove(options.cleanup)
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -8,6 +8,7 @@ import re
 import msgspec
 
 from orchestrator.core.arch import Arch
+from orchestrator.core.environment import environment
 from orchestrator.core.errors import InfraError, unknown
 from orchestrator.core.process import require, tool
 
@@ -51,7 +52,7 @@ def find(name: str, arch: Arch) -> Toolchain:
     else:
         compiler, package, tuxmake = f"clang{version}", f"clang{version} lld{version}", f"clang{version}"
     require(compiler, remedy=f"Install it: apt-get install {package}")
-    lines = tool([compiler, "--version"]).splitlines()
+    lines = tool([compiler, "--version"], env=environment()).splitlines()
     if not lines:
         raise InfraError(f"{compiler} --version prints nothing")
     return Toolchain(name, tuxmake, compiler, lines[0])

@@ -61,6 +61,7 @@ def check(
         **{arch.name: functools.partial(look.optional, arch) for arch in optional},
         "build tools": look.build_tools,
         "ccache": look.ccache,
+        "sandbox": look.sandbox,
         "apt": look.apt,
         "certificates": look.certificates,
         "cache": functools.partial(look.cache, cache),

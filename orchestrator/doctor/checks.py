@@ -258,6 +258,18 @@ def ccache() -> Iterable[Check]:
     yield Check("ccache", "ok", first_number(ask(["ccache", "--version"]).out) or "is there")
 
 
+def sandbox() -> Iterable[Check]:
+    """The sandbox of builds; optional."""
+    from orchestrator.core import sandbox as sandboxes
+
+    if why := sandboxes.missing():
+        packages = () if shutil.which("bwrap") else (sandboxes.PACKAGE,)
+        text = f"{why}; makefiles of mailed patches run with your rights"
+        yield Check("sandbox", "note", text, install(packages) if packages else "", "", packages)
+        return
+    yield Check("sandbox", "ok", first_number(ask(["bwrap", "--version"]).out) or "is there")
+
+
 def apt() -> Iterable[Check]:
     """Whether the host's apt sources name a Debian archive."""
     from orchestrator.debian import mirror, tools

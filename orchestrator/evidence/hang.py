@@ -154,7 +154,23 @@ def _holder(lock: str, holders: Sequence[Holder], tasks: Sequence[Task], but: Ta
     ]
     if inside:
         return f"held, it seems, by {', '.join(inside[:_NAMED])}"
+    if unseen := _unseen(tasks):
+        return f"held by no task whose stack was read; {unseen}"
     return "held by no task inside a read of a VMA: a reader has left without unlocking it"
+
+
+def _unseen(tasks: Sequence[Task]) -> str:
+    """The tasks that may hold a lock without showing it; empty if all stacks were read."""
+    if not any(task.state in "SI" for task in tasks):
+        return "only blocked tasks were seen"
+    if len(tasks) >= _MAX_TASKS:
+        return "not all tasks were seen"
+    # a task on a CPU has no stack that can be read
+    hidden = [task for task in tasks if task.state not in "ZX" and (task.state == "R" or not functions(task))]
+    if not hidden:
+        return ""
+    more = f" and {len(hidden) - _NAMED} more" if len(hidden) > _NAMED else ""
+    return f"not seen: the stacks of {', '.join(map(_name, hidden[:_NAMED]))}{more}, running on a CPU"
 
 
 def _queue(tasks: Iterable[Task], state: str) -> list[str]:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,10 +20,10 @@ from orchestrator.core import data
 from orchestrator.core.arch import Arch
 from orchestrator.core.elf import build_id
 from orchestrator.core.errors import Inconclusive, KernelError, UserError
-from orchestrator.core.process import Outcome, Supervised
+from orchestrator.core.process import Outcome
 from orchestrator.core.store import Store, digest_of, file_digest
 from orchestrator.kernel import build_log as makelog
-from orchestrator.kernel import build_warnings, kconfig, make, objdir
+from orchestrator.kernel import build_warnings, kconfig, make, module, objdir
 from orchestrator.kernel.kconfig import Fragment, Lost
 from orchestrator.kernel.objdir import ObjectDirectory
 from orchestrator.kernel.spec import Configured, Kernel, KernelSpec, Say
@@ -43,21 +43,39 @@ class _Facts(msgspec.Struct, frozen=True):
     warm: bool = False
 
 
-def configure(spec: KernelSpec, store: Store) -> Configured:
+def configure(spec: KernelSpec, store: Store, *, say: Say = lambda _: None) -> Configured:
     """Make the final ``.config`` of a kernel and compare it with every request.
 
+    :param say: is told of a cached one that is wrong, and made again.
     :raises UserError: a request of the user was lost.
     :raises Inconclusive: a request of the project was lost.
     :raises KernelError: the tree cannot be configured at all.
     """
     fragments = _fragments(spec)
     key = _config_key(spec, fragments)
+    cached = store.find("configs", key) is not None
+    if store.is_damaged("configs", key):
+        say("the configuration in the cache is damaged; configuring again")
     folder = store.entry("configs", key, lambda fresh: _configure(spec, fragments, fresh))
     path = folder / "config"
-    symbols = kconfig.parse_config(path.read_text())
-    losses = [kconfig.explain(loss, spec.tree.path, symbols) for loss in kconfig.lost(fragments, symbols)]
-    _raise_for_losses(losses, fragments)
-    return Configured(path=path, symbols=symbols, digest=digest_of(path.read_text()))
+    text = path.read_text()
+    symbols = kconfig.parse_config(text)
+    losses = kconfig.lost(fragments, symbols)
+    if cached and (why := _unfit(spec, text, losses, fragments)):
+        say(f"the configuration in the cache {why}; configuring again")
+        store.discard("configs", key)
+        return configure(spec, store, say=say)
+    _raise_for_losses(spec, losses, fragments, symbols)
+    return Configured(path=path, symbols=symbols, digest=digest_of(text))
+
+
+def _unfit(spec: KernelSpec, text: str, losses: Sequence[Lost], fragments: Sequence[Fragment]) -> str:
+    """Why a cached configuration cannot be right; empty if it may be."""
+    if other := kconfig.other_architecture(text, spec.arch):
+        return f"is one for {other}"
+    built_in = {fragment.name for fragment in fragments if fragment.built_in}
+    lacking = [loss.request.symbol for loss in losses if loss.request.origin in built_in]
+    return f"lacks {', '.join(lacking[:3])}" if lacking else ""
 
 
 def is_configured(spec: KernelSpec, store: Store) -> bool:
@@ -74,6 +92,7 @@ def _config_key(spec: KernelSpec, fragments: Sequence[Fragment]) -> str:
         spec.base,
         [(f.name, f.text) for f in fragments],
         spec.toolchain.version,
+        make.tool_versions(spec),
     )
 
 
@@ -94,12 +113,14 @@ def _essentials() -> Fragment:
     return Fragment("kconfigs/essential.config", text)
 
 
-def _raise_for_losses(losses: Sequence[Lost], fragments: Sequence[Fragment]) -> None:
+def _raise_for_losses(
+    spec: KernelSpec, losses: Sequence[Lost], fragments: Sequence[Fragment], symbols: Mapping[str, str]
+) -> None:
     if not losses:
         return
     users = {fragment.name for fragment in fragments if not fragment.built_in}
     of_user = [loss for loss in losses if loss.request.origin in users]
-    text = "; ".join(map(str, of_user or losses))
+    text = kconfig.listing(of_user or losses, spec.tree.path, symbols)
     if of_user:
         raise UserError(
             f"kconfig request lost: {text}", remedy="Add the symbols that it depends on, or drop the line."
@@ -146,15 +167,21 @@ def build(spec: KernelSpec, store: Store, *, say: Say, log: Path | None = None, 
     :raises KernelError: the tree does not compile; the message has the first error, file and line.
     :raises InfraError: the host failed it: no compiler, no space, no memory, no time.
     """
-    configured = configure(spec, store)
+    configured = configure(spec, store, say=say)
     key = _key(spec, configured)
     cached = store.find("kernels", key) is not None
+    if store.is_damaged("kernels", key):
+        say("the kernel in the cache is damaged; building again")
     folder = store.entry(
         "kernels",
         key,
         lambda fresh: _build(spec, configured, store, key, fresh, say, log, jobs),
         waiting=lambda: say("waiting for another process that builds the same kernel"),
     )
+    if cached and not spec.arch.header.is_of(folder / Path(spec.arch.image).name):
+        say(f"the kernel in the cache is none for {spec.arch.name}; building again")
+        store.discard("kernels", key)
+        return build(spec, store, say=say, log=log, jobs=jobs)
     facts = msgspec.json.decode((folder / "kernel.json").read_bytes(), type=_Facts)
     return Kernel(
         key=key,
@@ -167,7 +194,7 @@ def build(spec: KernelSpec, store: Store, *, say: Say, log: Path | None = None, 
         toolchain=facts.toolchain,
         cpu_s=facts.cpu_s,
         cached=cached,
-        module=folder / _module_name(spec.module) if spec.module else None,
+        module=folder / module.name(spec.module) if spec.module else None,
     )
 
 
@@ -230,7 +257,9 @@ def _configure(spec: KernelSpec, fragments: Sequence[Fragment], fresh: Path) -> 
     base = spec.base
     if not base:
         base = _make_config(spec, fresh, "tiny", ["-k", "tinyconfig"])
-    request = fresh / "request"
+    # in the folder that a sandbox shows
+    request = fresh / "final/request"
+    request.parent.mkdir()
     request.write_text(kconfig.merge(base, fragments))
     # not tuxmake's own -K FILE: that has merge_config.sh write its temporary file into the tree
     final = _make_config(spec, fresh, "final", ["-k", str(request), "-K", "make:olddefconfig"])
@@ -262,11 +291,11 @@ def _build(
     jobs: int,
 ) -> None:
     # one folder for each key: a repeated build has the same paths, for ccache and __FILE__
-    with objdir.opened(spec.workplace, store.root / "builds" / key) as place:
+    with objdir.opened(spec.workplace, store.root / "builds" / key, sandboxed=spec.sandboxed) as place:
         warm = place.warm
         try:
             cpu_s = _make(spec, configured, store, place, fresh / "build.log", say, log, jobs)
-        except KernelError:
+        except (KernelError, Inconclusive):
             if not warm:
                 raise
             say("it does not build on the objects of earlier kernels; building from scratch")
@@ -275,17 +304,12 @@ def _build(
             warm = False
             cpu_s = _make(spec, configured, store, place, fresh / "build.log", say, log, jobs)
         objects = place.objects
-        built = kconfig.parse_config((objects / ".config").read_text())
-        if built != configured.symbols:
-            changed = ", ".join(kconfig.difference(built, configured.symbols))
-            raise Inconclusive(f"the build changed its own configuration: {changed}")
         image = objects / spec.arch.image
         for source, name in ((image, image.name), (objects / "vmlinux", "vmlinux")):
             shutil.copyfile(source, fresh / name)
         if spec.module is not None:
-            say(f"building {_module_name(spec.module)} for it")
-            module = _build_module(spec, spec.module, place.folder, log)
-            shutil.copyfile(module, fresh / _module_name(spec.module))
+            say(f"building {module.name(spec.module)} for it")
+            shutil.copyfile(module.build(spec, place.folder, log), fresh / module.name(spec.module))
         shutil.copyfile(objects / ".config", fresh / "config")
         shutil.copyfile(objects / "System.map", fresh / "System.map")
         shutil.copyfile(place.folder / build_warnings.NAME, fresh / build_warnings.NAME)
@@ -314,7 +338,7 @@ def _make(
     log: Path | None,
     jobs: int,
 ) -> float:
-    """Build the kernel with make; returns the CPU seconds."""
+    """Build the kernel with make, as configured; returns the CPU seconds."""
     place.configure(configured.path)
     what = f"building {spec.tree.version} {spec.arch.name} {spec.variant}"
     usual = [facts.objects for facts in _earlier(spec.arch, store) if facts.objects]
@@ -328,7 +352,8 @@ def _make(
         build_log,
         _BUILD_LIMIT_S,
         wrap=place.folder,
-        cache=store.root / "ccache",
+        # what a hostile makefile puts there must not get into other kernels
+        cache=store.root / ("ccache-sandboxed" if spec.sandboxed else "ccache"),
         progress=lambda objects: say(f"{what}: {objects}{of} objects"),
     )
     place.update_ledger(build_log, spec.tree.path)
@@ -336,58 +361,13 @@ def _make(
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(build_log, log)
-        place.trust_after(outcome, build_log)
+        place.trust_after(outcome, build_log, spec.tree.path)
         _fail(spec, "build", outcome, build_log, log)
+    built = kconfig.parse_config((place.objects / ".config").read_text())
+    if built != configured.symbols:
+        changed = ", ".join(kconfig.difference(built, configured.symbols))
+        raise Inconclusive(f"the build changed its own configuration: {changed}")
     return cpu_s
-
-
-def _module_name(source: Path) -> str:
-    return f"{source.stem}.ko"
-
-
-def _build_module(spec: KernelSpec, source: Path, place: Path, log: Path | None) -> Path:
-    """Build a module of orchestrate against the kernel, while its object directory exists.
-
-    :raises Inconclusive: it does not compile against this tree.
-    """
-    objects, folder = place / "o", place / "module"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    shutil.copyfile(source, folder / source.name)
-    (folder / "Makefile").write_text(f"obj-m := {source.stem}.o\n")
-    # `make modules` of the kernel itself would write this; an older one is of an earlier kernel
-    symvers, of_vmlinux = objects / "Module.symvers", objects / "vmlinux.symvers"
-    if of_vmlinux.is_file() and not (
-        symvers.is_file() and symvers.stat().st_mtime >= of_vmlinux.stat().st_mtime
-    ):
-        shutil.copyfile(of_vmlinux, symvers)
-    argv = ["make", "-C", str(spec.tree.path), f"O={objects}", f"ARCH={spec.arch.make_arch}"]
-    argv += [f"CROSS_COMPILE={spec.arch.compiler_prefix}", f"CC={spec.toolchain.compiler}"]
-    argv += ["LLVM=1"] if "clang" in spec.toolchain.tuxmake else []
-    argv += [f"KBUILD_KCONFIG={place / 'Kconfig.wrapper'}"] if spec.wrapped else []
-    for words in (["modules_prepare"], [f"M={folder}", "modules"]):
-        child = Supervised(
-            [*argv, *words],
-            limit_s=_BUILD_LIMIT_S,
-            grace_s=1.0,
-            output=folder / "log",
-            env=make.environment(),
-        )
-        outcome = child.to_end()
-        built = folder / _module_name(source)
-        if outcome.exit != 0:
-            break
-    else:
-        if built.is_file():
-            return built
-    if log is not None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / "log", log)
-    error = makelog.first_error(folder / "log")
-    raise Inconclusive(
-        f"{source.name} does not compile against {spec.tree.version}: {error or outcome}",
-        remedy="Run without the flavor that needs it, and please report it.",
-    )
 
 
 def _fail(spec: KernelSpec, what: str, outcome: Outcome, log: Path, copy: Path | None = None) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import re
 from pathlib import Path
 
+from orchestrator.core import host_faults
 from orchestrator.core.errors import InfraError, KernelError
 from orchestrator.core.process import Outcome
 
@@ -21,21 +22,8 @@ _COMPILE_ERROR = re.compile(
     r"|^(?P<ld>ld\S*: error: .+)$",
     re.M,
 )
-_INFRA_TROUBLE = (
-    ("No space left on device", "the disk is full", "Free some space, or set ORCHESTRATE_CACHE."),
-    ("Killed signal terminated program", "the compiler was killed (out of memory?)", "Free some memory."),
-    ("Error 137", "a build tool was killed (out of memory?)", "Free some memory."),
-    ("] Killed", "a build tool was killed (out of memory?)", "Free some memory."),
-    ("virtual memory exhausted", "the compiler ran out of memory", "Free some memory, or use fewer --jobs."),
-    ("Cannot allocate memory", "the compiler ran out of memory", "Free some memory, or use fewer --jobs."),
-    ("Disk quota exceeded", "the disk quota is used up", "Free some space, or set ORCHESTRATE_CACHE."),
-    (
-        "Read-only file system",
-        "a file system is read-only",
-        "Please report it, with the log.",
-    ),
-    ("Input/output error", "the disk fails", "Check the host's kernel log."),
-)
+#: The end of a log, which has what ended the build; a hostile build may have written a long one.
+_READ = 4 << 20
 
 
 def objects(log: Path) -> int:
@@ -46,7 +34,11 @@ def objects(log: Path) -> int:
 
 
 def _text(log: Path) -> str:
-    return log.read_text(errors="replace") if log.is_file() else ""
+    """The end of a log."""
+    with contextlib.suppress(OSError), log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - _READ))
+        return stream.read(_READ).decode(errors="replace")
+    return ""
 
 
 def first_error(log: Path) -> str:
@@ -55,40 +47,48 @@ def first_error(log: Path) -> str:
     return error[0] if error else ""
 
 
-def is_compile_error(outcome: Outcome, log: Path) -> bool:
+def is_compile_error(outcome: Outcome, log: Path, tree: Path) -> bool:
     """Whether a compile or link error, and nothing else, ended a build."""
     text = _text(log)
     has_error = outcome.reason == "ended" and _COMPILE_ERROR.search(text) is not None
-    return has_error and not any(mark in text for mark, _, _ in _INFRA_TROUBLE)
+    return has_error and host_faults.of_kernel(text, tree) is None
+
+
+def raise_for_host(what: str, tree: Path, outcome: Outcome, log: Path, copy: Path | None = None) -> None:
+    """Raise an error if the host failed a build, by its log; parameters as of ``raise_for``.
+
+    :raises InfraError: it did; the remedy names the package or the limit.
+    """
+    text = _text(log)
+    where = f" The log: {copy}" if copy else ""
+    fault = host_faults.of_kernel(text, tree)
+    if fault is None and not _COMPILE_ERROR.search(text):
+        fault = host_faults.missing_tool(text)
+    if fault is not None:
+        raise InfraError(f"{what}: {fault.reason}", remedy=f"{fault.remedy}{where}")
+    if outcome.reason != "ended":
+        raise InfraError(f"{what}: {outcome}", remedy=f"Give it more time, or a faster host.{where}")
 
 
 def raise_for(what: str, tree: Path, outcome: Outcome, log: Path, copy: Path | None = None) -> None:
     """Raise the error of a failed build, by its log.
 
     :param what: the beginning of the message: ``cannot build 7.2.1 arm64``.
+    :param tree: the top of the tree.
     :param copy: the file in which the user finds the log.
     :raises KernelError: it does not compile, with the first error, its file and line.
     :raises InfraError: the host failed it.
     """
+    raise_for_host(what, tree, outcome, log, copy)
     text = _text(log)
-    where = f" The log: {copy}" if copy else ""
-    for mark, reason, remedy in _INFRA_TROUBLE:
-        if mark in text:
-            raise InfraError(f"{what}: {reason}", remedy=remedy + where)
-    if outcome.reason != "ended":
-        raise InfraError(f"{what}: {outcome}", remedy=f"Give it more time, or a faster host.{where}")
+    where = f"The log: {copy}" if copy else ""
     if match := _COMPILE_ERROR.search(text):
         place = match["where"] or match["object"]
         error = match["what"] or match["link"] or match["modpost"] or match["ld"]
         # relative to the top of the tree, for a full path as well as for a relative one
         place = re.sub(r"^(?:\.\./)+", "", (place or "").removeprefix(f"{tree}/"))
         message = f"{place}: {error}" if place else error
-        raise KernelError(f"{what}: {message}", remedy=where.strip())
-    if tool := re.search(r"(\S+): (?:command )?not found", text):
-        raise InfraError(
-            f"{what}: {tool[1]} is missing",
-            remedy=f"Install the build tools: apt-get install {BASE_PACKAGES}.{where}",
-        )
+        raise KernelError(f"{what}: {message}", remedy=where)
     # lines of tuxmake itself begin with "I:"
     last = [line for line in text.splitlines() if line.strip() and not line.startswith("I: ")][-3:]
-    raise KernelError(f"{what}: {' | '.join(last) or outcome}", remedy=where.strip())
+    raise KernelError(f"{what}: {' | '.join(last) or outcome}", remedy=where)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from orchestrator.core import data
 from orchestrator.core.errors import Inconclusive, InfraError, UserError
-from orchestrator.core.process import Outcome, Supervised, require
+from orchestrator.core.process import Outcome
 from orchestrator.core.store import digest_of
 from orchestrator.kernel import build_log, build_warnings, kconfig, make, objdir
 from orchestrator.kernel.objdir import ObjectDirectory
@@ -76,29 +77,40 @@ def load(name: str) -> Config:
 
 
 def compile_(
-    config: Config, tree: Tree, folder: Path, log: Path, *, say: Say = lambda _: None, jobs: int = 0
+    config: Config,
+    tree: Tree,
+    folder: Path,
+    log: Path,
+    *,
+    say: Say = lambda _: None,
+    jobs: int = 0,
+    sandboxed: bool = False,
 ) -> build_warnings.Ledger:
     """Configure, and compile the directories; returns the warnings of all their objects.
 
     :param folder: the object directory for this configuration of one repository, used again for each commit.
     :param log: the file for the build's log.
+    :param sandboxed: whether makefiles run in a sandbox.
     :raises KernelError: it does not configure or compile.
     :raises InfraError: the host failed: no compiler, no space.
     :raises Inconclusive: a request was lost, or nothing was compiled.
     """
     if config.missing:
         raise InfraError(f"{config.compiler} is not installed", remedy=f"apt-get install {config.package}")
-    require("make", remedy="apt-get install make")
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
     what = f"cannot compile {tree.version} {config.name}"
     say(f"compiling {' '.join(config.targets)} of {tree.version} {config.name}")
-    with objdir.opened(folder, folder) as place:
-        _configure(config, tree, place, log, what)
-        outcome = _make(config, tree, place, log, [*config.targets, f"-j{jobs or os.cpu_count() or 1}"])
+    with objdir.opened(folder, folder, sandboxed=sandboxed) as place:
+
+        def run(words: Sequence[str]) -> Outcome:
+            return _make(config, tree, place, log, words, sandboxed=sandboxed)
+
+        _configure(config, tree, place, log, what, run)
+        outcome = run([*config.targets, f"-j{jobs or os.cpu_count() or 1}"])
         warnings = place.update_ledger(log, tree.path)
         if outcome.exit != 0:
-            place.trust_after(outcome, log)
+            place.trust_after(outcome, log, tree.path)
             build_log.raise_for(what, tree.path, outcome, log, log)
         place.trust()
         if empty := [name for name in config.targets if not any((place.objects / name).rglob("*.o"))]:
@@ -114,29 +126,46 @@ def place_name(config: Config) -> str:
     return digest_of("compile only 2", config.name, config.config, config.symbols, version)
 
 
-def _configure(config: Config, tree: Tree, place: ObjectDirectory, log: Path, what: str) -> None:
+def _configure(
+    config: Config,
+    tree: Tree,
+    place: ObjectDirectory,
+    log: Path,
+    what: str,
+    run: Callable[[Sequence[str]], Outcome],
+) -> None:
     """Write the configuration; make does not rebuild unchanged parts."""
-    outcome = _make(config, tree, place, log, [config.config])
+    outcome = run([config.config])
     path = place.objects / ".config"
     if outcome.exit == 0 and config.symbols and path.is_file():
         fragment = kconfig.Fragment(f"kconfigs/also/{config.name}.toml", "\n".join(config.symbols))
         path.write_text(kconfig.merge(path.read_text(), [fragment]))
-        outcome = _make(config, tree, place, log, ["olddefconfig"])
-        if outcome.exit == 0 and (losses := kconfig.lost([fragment], kconfig.parse_config(path.read_text()))):
+        outcome = run(["olddefconfig"])
+        symbols = kconfig.parse_config(path.read_text())
+        if outcome.exit == 0 and (losses := kconfig.lost([fragment], symbols)):
             place.trust()
             raise Inconclusive(
-                f"{what}: request lost: {'; '.join(map(str, losses))}",
+                f"{what}: request lost: {kconfig.listing(losses, tree.path, symbols)}",
                 remedy="This tree does not have that configuration; leave it out with --also-build.",
             )
     if outcome.exit != 0 or not path.is_file():
-        place.trust_after(outcome, log)
+        place.trust_after(outcome, log, tree.path)
         build_log.raise_for(what, tree.path, outcome, log, log)
 
 
-def _make(config: Config, tree: Tree, place: ObjectDirectory, log: Path, words: list[str]) -> Outcome:
+def _make(
+    config: Config, tree: Tree, place: ObjectDirectory, log: Path, words: Sequence[str], *, sandboxed: bool
+) -> Outcome:
     argv = ["make", "-C", str(tree.path), f"O={place.objects}", f"ARCH={config.make_arch}"]
     argv += [f"CROSS_COMPILE={config.prefix}", *(f"{n}={v}" for n, v in make.BANNER.items())]
-    child = Supervised([*argv, *words], limit_s=_LIMIT_S, grace_s=1.0, output=log, env=make.environment())
+    child = make.start(
+        [*argv, *words],
+        tree=tree.path,
+        folder=place.folder,
+        log=log,
+        limit_s=_LIMIT_S,
+        sandboxed=sandboxed,
+    )
     return child.to_end()
 
 

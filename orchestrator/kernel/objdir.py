@@ -8,7 +8,9 @@
 
 make takes an object for finished if it is newer than its source. A killed compiler leaves half an object that
 looks like a whole one. So the objects of a build that did not end by itself are deleted; ccache makes that
-cheap.
+cheap. A folder has one build at a time: what an earlier one has left running there is killed first.
+
+The objects of sandboxed builds lie apart: make includes files that earlier builds have written beside them.
 """
 
 from __future__ import annotations
@@ -18,14 +20,21 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
+from orchestrator.core.errors import InfraError
 from orchestrator.core.process import Outcome
-from orchestrator.kernel import build_log, build_warnings
+from orchestrator.kernel import build_log, build_warnings, make
+
+#: Seconds for killed processes to go.
+_END_S = 20.0
 
 
 class ObjectDirectory:
     """A folder to build in; ``warm``: it has the objects of an earlier kernel."""
 
     def __init__(self, folder: Path, *, permanent: bool) -> None:
+        end_leftovers(folder)
         self.folder = folder
         self.objects = folder / "o"
         self._permanent = permanent
@@ -41,7 +50,10 @@ class ObjectDirectory:
     def configure(self, config: Path) -> None:
         """Write the ``.config``; an equal one keeps its time, else make would check everything."""
         text, there = config.read_bytes(), self.objects / ".config"
-        if not there.is_file() or there.read_bytes() != text:
+        if there.is_dir() and not there.is_symlink():
+            shutil.rmtree(there)
+        if there.is_symlink() or not there.is_file() or there.read_bytes() != text:
+            there.unlink(missing_ok=True)
             there.write_bytes(text)
 
     def clear(self) -> None:
@@ -61,9 +73,9 @@ class ObjectDirectory:
         """Mark the objects as whole: make has ended by itself."""
         self._mark.unlink(missing_ok=True)
 
-    def trust_after(self, outcome: Outcome, log: Path) -> None:
+    def trust_after(self, outcome: Outcome, log: Path, tree: Path) -> None:
         """Mark the objects of a failed make as whole, if only a compile error ended it."""
-        if build_log.is_compile_error(outcome, log):
+        if build_log.is_compile_error(outcome, log, tree):
             self.trust()
 
     def update_ledger(self, log: Path, tree: Path) -> build_warnings.Ledger:
@@ -82,10 +94,37 @@ class ObjectDirectory:
             self.clear()
 
 
+def place_of(folder: Path, *, sandboxed: bool) -> Path:
+    """The folder for a permanent object directory."""
+    return folder.with_name(f"{folder.name}-sandboxed") if sandboxed else folder
+
+
+def end_leftovers(folder: Path) -> None:
+    """Kill the processes of a build in a folder whose supervisor is dead, and wait until they are gone.
+
+    :raises InfraError: they do not die.
+    """
+    mark = f"{make.OWNER}={folder}".encode()
+    left = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError):
+            if mark in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"):
+                left.append(process)
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    if psutil.wait_procs(left, timeout=_END_S)[1]:
+        raise InfraError(
+            f"processes of an earlier build in {folder} cannot be killed",
+            remedy="Restart the host, or wait for the disk that they hang on.",
+        )
+
+
 @contextlib.contextmanager
-def opened(permanent: Path | None, temporary: Path) -> Iterator[ObjectDirectory]:
+def opened(permanent: Path | None, temporary: Path, *, sandboxed: bool = False) -> Iterator[ObjectDirectory]:
     """The permanent object directory, else a temporary one, deleted afterwards."""
-    place = ObjectDirectory(permanent or temporary, permanent=permanent is not None)
+    folder = place_of(permanent, sandboxed=sandboxed) if permanent else temporary
+    place = ObjectDirectory(folder, permanent=permanent is not None)
     try:
         yield place
     finally:

@@ -24,7 +24,8 @@ class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
     ``base`` is the text of the user's own ``--config`` file, empty for ``tinyconfig``; ``extra`` are the
     fragments of the flavors and the user's, merged last. ``module`` is the source of a module that is built
     against it. ``workplace`` is a folder in which kernels of this kind are built one after another, so that
-    make finds what has not changed; nobody else may build there. It has no part in what the kernel is.
+    make finds what has not changed; nobody else may build there. It has no part in what the kernel is, and
+    neither has ``sandboxed``: whether makefiles run in a sandbox.
     """
 
     tree: Tree
@@ -36,6 +37,7 @@ class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
     extra: tuple[Fragment, ...] = ()
     module: Path | None = None
     workplace: Path | None = None
+    sandboxed: bool = False
 
     @property
     def wrapped(self) -> bool:

@@ -12,7 +12,6 @@ from pathlib import Path
 from orchestrator.core import arch as arches
 from orchestrator.core import toolchain
 from orchestrator.core.errors import InfraError, UserError
-from orchestrator.core.store import absolute
 from orchestrator.kernel import flavor, kconfig
 from orchestrator.plan.choices import Choices
 from orchestrator.plan.plan import PlannedKernel, make
@@ -62,25 +61,13 @@ def known_failures(path: str) -> tuple[known.Entry, ...]:
     return known.load(Path(path))
 
 
-def base_config(name: str) -> str:
-    """The text of the file of ``--config``; empty without one.
-
-    :raises UserError: it cannot be read.
-    """
-    if not name:
-        return ""
-    try:
-        return absolute(Path(name)).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise UserError(f"--config {name}: {reason}") from error
-
-
 def _check_configuration(choices: Choices) -> None:
     for spec in choices.kconfig:
         kconfig.user_fragment(spec)
     flavor.combine(choices.flavors)
-    base_config(choices.config)
+    base = kconfig.user_base(choices.config)
+    for name in choices.arches:
+        kconfig.check_base(base, arches.load(name))
 
 
 def _check_cmdline(choices: Choices) -> None:

@@ -25,7 +25,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     ``times`` is the number of fresh boots of each functional cell; with ``until_fail`` the
     repeats of a kernel stop at the first failure. ``flavors`` combine into one kernel. ``known`` are files of
     known failures; ``strict``: they count as ordinary failures. ``decode``: a kernel that crashed is built
-    again with line numbers.
+    again with line numbers. ``sandboxed``: makefiles of the kernels' trees run in a sandbox.
     """
 
     arches: tuple[str, ...]
@@ -51,3 +51,4 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     strict: bool = False
     decode: bool = False
     jobs: int = 0
+    sandboxed: bool = False

@@ -97,4 +97,5 @@ def kernel_spec(
         extra=inputs.fragments,
         module=flavor.module(inputs.choices.flavors),
         workplace=objects,
+        sandboxed=inputs.choices.sandboxed,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from orchestrator.core import arch as arches
+from orchestrator.core import sandbox
 from orchestrator.core.errors import UserError, did_you_mean
 from orchestrator.core.store import absolute
 from orchestrator.kernel import flavor, kconfig, prebuilt
@@ -53,6 +54,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     mem: int = 0
     cmdline: str = ""
     accel: str = "auto"
+    sandbox: str = "auto"
 
 
 def choose(options: Options, *, tests: bool = False) -> Choices:
@@ -93,6 +95,7 @@ def choose(options: Options, *, tests: bool = False) -> Choices:
         ),
         config=_absolute(options.config) if options.config else "",
         jobs=options.jobs,
+        sandboxed=sandbox.resolve(options.sandbox, untrusted=bool(options.patches)),
     )
     _check_encoding(choices)
     _check_images(options, choices)

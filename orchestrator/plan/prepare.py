@@ -17,7 +17,7 @@ from orchestrator.core.arch import Arch
 from orchestrator.core.errors import UserError
 from orchestrator.core.store import Store
 from orchestrator.kernel import flavor, kconfig, prebuilt
-from orchestrator.plan.check import base_config, known_failures, vsyscall_modes
+from orchestrator.plan.check import known_failures, vsyscall_modes
 from orchestrator.plan.choices import Choices, Source
 from orchestrator.plan.inputs import Inputs
 from orchestrator.plan.plan import Plan, PlannedKernel, make
@@ -193,7 +193,7 @@ def inputs(
         *(each.fragment for each in flavor.combine(choices.flavors)),
         *(kconfig.user_fragment(spec) for spec in choices.kconfig),
     )
-    base = base_config(choices.config)
+    base = kconfig.user_base(choices.config)
     selftests = None
     if choices.selftests_from:
         selftests = sources.resolve(choices.selftests_from, cache=store.root, say=say)

@@ -138,6 +138,10 @@ def _outputs(out: Console, result: RunResult, folder: Path) -> None:
         out.print(f"         ... and {len(logs) - 4} more")
 
 
+#: What a dry run did: the targets of make that it ran are the tree's code.
+_HAPPENED = "Nothing was built or booted; make tinyconfig and olddefconfig of the tree ran where not cached."
+
+
 def print_plan(out: Console, plan: Plan, cost: Cost) -> None:
     """Print a plan and its cost."""
     table = _columns("kernel", "arch", "variant", "state")
@@ -169,7 +173,7 @@ def print_plan(out: Console, plan: Plan, cost: Cost) -> None:
         words.append(f"Builds: {minutes:.0f} min on {jobs} CPUs ({len(costs)} of {len(to_build)} known).")
     if timed:
         words.append(f"Guests: {sum(timed) / 60:.1f} min ({len(timed)} of {len(plan.cells)} known).")
-    out.print(" ".join([*words, "Nothing was run."]), soft_wrap=True)
+    out.print(" ".join([*words, _HAPPENED]), soft_wrap=True)
 
 
 def _columns(*names: str) -> Table:

@@ -19,6 +19,7 @@ from orchestrator.plan import inputs as run_inputs
 from orchestrator.plan import prepare
 from orchestrator.plan.choices import Choices
 from orchestrator.plan.inputs import Inputs
+from orchestrator.plan.notices import notices
 from orchestrator.plan.plan import Plan
 from orchestrator.results import junit
 from orchestrator.run.directory import RunDirectory, check_unchanged
@@ -102,6 +103,8 @@ def prepare_run(request: RunRequest, store: Store, say: Say) -> PreparedRun:
         directory = RunDirectory.existing(request.out, request.resume)
         kept = directory.plan()
         choices = kept.choices
+    for line in notices(choices):
+        say(line)
     if request.junit is not None:
         junit.try_path(request.junit)
     directory.try_folder()

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import msgspec
 
+from orchestrator.core import sandbox
 from orchestrator.core.errors import UserError
 from orchestrator.kernel import compile_only
 from orchestrator.plan import prepare
 from orchestrator.plan.choices import Choices, Source
+from orchestrator.plan.notices import notices
 from orchestrator.plan.options import Options, choose, current_tree
 from orchestrator.series import input
 from orchestrator.series.input import SeriesSource
@@ -57,8 +59,16 @@ def reader_of(request: SeriesRequest, say: Say) -> Reader:
     def read(work: Path) -> tuple[SeriesSource, Scope]:
         series = input.read(source, request.patches, work, say)
         base = Source(spec=f"{series.folder}@{series.base}")
+        untrusted = bool(series.mails)
+        chosen = msgspec.structs.replace(
+            choices,
+            sources=(base,),
+            sandboxed=sandbox.resolve(options.sandbox, untrusted=untrusted),
+        )
+        for line in notices(chosen, untrusted=untrusted):
+            say(line)
         return series, Scope(
-            choices=msgspec.structs.replace(choices, sources=(base,)),
+            choices=chosen,
             folder=str(series.folder),
             name=request.patches,
             also=also,

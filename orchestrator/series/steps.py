@@ -300,7 +300,7 @@ def _compile_rows(
     log = f"patches/{patch.number:04}-also/{name}.log"
     say = workspace.events.reporter(f"{label_of(patch)}-{name}")
     try:
-        ledger = _compile(config, target, workspace, log, jobs=series.scope.choices.jobs, say=say)
+        ledger = _compile(config, target, workspace, log, choices=series.scope.choices, say=say)
     except UserError:
         raise
     except OrchestrateError as error:
@@ -325,7 +325,7 @@ def _compile(
     workspace: Workspace,
     log: str,
     *,
-    jobs: int,
+    choices: Choices,
     say: Callable[[str, str], None],
 ) -> build_warnings.Ledger:
     assert target.tree is not None
@@ -335,7 +335,8 @@ def _compile(
         workspace.checkout.objects(compile_only.place_name(config)),
         workspace.folder / log,
         say=lambda text: say("compile", text),
-        jobs=jobs,
+        jobs=choices.jobs,
+        sandboxed=choices.sandboxed,
     )
 
 

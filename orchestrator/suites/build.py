@@ -21,7 +21,14 @@ _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def build(
-    suite: Suite, *, tree: Tree | None, arch: Arch, store: Store, log: Path, pinned: bool = False
+    suite: Suite,
+    *,
+    tree: Tree | None,
+    arch: Arch,
+    store: Store,
+    log: Path,
+    pinned: bool = False,
+    sandboxed: bool = False,
 ) -> dict[str, Path]:
     """Everything that goes into the suite's folder in the guest, by its path there (see ``guest_path``).
 
@@ -30,12 +37,13 @@ def build(
 
     :param tree: the source of a suite of the kernel's.
     :param pinned: the user named that tree for its selftests; it is not the kernel under test.
+    :param sandboxed: whether its makefiles run in a sandbox.
     :raises UserError: a file of the user's is missing, or does not compile; a suite of the kernel's, and
         no tree; a pinned tree has none of its programs.
     :raises KernelError: the tree has none of them.
     :raises InfraError: a program of orchestrate does not compile, or there is no compiler.
     """
-    programs = _programs(suite, tree, arch, store, log, pinned)
+    programs = _programs(suite, tree, arch, store, log, pinned, sandboxed)
     beside = suite.files_beside()
     if clash := next((name for name in beside if name.partition("/")[0] in programs), ""):
         raise UserError(
@@ -99,7 +107,7 @@ def files_of(suite: Suite) -> dict[str, Path]:
 
 
 def _programs(
-    suite: Suite, tree: Tree | None, arch: Arch, store: Store, log: Path, pinned: bool
+    suite: Suite, tree: Tree | None, arch: Arch, store: Store, log: Path, pinned: bool, sandboxed: bool
 ) -> dict[str, Path]:
     if suite.commands:
         return {}
@@ -110,7 +118,9 @@ def _programs(
                 remedy="Name one with --selftests-from.",
             )
         try:
-            programs = selftests.build_selftests(tree, suite.directory, arch=arch, store=store, log=log)
+            programs = selftests.build_selftests(
+                tree, suite.directory, arch=arch, store=store, log=log, sandboxed=sandboxed
+            )
         except KernelError as error:
             if pinned:
                 raise UserError(error.message, remedy="Name another tree with --selftests-from.") from None

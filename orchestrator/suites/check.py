@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from orchestrator.core import arch as arches
 from orchestrator.core.errors import UserError, unknown
+from orchestrator.suites import cflags
 from orchestrator.suites import files as folders
 from orchestrator.suites.descriptor import FILE, Program, Suite
 
@@ -42,7 +43,9 @@ def check(suite: Suite, reserved: Collection[str]) -> None:
         _check_of_tree(suite, place)
     elif not programs:
         raise UserError(f"{place}: it has no program", remedy=f"Add a [[program]]. {SEE}")
+    cflags.check(suite.folder, suite.build.cflags, f"{place}: [build]")
     for program in suite.program:
+        cflags.check(suite.folder, program.cflags, f"{place}: program {program.name!r}")
         _check_program(suite, program, place)
     for e in suite.expect:
         if e.program not in programs and not suite.all_programs:

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from fakes.bisected import CASE, LOGS, reports, result
-from fakes.linux import commit_file, make_linux_repository
+from fakes.linux import commit_file, make_linux_repository, path_with_fault
 from fakes.processes import alive, until
 from fakes.trees import git
 from under_test import ORCHESTRATE
@@ -337,10 +337,10 @@ def test_a_full_disk_stops_it_and_it_goes_on(
     good = yard.add("fs/a.c", "int a;\n")
     yard.add("fs/a.c", "int b;\n")
     culprit = yard.add("fs/a.c", "int a = nothing;\n")
-    monkeypatch.setenv("FAKE_LINUX", "full")
+    monkeypatch.setenv("PATH", path_with_fault(yard.out.parent / "fault", "full"))
     assert yard.bisect("--good", good, "--build") == 3
     assert "the disk is full" in capsys.readouterr().err
-    monkeypatch.delenv("FAKE_LINUX")
+    monkeypatch.setenv("PATH", path_with_fault(yard.out.parent / "fault", "none"))
     assert yard.bisect("--resume", yard.folder.name) == 0
     assert yard.conclusion().culprit == culprit
 
@@ -351,7 +351,7 @@ def test_ctrl_c_and_on(yard: Yard, monkeypatch: pytest.MonkeyPatch, marker: str)
     culprit = yard.add("fs/a.c", "int a = nothing;\n")
     argv = [*ORCHESTRATE, "bisect", "--source", str(yard.repository)]
     argv += ["--out", str(yard.out), "--good", good, "--build"]
-    slow = {**os.environ, "FAKE_LINUX": "slow", "FAKE_LINUX_NAME": marker}
+    slow = {**os.environ, "PATH": path_with_fault(yard.out.parent / "fault", "slow", marker)}
     with subprocess.Popen(
         argv, env=slow, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as child:

@@ -263,3 +263,51 @@ def test_required_programs() -> None:
     with pytest.raises(InfraError, match="nonexistent-tool is not installed") as caught:
         require("nonexistent-tool", remedy="Install it.")
     assert caught.value.remedy == "Install it."
+
+
+def test_a_killed_supervisor_leaves_nothing(tmp_path: Path, marker: str) -> None:
+    """As kill -9 or the OOM killer does it: the child dies of PDEATHSIG, and its children by the guard."""
+    (tmp_path / "private").mkdir()
+    script = f"(exec -a {marker}-one sleep 300) & (bash -c '(exec -a {marker}-two sleep 300) & wait') & wait"
+    child = start(tmp_path, "bash", "-c", script, cleanup=tmp_path / "private")
+    assert until(lambda: len(alive(f"{marker}-")) >= 2)
+    supervisor = psutil.Process(child.pid).parent()
+    assert supervisor
+    supervisor.kill()
+    assert child.wait(30) == Outcome(None, 9, "supervisor died")
+    assert until(lambda: not alive(marker), 10)
+    assert until(lambda: not (tmp_path / "private").exists(), 10)
+
+
+def test_the_guard_ends_with_the_child(tmp_path: Path) -> None:
+    child = start(tmp_path, "sleep", "0.2")
+    supervisor = psutil.Process(child.pid).parent()
+    assert supervisor
+    family = supervisor.children(recursive=True)
+    assert len(family) == 2
+    assert child.wait(30) == Outcome(0, None, "ended")
+    assert until(lambda: not any(each.is_running() for each in family), 10)
+
+
+def test_output_without_end_is_cut(tmp_path: Path) -> None:
+    script = "echo first; yes | head -c 90000000; echo last; echo error >&2"
+    assert start(tmp_path, "bash", "-c", script).wait(60) == Outcome(0, None, "ended")
+    text = (tmp_path / "output").read_bytes()
+    assert text.startswith(b"first\ny\n")
+    assert text.endswith(b"y\nlast\nerror\n")
+    assert b" bytes cut ...]\n" in text
+    assert (64 << 20) < len(text) < (67 << 20)
+
+
+def test_a_flood_does_not_keep_a_build_from_its_limit(tmp_path: Path) -> None:
+    child = start(tmp_path, "bash", "-c", "trap '' TERM; yes", limit_s=1.0, grace_s=0.5)
+    outcome = child.wait(30)
+    assert outcome is not None
+    assert outcome.reason == "limit"
+    assert (tmp_path / "output").stat().st_size < (67 << 20)
+
+
+def test_a_log_that_cannot_be_written_is_said() -> None:
+    child = Supervised(["bash", "-c", "echo x; exit 2"], limit_s=60, output=Path("/dev/full"))
+    outcome = child.wait(30)
+    assert str(outcome) == "exit status 2 (its log cannot be written: No space left on device)"

@@ -24,7 +24,7 @@ from rich.console import Console
 from under_test import image_head
 
 from orchestrator import doctor
-from orchestrator.core import arch
+from orchestrator.core import arch, sandbox
 from orchestrator.core.arch import Arch
 from orchestrator.core.errors import InfraError
 from orchestrator.doctor import Check
@@ -111,7 +111,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> tuple[Check, ...]:
 
 
 def test_what_make_deps_installs_is_found(here: tuple[Check, ...]) -> None:
-    expected = ["Python", "libelf headers", "openssl headers", "build tools", "ccache", "apt"]
+    expected = ["Python", "libelf headers", "openssl headers", "build tools", "ccache", "sandbox", "apt"]
     expected += [f"{what} {a.name}" for a in ALL for what in ("QEMU", "compiler", "static libc")]
     assert {name: named(here, name).status for name in expected} == dict.fromkeys(expected, "ok")
     tools = named(here, "build tools").text
@@ -195,6 +195,14 @@ def test_ccache_is_no_must(hide: Hide, root: None) -> None:
     assert [each.status for each in checks] == ["note"]
     assert doctor.exit_code(checks) == 0
     assert f"To install what is optional:\n  {INSTALL} ccache\n" in shown(checks)
+
+
+def test_a_sandbox_is_no_must(root: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "missing", lambda: "bubblewrap does not work here: no namespaces")
+    (check,) = doctor_checks.sandbox()
+    assert (check.status, check.packages) == ("note", ())
+    assert "no namespaces; makefiles of mailed patches run with your rights" in check.text
+    assert doctor.exit_code([check]) == 0
 
 
 def test_one_command_for_all_that_is_missing(hide: Hide, root: None) -> None:

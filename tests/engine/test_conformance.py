@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from fakes.child_engine import ChildEngine
-from fakes.linux import make_linux
+from fakes.linux import make_linux, path_with_fault
 
 from orchestrator.cell.job import CellJob
 from orchestrator.core import arch
@@ -148,7 +148,7 @@ def test_a_mistake_of_the_users_ends_it(linux: Tree, store: Store, tmp_path: Pat
 def test_a_build_failure_is_not_found_out_twice(
     linux: Tree, store: Store, tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FAKE_LINUX", "error")
+    monkeypatch.setenv("PATH", path_with_fault(tmp_path / "fault", "error"))
     scene = Scene(linux, store, variants=VARIANTS[:1], kconfig=("CONFIG_PARENT=y",))
     cell = scene.plan.cells[0]
     again = msgspec.structs.replace(cell, id=f"{cell.id}-again")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -38,6 +39,19 @@ def make_linux(path: Path, *, without: str = "", more: str = "") -> Tree:
     )
     assert classify(path) == "selectable"
     return tree
+
+
+def path_with_fault(folder: Path, name: str, marker: str = "") -> str:
+    """A PATH with which the tree's build fails, in the way that ``scripts/build.sh`` calls that.
+
+    :param folder: where the program that names the fault is put.
+    :param marker: the name of a process of a slow build.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    program = folder / "fake-linux-fault"
+    program.write_text(f"#!/bin/sh\necho {name} {marker}\n")
+    program.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
 
 
 def make_linux_repository(path: Path) -> Path:

@@ -11,13 +11,13 @@ from pathlib import Path
 import msgspec
 import pytest
 from fakes.builds import build, spec_of
-from fakes.linux import make_linux
+from fakes.linux import make_linux, path_with_fault
 from fakes.processes import alive
 from fakes.trees import snapshot
 
 from orchestrator.core import arch, data, elf, toolchain
 from orchestrator.core.errors import Inconclusive, InfraError, KernelError, OrchestrateError, UserError
-from orchestrator.core.store import Store
+from orchestrator.core.store import Store, file_digest
 from orchestrator.kernel import build as kernels
 from orchestrator.kernel import debug_build
 from orchestrator.kernel.kconfig import Fragment
@@ -101,8 +101,7 @@ def test_a_build_that_fails(
     error: type[OrchestrateError],
     message: str,
 ) -> None:
-    monkeypatch.setenv("FAKE_LINUX", name)
-    monkeypatch.setenv("FAKE_LINUX_NAME", marker)
+    monkeypatch.setenv("PATH", path_with_fault(tmp_path / "fault", name, marker))
     if name == "slow":
         monkeypatch.setattr(kernels, "_BUILD_LIMIT_S", 2.0)
     # a kernel of its own: the good one is in the store
@@ -123,6 +122,66 @@ def test_the_banner_says_nothing_of_the_host(linux: Tree, warm: Store) -> None:
     kernel = build(spec_of(linux), warm)
     assert kernel.vmlinux
     assert b"(orchestrate@orchestrate)#1@0\0" in kernel.vmlinux.read_bytes()
+
+
+def test_the_shell_of_a_kernel_developer_changes_nothing(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = make_linux(tmp_path / "linux")
+    spy = f"\n.PHONY: spy\nspy:\n\t@env | sort >>{tmp_path}/spy\n\nall tinyconfig olddefconfig: spy\n"
+    with (tree.path / "Makefile").open("a") as makefile:
+        makefile.write(spy)
+    # scratch files at the top of a tree shadow Python's own modules
+    for name in ("platform", "json", "random", "tuxmake", "logging"):
+        (tree.path / f"{name}.py").write_text("raise SystemExit('imported from the tree')\n")
+    (tmp_path / "python/tuxmake").mkdir(parents=True)
+    (tmp_path / "python/tuxmake/__init__.py").write_text("raise SystemExit('of PYTHONPATH')\n")
+    (tmp_path / "python/sitecustomize.py").write_text("raise SystemExit('of PYTHONPATH')\n")
+    dirty = {
+        "ARCH": "arm64" if arch.host().name != "arm64" else "x86_64",
+        "CROSS_COMPILE": "none-linux-gnu-",
+        "LLVM": "1",
+        "CFLAGS": "-DORC_LEAK",
+        "KCFLAGS": "-DORC_LEAK",
+        "HOSTCFLAGS": "-DORC_LEAK",
+        "CPATH": "/orc-leak",
+        "MAKEFLAGS": "-j8 ORC=leak",
+        "MAKEFILES": "/orc-leak",
+        "KCONFIG_CONFIG": "/orc-leak",
+        "TUXMAKE": "--orc-leak",
+        "GITHUB_TOKEN": "orc-leak",
+        "PYTHONPATH": str(tmp_path / "python"),
+        "LC_ALL": "de_DE.UTF-8",
+    }
+    with monkeypatch.context() as shell:
+        for name, value in dirty.items():
+            shell.setenv(name, value)
+        of_dirty = build(spec_of(tree), store)
+    seen = (tmp_path / "spy").read_text()
+    assert "leak" not in seen.casefold()
+    assert f"HOME={os.environ['HOME']}\n" not in seen
+    assert not {"ARCH=", "CROSS_COMPILE=", "LLVM="} & {line.split("=")[0] + "=" for line in seen.splitlines()}
+    # the same key, and the same kernel from an empty cache
+    assert build(spec_of(tree), store) == msgspec.structs.replace(of_dirty, cached=True)
+    bare = build(spec_of(tree), Store(tmp_path / "bare"))
+    assert (bare.key, bare.build_id) == (of_dirty.key, of_dirty.build_id)
+    assert file_digest(bare.image) == file_digest(of_dirty.image)
+
+
+def test_another_linker_makes_another_configuration(
+    linux: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PATH is let through; what it selects is in the key."""
+    store = Store(tmp_path / "cache")
+    kernels.configure(spec_of(linux), store)
+    for program in ("ld", "pahole"):
+        (tmp_path / program).write_text("#!/bin/sh\necho another one 99\n")
+        (tmp_path / program).chmod(0o755)
+        with monkeypatch.context() as shell:
+            shell.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+            assert not kernels.is_configured(spec_of(linux), store)
+        (tmp_path / program).unlink()
+    assert kernels.is_configured(spec_of(linux), store)
 
 
 def test_a_compiler_of_some_version_is_the_one_that_compiles(

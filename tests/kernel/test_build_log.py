@@ -83,7 +83,7 @@ def test_what_ended_of_a_compile_error_alone(
     tmp_path: Path, text: str, outcome: Outcome, whole: bool
 ) -> None:
     (tmp_path / "log").write_text(text)
-    assert build_log.is_compile_error(outcome, tmp_path / "log") is whole
+    assert build_log.is_compile_error(outcome, tmp_path / "log", Path("/tree")) is whole
 
 
 def test_how_far_a_build_is(tmp_path: Path) -> None:

@@ -136,10 +136,13 @@ def test_what_was_killed_is_begun_anew(tree: Tree, tmp_path: Path, killed: str) 
     if killed == "the process":
         (place / "unfinished").touch()
     else:
-        (tree.path / "mm/b.c").write_text("int b = undeclared;\n#warning Killed signal terminated program\n")
+        (tree.path / "mm/b.c").write_text("int b = undeclared;\n")
+        with (tree.path / "Makefile").open("a") as makefile:
+            makefile.write("$(info gcc: fatal error: Killed signal terminated program cc1)\n")
         with pytest.raises(InfraError, match="the compiler was killed"):
             compile_only.compile_(config, tree, place, tmp_path / "log", jobs=1)
         (tree.path / "mm/b.c").write_text("int b;\n")
+        (tree.path / "Makefile").write_text(MAKEFILE)
     (place / "o/mm/a.o").write_bytes(b"torn")
     assert compile_only.compile_(config, tree, place, tmp_path / "log", jobs=1) == first
     assert (place / "o/mm/a.o").read_bytes() != b"torn"

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core import arch, data
+from orchestrator.core import arch as arches
+from orchestrator.core import data
 from orchestrator.core.errors import UserError
 from orchestrator.kernel import kconfig
 from orchestrator.kernel.kconfig import Fragment, Lost, Request
@@ -91,7 +93,7 @@ menuconfig OTHER_CHILD
 
 def explained(tree: Path, line: str, config: dict[str, str]) -> str:
     (loss,) = kconfig.lost([Fragment("f", line)], config)
-    explained = kconfig.explain(loss, tree, config)
+    (explained,) = kconfig.explain([loss], tree, config)
     assert (explained.request, explained.got) == (loss.request, loss.got)
     return explained.why
 
@@ -153,6 +155,9 @@ def test_a_users_fragment(tmp_path: Path) -> None:
         (None, "No such file or directory"),
         (b"CONFIG_A=y\nnonsense\n", ":2: not a kconfig line: 'nonsense'"),
         (b"\xff\xfe\0", "not a text file"),
+        (b"", "it requests nothing"),
+        (b"# CONFIG_A\n", "it requests nothing"),
+        (b"\x1f\x8b\x08", "it is compressed"),
     ],
 )
 def test_a_users_fragment_that_cannot_be_used(tmp_path: Path, content: bytes | None, message: str) -> None:
@@ -163,6 +168,80 @@ def test_a_users_fragment_that_cannot_be_used(tmp_path: Path, content: bytes | N
         kconfig.user_fragment(str(path))
     assert str(path) in caught.value.message
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no line of it sets a symbol; the file is empty"),
+        (b"\n\n", "no line of it sets a symbol"),
+        (b"#\n# Automatically generated file; DO NOT EDIT.\n", "no line of it sets a symbol"),
+        (b"<html><body>404 Not Found</body></html>\n", ":1: no line of a .config: '<html>"),
+        (b"CONFIG_A=y\n404: Not Found\n", ":2: no line of a .config: '404: Not Found'"),
+        (b'config A\n\tbool "a"\n', ":1: no line of a .config: 'config A'"),
+        (b"CONFIG_A is not set\n", ":1: no line of a .config"),
+        (b"\x1f\x8b\x08", "it is compressed"),
+        (b"\x7fELF\xff", "not a text file"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_a_base_that_is_no_config(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "base.config"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        kconfig.user_base(str(path))
+    assert f"--config {path}" in caught.value.message
+    assert message in caught.value.message
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "content", [b"CONFIG_A=y\n", b"\n# x\n# CONFIG_A is not set\n", b"\xef\xbb\xbfCONFIG_A=y\r\n"]
+)
+def test_a_base(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "base.config").write_bytes(content)
+    assert kconfig.user_base(str(tmp_path / "base.config")).endswith("\n")
+    assert "\r" not in kconfig.user_base(str(tmp_path / "base.config"))
+    assert kconfig.user_base("") == ""
+
+
+@pytest.mark.parametrize(
+    ("head", "arch", "fits"),
+    [
+        ("# Linux/x86 6.12.0 Kernel Configuration", "x86_64", True),
+        ("# Linux/x86_64 3.10.0 Kernel Configuration", "x86_64", True),
+        ("# Linux/arm64 7.1.0 Kernel Configuration", "arm64", True),
+        ("# a defconfig", "arm64", True),
+        ("# Linux/x86 6.12.0 Kernel Configuration", "arm64", False),
+        ("# Linux/arm64 7.1.0 Kernel Configuration", "x86_64", False),
+        ("# Linux/arm 7.1.0 Kernel Configuration", "arm64", False),
+    ],
+)
+def test_a_base_of_another_architecture(head: str, arch: str, fits: bool) -> None:
+    text = f"#\n# Automatically generated file; DO NOT EDIT.\n{head}\n#\nCONFIG_A=y\n"
+    with contextlib.nullcontext() if fits else pytest.raises(UserError, match=f"a kernel for {arch}"):
+        kconfig.check_base(text, arches.load(arch))
+
+
+def test_many_losses_are_a_line_and_one_walk(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "".join(f"CONFIG_D{number}=y\n" for number in range(6000)) + f'CONFIG_D0="{"x" * 9999}"\n'
+    losses = kconfig.lost([Fragment("f", lines)], {})
+    walks: list[Path] = []
+
+    def rglob(path: Path, _pattern: str) -> list[Path]:
+        walks.append(path)
+        return []
+
+    monkeypatch.setattr(Path, "rglob", rglob)
+    text = kconfig.listing(losses, tree, {})
+    assert walks == [tree]
+    assert text.endswith("; and 5995 more requests")
+    assert text.count("this tree has no such symbol") == 4
+    assert len(text) < 1000
+    assert (
+        kconfig.listing(losses[1:2], tree, {}) == "CONFIG_D1=y (f:2) became n; this tree has no such symbol"
+    )
 
 
 def test_a_folder_is_no_fragment(tmp_path: Path) -> None:
@@ -206,7 +285,7 @@ def test_the_pair_of_variants() -> None:
     assert by_variant["mmap-lock"]["PER_VMA_LOCK"] == "n"
 
 
-@pytest.mark.parametrize("name", arch.names())
+@pytest.mark.parametrize("name", arches.names())
 @pytest.mark.parametrize("variant", kconfig.variants())
 def test_our_fragments_do_not_contradict_each_other(name: str, variant: str) -> None:
     fragments = kconfig.own_fragments(name, variant)

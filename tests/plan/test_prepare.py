@@ -170,7 +170,7 @@ def test_what_a_resumed_run_reads_must_be_what_it_was(place: Place) -> None:
         (suite / name).write_text(text)
     fragment = place.top / "f.config"
     fragment.write_text("CONFIG_SMP=y\n")
-    base = place.top / "base"
+    base = place.top / "base.config"
     base.write_text("CONFIG_SMP=y\n")
     targets = place.targets(Source(spec=place.tree("a")))
 

@@ -13,6 +13,7 @@ BESIDE = {"selftests", "guest", "long", "project"}
 ALONE = {
     "bisect/test_simulate_bisect.py": "the simulation and its page, tests/simulate_bisect.py",
     "engine/test_conformance.py": "what holds of every engine",
+    "kernel/test_hostile_builds.py": "attacks of makefiles, kills and wrong caches, across the room",
     "splat/test_corpus.py": "the scanner on a public collection, where there is one",
     "suites/test_user_suites.py": "a user's suite from its folder to its verdict",
 }

@@ -80,7 +80,7 @@ def test_nothing_is_known_on_a_fresh_host(scene: Scene, capsys: pytest.CaptureFi
     terminal.print_plan(terminal.console(), the_plan, cost)
     said = capsys.readouterr().out
     assert "cost unknown" in said
-    assert "2 cells, 2 kernels to build. Nothing was run." in said
+    assert "2 cells, 2 kernels to build. Nothing was built or booted; make tinyconfig" in said
     assert not scene.runs.exists()
 
 

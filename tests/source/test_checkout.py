@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fakes.builds import build, spec_of
-from fakes.linux import commit_file, make_linux_repository
+from fakes.linux import commit_file, make_linux_repository, path_with_fault
 from fakes.trees import git, make_git_tree, snapshot
 
 from orchestrator import source
@@ -246,10 +246,10 @@ def test_a_build_that_was_killed_spoils_nothing(
     three = commit_file(yard.repository, "fs/b.c", "int b;\n")
     with checkout.opened(yard.repository, cache=yard.store.root) as shop:
         yard.build(shop, one)
-        monkeypatch.setenv("FAKE_LINUX", fault)
+        monkeypatch.setenv("PATH", path_with_fault(yard.log.parent / "fault", fault))
         with pytest.raises((InfraError, KernelError)):
             yard.build(shop, two)
-        monkeypatch.delenv("FAKE_LINUX")
+        monkeypatch.setenv("PATH", path_with_fault(yard.log.parent / "fault", "none"))
         good, log = yard.build(shop, three)
         assert log.count("  CC ") == 3, "it was not begun anew"
         assert file_digest(shop.objects("x") / "o" / spec_of(shop.check_out(three)).arch.image) == good

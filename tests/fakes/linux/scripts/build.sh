@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# build.sh OBJECTS SRCARCH CC: a vmlinux with a build-id, or the fault that FAKE_LINUX names
+# build.sh OBJECTS SRCARCH CC: a vmlinux with a build-id, or a fault: `fake-linux-fault`, if PATH has it, prints its
+# name and a name for a process (tests/fakes/linux.py); builds see nothing else of a test's environment
 set -e
+read -r FAKE_LINUX FAKE_LINUX_NAME <<<"$(command -v fake-linux-fault >/dev/null && fake-linux-fault)" || true
 out=$1 cc=$3
 flags="-nostdlib -static -Wl,--build-id -Wl,-e,lock_vma_under_rcu"
 config="-DCONFIG=\"$(cksum <"$out/.config" | tr ' ' -)\""
