@@ -150,7 +150,10 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.OTHER,
           r"^(?P<what>[\w-]+): .*\bASSERT(?:ION)? FAILED\b",
           "{what}: ASSERT FAILED", "none", "head stamped bare"),
-    _rule(_K.BUG, r"BUG:? (?P<what>Dentry) .*still in use", "BUG: Dentry still in use", flags="head"),
+    # the kernel names the operation; the frames are those of any unmount
+    _rule(_K.BUG,
+          r"BUG:? Dentry .*still in use(?:.*\[(?P<f>unmount) of )?",
+          "BUG: Dentry still in use", "header", "head"),
     # lockups
     _rule(_K.SOFT_LOCKUP, r"BUG: soft lockup", "BUG: soft lockup", "stall"),
     _rule(_K.HARD_LOCKUP,

@@ -58,7 +58,6 @@ MISSES = {
     "492": "of two CPUs' traces the first is of a timer that was interrupted, theirs is the other",
     "548": "32 bit arm: all frames are plumbing, theirs names the exception's entry",
     "604": "the only frame is the entry of a system call",
-    "624": "theirs says `unmount`, which is no frame; ours names the frame",
     "628": "theirs names the lock function, ours its caller, as in all others",
     "632": "two CPUs' idle tasks print with the same caller",
     "714": "32 bit arm: the unwinder's name is that of the function behind a call that does not return",

@@ -421,3 +421,19 @@ def test_a_leak_is_not_blamed_on_who_allocates(helper: str) -> None:
         blamed(*head, *at("kmem_cache_alloc_noprof", helper, "gadget_open", "do_dentry_open"))
         == "gadget_open"
     )
+
+
+@pytest.mark.parametrize("where", ["ext4 sda1", "proc proc", "tmpfs tmpfs"])
+def test_a_dentry_in_use_is_blamed_on_the_operation_that_the_kernel_names(where: str) -> None:
+    head = f"BUG: Dentry ffff88810e2ca880{{i=0,n=a}}  still in use (1) [unmount of {where}]"
+    warning = "WARNING: CPU: 0 PID: 380 at fs/dcache.c:1616 umount_check+0x18d/0x1d0"
+    trace = at("d_walk", "shrink_dcache_for_umount", "kill_block_super")
+    assert blamed(head, "------------[ cut here ]------------", warning, "Call Trace:", *trace) == "unmount"
+
+
+@pytest.mark.parametrize("start", ["_stext", "__softirqentry_text_start", "__irqentry_text_end"])
+def test_the_start_of_a_section_is_not_blamed(start: str) -> None:
+    assert (
+        blamed("BUG: Bad page state in process a", "Call Trace:", *at("dump_stack", start, "culprit"))
+        == "culprit"
+    )
