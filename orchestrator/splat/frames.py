@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from orchestrator.splat import formats, rust
 from orchestrator.splat.kinds import Kind
-from orchestrator.splat.plumbing import PLUMBING
+from orchestrator.splat.plumbing import PLUMBING, PLUMBING_HEAD
 from orchestrator.splat.rules import Rule
 
 #: A stall is blamed on the function that one of these calls: the one that spins differs from run to run.
@@ -34,24 +34,40 @@ _DISPATCH = re.compile(
 )
 _IDLE = re.compile(r"\w*default_idle\w*|\w*safe_halt|cpu_idle\w*|arch_cpu_idle|rcu_gp_\w+|\w*mwait_idle\w*")
 #: A leak is blamed on the caller of the allocator, not on the allocator.
-_ALLOCATES = re.compile(r"alloc|^_*(?:pcpu|idr)_")
-_TICK = re.compile(r"\w*hrtimer_interrupt|update_process_times|tick_\w+|arch_timer_handler\w*")
-_IRQ_ENTRY = re.compile(formats.pattern("irq_entry", "__irq_svc"))
+_ALLOCATES = re.compile(
+    r"alloc|(?:mem|str)n?dup|printf|^_*(?:pcpu|idr|ida|xas?|radix_tree|mempool|bioset|sbitmap|percpu_ref|slab)_"
+    r"|^(?:__)?(?:get_free_pages?|kobject_set_name\w*|dev_set_name|percpu_counter_init\w*|rhashtable_init|create_object)$"
+)
+#: What runs in the interrupt that found the stall.
+_TICK = re.compile(
+    r"\w*hrtimer_interrupt|update_process_times|tick_\w+|arch_timer_handler\w*|rcu_sched_clock_irq|rcu_check_callbacks"
+    r"|watchdog_(?:overflow_callback|hardlockup\w*)"
+)
+#: A task that an interrupt preempted, at the top of its trace.
+_PREEMPTED = re.compile(r"preempt_schedule_irq|\w*irqentry_exit\w*|retint_kernel")
+_IRQ_ENTRY = re.compile(
+    formats.pattern(
+        "irq_entry",
+        r"__irq_svc|gic_handle_irq|handle_IPI|timer_interrupt|decrementer_common\w*|end_repeat_nmi|(?:asm_)?exc_nmi",
+    )
+)
 
 #: Where a trap instruction enters the kernel, and what is above that only if it was one of WARN() or BUG().
 _BUG_ENTRY = re.compile(formats.pattern("trap_entry"))
 _BUG_HANDLER = re.compile(formats.pattern("bug_handler", r"report_bug|(?:\w+_)?bug_handler"))
 
-_SUFFIX = re.compile(r"\.(?:isra|constprop|part|cold|llvm|lto_priv|\d).*$")
+_SUFFIX = re.compile(r"\.(?:isra|constprop|part|cold|llvm|lto_priv|cfi|cfi_jt|\d).*$")
 _SYSCALL = re.compile(
     rf"^(?:__)?(?:(?:{formats.pattern('system_call', 'se', 'do')})_)+(?:compat_)?sys_"
     r"|^(?:compat_)?(?:SyS|SYSC)_|^compat_sys_"
 )
+#: Behind a function in a decoded trace (scripts/decode_stacktrace.sh), in place of its offset.
+_PLACE = r" \((?:[\w./<>+~-]+|\?\?):[\d?]"
 #: One frame of a stack trace; ``doubt``: the unwinder is not sure.
 FRAME = re.compile(
     r"\s*(?:#\d+:?\s+)?(?:</?\w+>\s*)*(?:\[<?[0-9a-fx]+>?\]\s*)*(?P<doubt>\? ?)?"
     r"\(?(?P<f>[A-Za-z_][\w.$]*)\)?"
-    r"(?:\+0x[0-9a-f]+/0x[0-9a-f]+|(?= from \[?)|(?= [\w./-]+\.[chS]:\d+))"
+    rf"(?:\+0x[0-9a-f]+/0x[0-9a-f]+|(?= from \[?)|(?= [\w./-]+\.[chS]:\d+)|(?={_PLACE}))"
 )
 #: A call that does not return, as the last instruction of a function, is shown as the start of the next one.
 #: A frame that really is there, and is not a return address, has a mark on the architectures that show such.
@@ -65,15 +81,17 @@ _PC = re.compile(
 )
 #: The function that walks the stack, where it names its own start as the first frame.
 _WALKER = re.compile(formats.pattern("walker"))
-_WARN_AT = re.compile(r"WARNING: .* (?P<f>[A-Za-z_][\w.$]*)\+0x")
+_WARN_AT = re.compile(rf"WARNING: .* (?P<f>[A-Za-z_][\w.$]*)(?:\+0x|{_PLACE})")
 #: The CPU jumped to an address without code, through a wrong function pointer.
 JUMP = re.compile(
     formats.pattern("jump", rf"\b(?:{formats.pattern('pc')})\s*(?:0x[0-9a-f]+|\(null\))(?:\s|$)")
 )
 #: The register that holds the address to which a call returns.
-_LINK = re.compile(rf"^\s?(?:{formats.pattern('link')})(?P<f>[A-Za-z_][\w.$]*)\+0x")
+_LINK = re.compile(rf"^\s?(?:{formats.pattern('link')})(?P<f>[A-Za-z_][\w.$]*)(?:\+0x|{_PLACE})")
 #: The last owner of an object, as SLUB records it; a trace follows.
-_TRACK = re.compile(r"^(?:INFO: )?(?P<how>Allocated|Freed) in (?P<f>[A-Za-z_][\w.$]*)\+0x\S+ age=")
+_TRACK = re.compile(
+    r"^(?:INFO: )?(?P<how>Allocated|Freed) in (?P<f>[A-Za-z_][\w.$]*)(?:\+0x\S+| \(\S+(?: \S+)?\)) age="
+)
 #: A stack trace begins near this line.
 TRACE = re.compile(
     r"Call [Tt]race:|(?:stack|NMI) backtrace\b|^[Bb]acktrace|\btask:|CPU: \d+ (?:UID|PID)|Task dump for"
@@ -97,10 +115,13 @@ def function_name(symbol: str) -> str:
 
 
 @functools.lru_cache(4096)
-def is_plumbing(function: str) -> bool:
-    """Whether a report blames the function only if it shows no other."""
+def is_plumbing(function: str, *, head: bool = False) -> bool:
+    """Whether a report blames the function only if it shows no other.
+
+    :param head: the report's own head names it.
+    """
     name = rust.path(function) if function.startswith("_R") else _SUFFIX.sub("", function).lstrip("_")
-    return PLUMBING.fullmatch(name) is not None
+    return (PLUMBING_HEAD if head else PLUMBING).fullmatch(name) is not None
 
 
 def frame(line: str) -> tuple[str, bool]:
@@ -201,7 +222,8 @@ def _first(functions: Iterable[str]) -> str:
 
 def _stalled(lines: list[str]) -> str:
     for trace in _traces(lines):
-        if tick := next((at for at, f in enumerate(trace) if _TICK.fullmatch(f)), 0):
+        tick = next((at for at, f in enumerate(trace) if _TICK.fullmatch(f)), 0)
+        if tick := tick or next((at for at, f in enumerate(trace[:5]) if _PREEMPTED.fullmatch(f)), 0):
             trace = trace[
                 next((at for at, f in enumerate(trace) if at > tick and _IRQ_ENTRY.fullmatch(f)), tick) :
             ]
@@ -273,6 +295,8 @@ def blamed_function(rule: Rule, header: str, lines: list[str]) -> str:
         return caller
     heads = [header, *(match["f"] for line in lines[:8] if (match := _WARN_AT.search(line)))]
     heads = [name for name in heads if name]
+    if named := next((name for name in heads if not is_plumbing(name, head=True)), ""):
+        return named
     for part in (lines[:end], lines):
         frames = [name for trace in _traces(part) for name in trace]
         if function := _first([*heads, *_below(heads, frames)]) or _first(frames):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Split a console line into its printk records: time, caller and text of each.
 
+`prefix` takes off what collectors put before them.
+
 The guest is hostile: terminal escapes are removed, and the text of a record is bounded.
 """
 
@@ -9,21 +11,26 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from orchestrator.splat.prefix import STAMPED_WRITER, Prefix, peel
+
 MAX_TEXT = 512
 """Characters of one printk record that are read: the bound on the time that a hostile line can cost."""
 
-#: ``[    1.000000][  T123] text``; the caller only with CONFIG_PRINTK_CALLER.
-_STAMP = re.compile(rb"\[ *(?P<at>\d{1,9}\.\d{6})\](?:\[ *(?P<caller>[TC]\d{1,9})\])? ?")
-#: What raw records have before that: ``<6>`` (``dmesg -r``, pstore), ``kern  :info  : `` (``dmesg -x``).
-_PREFIX = re.compile(rb"<(?P<level>\d{1,3})>|(?P<name>[a-z]{2,8}) *:[a-z]{2,7} *: ")
-#: A record as ``/dev/kmsg`` gives it: ``6,339,5140900,-,caller=T1;text``.
-_DEV_KMSG = re.compile(
-    rb"(?P<level>\d{1,4}),\d+,(?P<us>\d{1,15}),[-c](?:,caller=(?P<caller>[TC]\d{1,9}))?[^;]{0,80};"
+#: What vendors print behind a stamp: CPU, task and pid in several forms, the time of day.
+_VENDOR = (
+    r" *-?\(\d{1,3}\)\[\d{1,7}:[^\]]{1,32}\]| {0,2}(?:[VDIWE] ?)?\[\d{1,3}: *[^\]]{1,40}: *\d{1,7}\]"
+    r"| ?\[pid:\d{1,7},cpu\d{1,3},[^\]]{1,32}\]| c\d{1,2} +\d{1,7} | ?\[\d{8}_[\d:.]{8,18}\]@\d+"
+)
+#: ``[    1.000000][  T123] text``; the caller only with CONFIG_PRINTK_CALLER. Within the brackets may follow
+#: the time since the last record (``dmesg -d``) or the time of day.
+_STAMP = re.compile(
+    r"\[ *(?P<at>\d{1,9}\.\d{6})(?:s| ?[</] ?[^\]]{1,40})?\]"
+    rf"(?: ?\[ *(?P<caller>[TC]\d{{1,9}})(?:@\w{{1,8}})?\])?(?:{_VENDOR})? ?".encode()
 )
 #: A printk stamp that begins a line.
-STAMPED = re.compile(rb"^(?:<\d{1,3}>)?\[ *\d{1,9}\.\d{6}\]", re.MULTILINE)
+STAMPED = re.compile(rb"^[^\[\n]{0,60}\[ *\d{1,9}\.\d{6}[\] s]", re.MULTILINE)
 #: One that is later than the time at which a kernel begins.
-RUNNING = re.compile(rb"^(?:<\d{1,3}>)?\[ *(?!0\.0{6})\d{1,9}\.\d{6}\]", re.MULTILINE)
+RUNNING = re.compile(rb"^[^\[\n]{0,60}\[ *(?!0\.0{6})\d{1,9}\.\d{6}[\] s]", re.MULTILINE)
 _JUNK = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]|[\x00-\x08\x0a-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]"
 )
@@ -34,13 +41,20 @@ class Record(NamedTuple):
 
     ``caller`` is ``T123`` (a task) or ``C1`` (a CPU in an interrupt), ``stamp`` the seconds as printed; both
     empty where the kernel does not print them. ``user``: the line says that a program wrote it (to
-    ``/dev/kmsg``), which a serial console does not tell.
+    ``/dev/kmsg``), which a serial console does not tell. ``kernel``: the line says that it is from the
+    kernel's log.
     """
 
     text: str
     caller: str = ""
     stamp: str = ""
     user: bool = False
+    kernel: bool = False
+
+    @property
+    def printed(self) -> bool:
+        """Whether the line shows that it is from the kernel's log, by its stamp or by its writer."""
+        return self.kernel or bool(self.stamp)
 
 
 def clean(raw: bytes) -> str:
@@ -50,32 +64,34 @@ def clean(raw: bytes) -> str:
 
 
 def records(line: bytes) -> list[Record]:
-    """The printk records of one line, in order; at least one."""
-    if line[:1].isdigit() and (kmsg := _DEV_KMSG.match(line)):
-        us = int(kmsg["us"])
-        stamp = f"{us // 1_000_000}.{us % 1_000_000:06}"
-        return [Record(clean(line[kmsg.end() :]), _caller(kmsg), stamp, int(kmsg["level"]) >= 8)]
+    """The printk records of one line, in order; none if the line says that it is of another process's log."""
     first = _STAMP.match(line)
     if first and not _STAMP.search(line, first.end()):
-        return [Record(clean(line[first.end() :]), _caller(first), first["at"].decode())]
-    stamps = list(_STAMP.finditer(line))
+        return _stamped(line, first, len(line), Prefix(b""))
+    prefix = peel(line)
+    line = prefix.text
+    if prefix.foreign:
+        return []
+    stamps = [] if prefix.stamp else list(_STAMP.finditer(line))
     if not stamps:
-        return [Record(clean(line))]
+        return [Record(clean(line), prefix.caller, prefix.stamp, prefix.user, prefix.kernel)]
     before = line[: stamps[0].start()]
-    prefix = _PREFIX.fullmatch(before) if before else None
-    pieces = [Record(clean(before))] if before.strip() and not prefix else []
+    pieces = [Record(clean(before), kernel=prefix.kernel)] if before.strip() else []
     ends = [stamp.start() for stamp in stamps[1:]]
-    user = prefix is not None and _by_user(prefix)
     for match, end in zip(stamps, [*ends, len(line)], strict=True):
-        text = clean(line[match.end() : end])
-        pieces.append(Record(text, _caller(match), match["at"].decode(), user))
+        pieces += _stamped(line, match, end, prefix)
     return pieces
 
 
-def _caller(match: re.Match[bytes]) -> str:
-    return (match["caller"] or b"").decode()
-
-
-def _by_user(prefix: re.Match[bytes]) -> bool:
-    """The upper bits of a level are its facility: 0 is the kernel, all others are writes by programs."""
-    return int(prefix["level"]) >= 8 if prefix["level"] else prefix["name"] != b"kern"
+def _stamped(line: bytes, stamp: re.Match[bytes], end: int, prefix: Prefix) -> list[Record]:
+    start, user = stamp.end(), prefix.user
+    # the journal's short-monotonic form has the writer behind the stamp; so has what a program logs
+    if writer := STAMPED_WRITER.match(line, start, end):
+        if writer["kernel"]:
+            start = writer.end()
+        elif writer["host"]:
+            return []
+        else:
+            user = True
+    caller = (stamp["caller"] or b"").decode() or prefix.caller
+    return [Record(clean(line[start:end]), caller, stamp["at"].decode(), user, prefix.kernel)]

@@ -44,17 +44,23 @@ _REGISTERS = formats.pattern("registers", r"r\d\d?", "psr")
 #: dumps of memory, held locks, rules.
 _BODY = re.compile(
     r"\s*</?[A-Z]+>|\s*(?:={8}|-{8}|\*{3} )|---\[|8<---"
-    rf"|\s?(?:{_REGISTERS}) ?: "
-    r"|RSP|Code: |E?IP: |RIP"
+    rf"|\s?(?:{_REGISTERS}) ?: +"
+    r"(?:\[?<?(?:0x)?[0-9a-f]{8,16}\b|\d{4}[ :]|[A-Za-z_][\w.$]*(?:\+0x| \()|0x0\b)"
+    r"|R[IS]P[: ]|Code: |E?IP: "
     r"|Call [Tt]race:|CPU: \d|Hardware name: |Modules linked in:|Workqueue: |task:|Tainted: |Stack: ?"
-    r"|[>\s]*[0-9a-f]{8,16}: [0-9a-f]|raw: [0-9a-f]{8}|\s*#\d+:? |\S+ locks? held by |no locks held by "
+    # memory, words of a stack (up to arm64 4.10 with the last digits of the address)
+    r"|[>\s]*[0-9a-f]{8,16}: [0-9a-f]|[0-9a-f]{4}: [0-9a-f]{8}"
+    r"|\s?(?:[0-9a-f]{8}(?:[0-9a-f]{8})? ){2}|raw: [0-9a-f]{8}"
+    r"|\s*#\d+:? |\S+ locks? held by |no locks held by "
     r"|Kernel panic - not syncing|Kernel Offset: |Rebooting in |Sending NMI|NMI backtrace|stack backtrace"
     r"|(?:Read|Write|Free) of |(?:Allocated|Freed) (?:by task|in) |The buggy address|Memory state around"
     r"|page:|page dumped because|vma [0-9a-f]|mm [0-9a-f]|hardirqs last|softirqs last|irq event stamp"
-    r"|INFO: |preempt_count|in_atomic|Preemption disabled|Internal error: |Mem abort info|Data abort info"
+    r"|INFO: (?:lockdep|Allocated|Freed|Slab|Object|0x|task )"
+    r"|preempt_count|in_atomic|Preemption disabled|Internal error: |Mem abort info|Data abort info"
     r"|\[[0-9a-f]{16}\] |(?:Redzone|Object|Padding|Bytes b4) +[0-9a-f]{8,16}: |(?:Slab|Object) 0x"
-    r"|PGD |#PF: |Oops|Reported by Kernel|Uninit was|Bytes? \d|value changed|rcu: |Showing "
-    r"|Possible |\s*-> #\d"
+    r"|PGD |#PF: |Oops|Reported by Kernel|Uninit was|Bytes? \d|value changed"
+    r"|Showing (?:all|busy|idle|backtrace)"
+    r"|rcu: (?:\s|INFO|rcu_\w+ kthread|RCU grace|Stack dump|Possible)|Possible |\s*-> #\d"
 )
 #: The task that prints, on a console without caller ids.
 _PID = re.compile(r"CPU: \d+ (?:UID: \d+ )?PID: (?P<pid>\d+) |\b(?:held by|by task) \S+/(?P<by>\d+)\b")
@@ -112,6 +118,8 @@ class Report:
     offset: int
     number: int
     """Of its first line, from 1."""
+    named: int = 0
+    """Of the line that gives its title."""
     lines: list[str] = field(default_factory=list)
     framed: bool = False
     traced: bool = False
@@ -137,7 +145,7 @@ class Report:
     def __post_init__(self) -> None:
         self.fatal = self.rule.fatal and not self.record.user
         self.caller = self.record.caller
-        self._last = self.number
+        self._last = self.named = self.number
         self._stamp = self.record.stamp
 
     @property
@@ -145,9 +153,9 @@ class Report:
         """The first line."""
         return self.record.text
 
-    def retitle(self, rule: Rule, match: re.Match[str], record: Record) -> None:
+    def retitle(self, rule: Rule, match: re.Match[str], record: Record, number: int) -> None:
         """A later line of the head describes the report better."""
-        self.rule, self.match, self.record = rule, match, record
+        self.rule, self.match, self.record, self.named = rule, match, record, number
 
     def by_same(self, record: Record) -> bool:
         """Whether a record has the same caller, as far as the console shows."""
@@ -160,7 +168,7 @@ class Report:
         """
         if record.user != self.record.user:
             return False
-        if self.record.stamp and not record.stamp:
+        if self.record.printed and not record.printed:
             return _DROPPED.match(record.text) is not None
         return (
             not self.caller or self.caller == record.caller or (self._sent_nmi and record.caller[:1] == "C")

@@ -29,7 +29,8 @@ class Rule:
     ``led``. ``object``: the report shows an object and who had it before its own trace, which a WARN() may
     print. ``stamped``: only behind a printk timestamp. ``bare``: the kernel prints no stack trace with it.
     ``line``: the report is this one line. ``raw``: not a printk record, it has no stamp. ``ignored``: not a
-    report, though it looks like one.
+    report, though it looks like one. ``asked``: it announces a restart. ``reason``: the message of a WARN(),
+    before or right behind its own line, whose rule has ``unsaid``.
     """
 
     kind: Kind
@@ -76,7 +77,9 @@ def _words(pattern: str) -> tuple[str, ...]:
 
 
 _K = Kind
-_IN = r"(?: (?:in|at|on) (?P<f>[A-Za-z_][\w.$]*)\+0x)?"
+#: Behind a function: its offset, or the place that decode_stacktrace.sh gives.
+_AT = r"(?:\+0x| \((?=[^ ()]*:[\d?]))"
+_IN = rf"(?: (?:in|at|on) (?P<f>[A-Za-z_][\w.$]*){_AT})?"
 _PANIC = r"Kernel panic - not syncing: "
 _SLAB = r"BUG \S+ \((?:Not tainted|Tainted).*?\): "
 
@@ -94,14 +97,14 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.KMSAN, rf"BUG: KMSAN: (?P<what>[\w-]+){_IN}", "KMSAN: {what}"),
     _rule(_K.UBSAN, r"UBSAN: (?P<what>[\w -]+?) in \S+:\d+", "UBSAN: {what}"),
     _rule(_K.UBSAN,
-          r"UBSAN: (?P<what>[\w -]+?)(?: at (?P<f>[A-Za-z_][\w.$]*)\+0x|: [0-9a-f]{16} \[#\d+\])",
+          rf"UBSAN: (?P<what>[\w -]+?)(?: at (?P<f>[A-Za-z_][\w.$]*){_AT}|: [0-9a-f]{{16}} \[#\d+\])",
           "UBSAN: {what}", flags="fatal head"),
     # lockdep
     _rule(_K.LOCKDEP,
           r"possible (?:circular|recursive) locking (?:dependency )?detected"
           r"|possible irq lock inversion",
           "possible deadlock", "lock"),
-    _rule(_K.LOCKDEP, r"IRQ-safe -> \w+-unsafe lock order detected", "possible deadlock", "irqlock"),
+    _rule(_K.LOCKDEP, r"[A-Z]+-safe -> \w+-unsafe lock order detected", "possible deadlock", "irqlock"),
     _rule(_K.LOCKDEP, r"(?:WARNING|INFO): (?P<what>inconsistent (?:lock|\{\S+\}) \w+)", "{what}", "lock",
           words=("inconsistent ",)),
     _rule(_K.LOCKDEP, r"(?P<what>bad (?:unlock balance|contention)) detected!", "WARNING: {what}", "lock"),
@@ -118,36 +121,44 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.LOCKDEP, r"WARNING: (?P<what>chain_key collision)", "WARNING: {what}"),
     _rule(_K.LOCKDEP, r"INFO: (?P<what>trying to register non-static key)", "INFO: {what}"),
     _rule(_K.LOCKDEP, r"BUG: (?P<what>MAX_\w+ too low)", "BUG: {what}", "none", "bare"),
+    _rule(_K.LOCKDEP, r"BUG: (?P<what>looking up invalid subclass): \d", "BUG: {what}"),
     _rule(_K.LOCKDEP,
-          r"BUG: (?P<what>looking up invalid subclass|key) .*(?:has not been registered|: \d)",
-          "BUG: {what}"),
-    _rule(_K.LOCKDEP, r"WARNING: .*kernel/locking/lockdep\.c:\d+", "WARNING: locking bug", flags="joins"),
+          r"BUG: key \S+ (?P<what>has not been registered)",
+          "BUG: key {what}", flags="head"),
+    _rule(_K.LOCKDEP,
+          r"WARNING: .*kernel/(?:locking/)?lockdep\.c:\d+",
+          "WARNING: locking bug", flags="joins"),
     # the reason, given just before (or inside) a WARN() or BUG()
     _rule(_K.REFCOUNT,
-          r"refcount_t: (?P<what>underflow|saturated|addition on 0|decrement hit 0|increment on 0)",
-          "refcount bug: {what}", flags="head joins"),
-    _rule(_K.REFCOUNT, r"WARNING: .*lib/refcount\.c:\d+", "refcount bug", flags="joins"),
+          r"refcount_t:? (?P<what>underflow|overflow|saturated|addition on 0|decrement hit 0|increment on 0)",
+          "refcount bug: {what}", flags="head joins reason"),
+    _rule(_K.REFCOUNT, r"WARNING: .*lib/refcount\.c:\d+", "refcount bug", flags="joins unsaid"),
     _rule(_K.LIST,
           r"(?:list_(?:add|del)|hlist_\w+) (?:double add|corruption)",
-          "corrupted list", flags="head joins", words=("double add", "corruption")),
+          "corrupted list", flags="head joins reason", words=("double add", "corruption")),
     _rule(_K.LIST,
           r"(?:kernel BUG at |WARNING: .*)\blib/list_debug\.c:\d+",
-          "corrupted list", flags="joins"),
+          "corrupted list", flags="joins unsaid"),
     _rule(_K.BUG,
-          r"usercopy: Kernel memory \w+ attempt detected",
+          r"usercopy: [Kk]ernel memory \w+ attempt detected",
           "BUG: bad usercopy", flags="fatal head"),
-    _rule(_K.WARNING, r"ODEBUG: .*\(active state \d", "WARNING: ODEBUG bug", flags="head joins"),
+    _rule(_K.WARNING, r"ODEBUG: .*\(active state \d", "WARNING: ODEBUG bug", flags="head joins reason"),
     _rule(_K.WARNING,
-          r"WARNING: .*lib/debugobjects\.c:\d+(?: at)?(?: (?P<f>[\w.$]+)\+)?",
-          "WARNING: ODEBUG bug", flags="head joins"),
+          r"WARNING: .*lib/debugobjects\.c:\d+(?: at)?(?: (?P<f>[\w.$]+)(?:\+| \())?",
+          "WARNING: ODEBUG bug", flags="head joins unsaid"),
     _rule(_K.BUG, r"rust_kernel: panicked at", "rust panic", flags="fatal head"),
     _rule(_K.OTHER,
           r"^(?P<what>[\w-]+): .*\bASSERT(?:ION)? FAILED\b",
           "{what}: ASSERT FAILED", "none", "head stamped bare"),
-    _rule(_K.BUG, r"BUG:? (?P<what>Dentry) .*still in use", "BUG: Dentry still in use", flags="head"),
+    # the kernel names the operation; the frames are those of any unmount
+    _rule(_K.BUG,
+          r"BUG:? Dentry .*still in use(?:.*\[(?P<f>unmount) of )?",
+          "BUG: Dentry still in use", "header", "head"),
     # lockups
     _rule(_K.SOFT_LOCKUP, r"BUG: soft lockup", "BUG: soft lockup", "stall"),
-    _rule(_K.HARD_LOCKUP, r"Watchdog detected hard LOCKUP", "hard LOCKUP", "stall", "fatal"),
+    _rule(_K.HARD_LOCKUP,
+          r"Watchdog detected hard LOCKUP",
+          "hard LOCKUP", "stall", "fatal head joins reason"),
     _rule(_K.RCU_STALL,
           r"\brcu\w* (?:self-)?detected (?:expedited )?stalls?\b",
           "INFO: rcu detected stall", "stall", "head"),
@@ -160,7 +171,7 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.HUNG_TASK, r"INFO: task .* can't die for more than", "INFO: task can't die", "hang"),
     _rule(_K.RCU_USE,
           r"Voluntary context switch within RCU read-side critical section!",
-          "voluntary context switch within RCU read-side critical section", flags="head joins"),
+          "voluntary context switch within RCU read-side critical section", flags="head joins reason"),
     _rule(_K.SEQ_FILE,
           r"seq_file: buggy \.next function (?P<f>[\w.$]+)",
           "seq_file: buggy .next function", "header", "line bare"),
@@ -178,7 +189,7 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.KMEMLEAK, r"^\s*unreferenced object 0x[0-9a-f]+ \(size", "memory leak", "leak", "joins"),
     # exceptions
     _rule(_K.OOPS,
-          r"(?:BUG|Unable).*(?:kernel|handle) NULL pointer dereference",
+          r"(?:BUG|Unable).*(?:[Kk]ernel|handle) NULL pointer dereference",
           "BUG: unable to handle kernel NULL pointer dereference", flags="fatal head"),
     _rule(_K.OOPS,
           r"BUG: unable to handle (?:kernel paging|page fault)|BUG: Unable to handle kernel "
@@ -206,6 +217,7 @@ RULES: tuple[Rule, ...] = (
           "kernel BUG", flags="fatal head joins"),
     _rule(_K.BUG, r"^BUG at (?P<f>[A-Za-z_]\w*):\d+ \(\d+\)", "BUG: maple tree"),
     _rule(_K.WARNING, r"^WARN at (?P<f>[A-Za-z_]\w*):\d+ \(\d+\)", "WARNING: maple tree"),
+    _rule(_K.PANIC, r"---\[ end Kernel panic", "", "none", "ignored"),
     _rule(_K.OOPS, r"Internal error: .*\[#\d+\]", "Internal error", flags="fatal joins"),
     _rule(_K.OOPS, r"\bOops - (?P<what>[\w -]+) \[#\d+\]", "Oops: {what}", flags="fatal joins"),
     _rule(_K.OOPS, r"\bOops(?::.*)? ?\[#\d+\]", "Oops", flags="fatal joins"),
@@ -232,7 +244,7 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.BUG,
           r"BUG: (?P<what>Bad page (?:state|map|cache)"
           r"|scheduling (?:while atomic|in a non-blocking section)|sleeping function called"
-          r" from invalid context|assuming (?:non-)?atomic context"
+          r" from invalid context|assuming (?:atomic|non migratable) context"
           r"|(?:spin|rw)lock (?:bad magic|(?:cpu )?recursion|wrong \w+|already unlocked)"
           r"|using \w+\(\) in preemptible)",
           "BUG: {what}"),
@@ -252,18 +264,18 @@ RULES: tuple[Rule, ...] = (
           "BUG: slab: {what}", "owner", "tail led object", words=("BUG ",)),
     _rule(_K.BUG, rf"{_SLAB}(?P<what>[\w -]+)", "BUG: slab: {what}", flags="tail object", words=("BUG ",)),
     _rule(_K.BUG,
-          r"INFO: (?:Allocated|Freed) in (?P<f>[\w.$]+)\+0x\S+ age=",
+          rf"INFO: (?:Allocated|Freed) in (?P<f>[\w.$]+){_AT}.* age=",
           "BUG: slab object", "header", "tail"),
     _rule(_K.WARNING,
-          r"WARNING: CPU: \d+ PID: \d+ at (?P<file>[^\s:]+):\d+(?: (?P<f>[\w.$]+)\+)?",
-          "WARNING", flags="joins"),
+          r"WARNING: CPU: \d+ PID: \d+ at (?P<file>[^\s:]+):\d+(?: (?P<f>[A-Za-z_][\w.$]*)(?:\+| \())?",
+          "WARNING", flags="joins unsaid"),
     _rule(_K.WARNING,
-          r"WARNING: at (?P<file>[^\s:]+):\d+(?: (?P<f>[A-Za-z_][\w.$]*)\+)?",
-          "WARNING", flags="joins"),
-    _rule(_K.WARNING, r"WARNING: at (?P<f>[A-Za-z_][\w.$]*)\+0x", "WARNING", flags="joins"),
+          r"WARNING: at (?P<file>[^\s:]+):\d+(?: (?P<f>[A-Za-z_][\w.$]*)(?:\+| \())?",
+          "WARNING", flags="joins unsaid"),
+    _rule(_K.WARNING, rf"WARNING: at (?P<f>[A-Za-z_][\w.$]*){_AT}", "WARNING", flags="joins unsaid"),
     _rule(_K.WARNING,
           r"WARNING: (?P<file>[^\s:]+):\d+ at (?P<f>[A-Za-z_][\w.$]*)?",
-          "WARNING", flags="joins"),
+          "WARNING", flags="joins unsaid"),
     _rule(_K.WARNING,
           r"WARNING: kernel stack (?:regs|frame pointer) at .* has bad",
           "WARNING: kernel stack has bad value", "none", "bare"),
@@ -274,6 +286,13 @@ RULES: tuple[Rule, ...] = (
     _rule(_K.BUG, r"^(?:\[ )?BUG: (?P<what>[A-Za-z][\w ]{0,60})", "BUG: {what}", flags="stamped bare",
           words=("BUG: ",)),
     _rule(_K.WARNING, r"-----\[ cut here \]-----", "WARNING", flags="head joins weak"),
+    _rule(_K.REBOOT,
+          r"^(?:reboot: |sysrq: |SysRq : )?(?:Restarting system|machine restart|Power down)"
+          r"|^(?:reboot: |sysrq: |SysRq : )?(?:System halted|Resetting\b)"
+          r"|^(?:kexec\w*: )?Starting (?:new|crashdump) kernel|^Rebooting in \d+ seconds",
+          "", "none", "ignored asked",
+          ("Restarting system", "machine restart", "Power down", "System halted", "Resetting",
+           "Starting new kernel", "Starting crashdump kernel", "Rebooting in ")),
     _rule(_K.REBOOT, r"^Linux version \d", "unexpected reboot", "none", "fatal stamped line bare"),
     _rule(_K.REBOOT,
           r"^(?:Decompressing Linux\.\.\.|Booting the kernel\b)",
@@ -285,7 +304,7 @@ RULES: tuple[Rule, ...] = (
 )
 #: Every line that a rule can match contains one of these. Searching for bytes first makes a flood cheap.
 HINTS: tuple[bytes, ...] = (
-    b"BUG", b"WARNING", b"UBSAN: ", b"INFO: ", b"detected", b"IRQ-safe", b"refcount_t", b"corruption",
+    b"BUG", b"WARNING", b"UBSAN: ", b"INFO: ", b"detected", b"-safe -> ", b"refcount_t", b"corruption",
     b"double add", b"LOCKUP", b" kthread ", b"ODEBUG: ", b"usercopy: ", b"rust_kernel", b"FAILED",
     b"unregister_netdevice", b"lab error in", b"lab corruption", b"file count", b"blocked ", b"PANIC",
     b"WARN at",
@@ -293,7 +312,8 @@ HINTS: tuple[bytes, ...] = (
     b"stack overflow", b"Insufficient stack", b"protection fault", b" [#", b"Unhandled ", b"Internal error",
     b"Oops", b"Kernel panic", b"VFS: Busy", b"cut here", b"Linux version",
     b"Decompressing ", b"Booting the kernel", b"SYZF", b"Alignment trap", b"registers", b"wrong direction",
-    b" overwritten] 0x",
+    b" overwritten] 0x", b"Restarting system", b"machine restart", b"Power down", b"System halted",
+    b"Resetting", b"Starting new kernel", b"Starting crashdump kernel", b"Rebooting in",
 )
 # fmt: on
 

@@ -95,7 +95,7 @@ class Scanner:
         self._counts: dict[str, int] = {}
         self._heads: dict[str, int] = {}
         self._head_fingerprints: dict[str, str] = {}
-        self._booted = False
+        self._booted = self._restarts = False
         self._pending: list[Splat] = []
 
     def feed(self, data: bytes) -> list[Splat]:
@@ -224,7 +224,11 @@ class Scanner:
                 break
         else:
             return None
-        if "ignored" in rule.flags or not self._printed(record, rule, offset):
+        if not self._printed(record, rule, offset):
+            return None
+        if not record.user and ("asked" in rule.flags or rule.kind in (Kind.PANIC, Kind.OOM_PANIC)):
+            self._restarts = True
+        if "ignored" in rule.flags:
             return None
         if rule.kind is Kind.REBOOT and not self._rebooted(record, offset):
             return None
@@ -260,14 +264,17 @@ class Scanner:
 
     def _printed(self, record: Record, rule: Rule, offset: int) -> bool:
         """Whether the kernel can have printed it: a kernel that stamps lines stamps every line."""
-        if record.stamp or "raw" in rule.flags:
-            return bool(record.stamp) is not ("raw" in rule.flags)
+        if record.printed or "raw" in rule.flags:
+            return record.printed is not ("raw" in rule.flags)
         stamping = self._stamped_at is not None and self._stamped_at < offset
         return not stamping and "stamped" not in rule.flags
 
     def _rebooted(self, record: Record, offset: int) -> bool:
-        """Whether the banner is of a later boot than the console's first."""
-        if record.stamp and not record.stamp.startswith("0.0"):
+        """Whether the banner is of a later boot than the console's first, and nothing said why.
+
+        The kernel says that it restarts: when it was asked to, and when it panics.
+        """
+        if record.printed and not record.stamp.startswith("0.0"):
             return False
         before = self._booted or (self._running_at is not None and self._running_at < offset)
         # the decompressor prints before the banner of the same boot
@@ -275,7 +282,9 @@ class Scanner:
         self._running_at = self._running_at if record.stamp else None
         for report in list(self._open) if before else ():
             self._close(report)
-        return before
+        # what the decompressor prints and the banner are of one boot
+        said, self._restarts = self._restarts, self._restarts and not record.stamp
+        return before and not said
 
     def _joined(self, report: Report, rule: Rule, match: re.Match[str], record: Record) -> bool:
         """Whether a line continues the head of a report, rather than begins a new splat."""
@@ -283,15 +292,19 @@ class Scanner:
             joins = "tail" not in rule.flags
         else:
             joins = "head" in report.rule.flags and "joins" in rule.flags
-        joins = joins and not report.framed and rule is not report.rule and len(report.lines) <= MAX_HEAD
+        reason = "unsaid" in report.rule.flags and "reason" in rule.flags
+        joins = (joins or reason) and not report.framed and rule is not report.rule
+        joins = joins and len(report.lines) <= MAX_HEAD and (not reason or self._number - report.named <= 2)
         if "object" in report.rule.flags:
             joins = rule.kind is Kind.WARNING and "joins" in rule.flags and not report.traced
         if not joins:
             return False
         report.fatal = report.fatal or (rule.fatal and not record.user)
         if "weak" in report.rule.flags:
-            report.retitle(rule, match, record)
+            report.retitle(rule, match, record, self._number)
             self._notice(report)
+        elif reason:
+            report.retitle(rule, match, report.record, self._number)
         return True
 
     def _trailed(self, same: Report | None, rule: Rule, record: Record, offset: int) -> bool:

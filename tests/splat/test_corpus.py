@@ -50,13 +50,14 @@ MISSES = {
     "160": "theirs leaves out what the unwinder doubts, which is who jumped to where there is no function",
     "256": "theirs leaves out what the unwinder doubts, which is who jumped to where there is no function",
     "480": "no frame is sure after a jump to where there is no function; ours takes the first",
+    "338": "theirs takes a test named after the allocator for the allocator; the report's own head names it",
+    "340": "theirs takes a test named after the allocator for the allocator; the report's own head names it",
     "134": "a line of the report is torn, though its trace is whole",
     "200": "another task's report is mixed in without a pid, so that it cannot be told",
     "354": "the firmware's line shares one with the kernel's next",
     "492": "of two CPUs' traces the first is of a timer that was interrupted, theirs is the other",
     "548": "32 bit arm: all frames are plumbing, theirs names the exception's entry",
     "604": "the only frame is the entry of a system call",
-    "624": "theirs says `unmount`, which is no frame; ours names the frame",
     "628": "theirs names the lock function, ours its caller, as in all others",
     "632": "two CPUs' idle tasks print with the same caller",
     "714": "32 bit arm: the unwinder's name is that of the function behind a call that does not return",
@@ -160,4 +161,4 @@ def test_public_collection(capsys: pytest.CaptureFixture[str]) -> None:
     assert [log.name for log in logs if log.found and not log.titles] == []
     assert found["presence"].share >= 0.99
     assert found["class"].share >= 0.96
-    assert found["function"].share >= 0.92
+    assert found["function"].share >= 0.96

@@ -164,3 +164,276 @@ def test_the_start_of_the_function_that_walks_the_stack_is_its_own() -> None:
     assert "sysrq_handle_crash+0x1a" in frames.with_call_site(
         other, [walker], lambda _: "sysrq_handle_crash+0x1a/0x1a"
     )
+
+
+# --- decoded traces
+
+PLACES = [
+    "(fs/gadget.c:55)",
+    "(/build/linux/fs/gadget.c:55 fs/inline.h:12)",
+    "(fs/gadget.c:55 (discriminator 3))",
+    "(??:?)",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("module", ["", " gadget", " [gadget]"])
+@pytest.mark.parametrize(
+    ("head", "function"),
+    [
+        (["BUG: kernel NULL pointer dereference, address: 0", "RIP: 0010:strlen {}"], "gadget_name"),
+        (["BUG: kernel NULL pointer dereference, address: 0", "RIP: 0010:gadget_x {}"], "gadget_x"),
+        (
+            [
+                "Unable to handle kernel paging request at virtual address 0",
+                "pc : strlen {}",
+                "lr : gadget_y {}",
+            ],
+            "gadget_y",
+        ),
+        (["BUG: KASAN: slab-out-of-bounds in gadget_z {}"], "gadget_z"),
+        (["BUG: KASAN: slab-out-of-bounds in memcpy {}"], "gadget_name"),
+        (["WARNING: CPU: 0 PID: 1 at fs/gadget.c:12 gadget_w {}"], "gadget_w"),
+        (["WARNING: fs/gadget.c:12 at gadget_v {}, CPU#1: a/1"], "gadget_v"),
+        (["INFO: task a:1 blocked for more than 120 seconds."], "gadget_name"),
+        (["watchdog: BUG: soft lockup - CPU#0 stuck for 22s!"], "gadget_ioctl"),
+    ],
+)
+def test_a_decoded_trace_is_read_like_any_other(
+    place: str, module: str, head: list[str], function: str
+) -> None:
+    trace = [
+        "<TASK>",
+        "? __die_body {}",
+        "strlen {}",
+        "gadget_name {}",
+        "gadget_ioctl {}",
+        "__x64_sys_ioctl {}",
+        "</TASK>",
+    ]
+    lines = [
+        f"{line.format(place)}{module if line.endswith('{}') else ''}"
+        for line in (*head, "Call Trace:", *trace)
+    ]
+    scanner = Scanner()
+    scanner.feed("".join(f"[    1.000000] {line}\n" for line in lines).encode())
+    (found,) = scanner.finish()
+    assert (found.function, found.corrupted) == (function, False)
+
+
+# --- plumbing
+
+
+@pytest.mark.parametrize(
+    "culprit",
+    [
+        "kmalloc_oob_right",
+        "kmalloc_uaf_memset",
+        "krealloc_more_oob",
+        "kasan_global_oob_right",
+        "kasan_stack_oob",
+        "kmem_cache_oob",
+        "mempool_oob_right_helper",
+        "vmalloc_oob",
+        "copy_user_test_oob",
+        "rb_insert_pages",
+        "rb_allocate_cpu_buffer",
+        "list_devices",
+        "list_widgets",
+        "print_gadget",
+        "report_gadget",
+        "nmi_gadget",
+        "die_temperature",
+        "oops_counter",
+        "warn_gadget",
+        "up_gadget",
+        "schedule_gadget",
+        "bitmap_daemon_work",
+        "entry_gadget",
+        "gadget_copy_from_user",
+    ],
+)
+def test_the_name_in_the_head_is_not_swallowed_by_a_family(culprit: str) -> None:
+    head = f"BUG: KASAN: slab-out-of-bounds in {culprit}+0x190/0x3b8 [gadget]"
+    assert (
+        blamed(head, "Call Trace:", *at("dump_stack_lvl", "kasan_report", culprit, "kunit_try_run_case"))
+        == culprit
+    )
+    assert (
+        blamed(f"WARNING: CPU: 0 PID: 1 at fs/x.c:1 {culprit}+0x1/0x2", "Call Trace:", *at(culprit, "caller"))
+        == culprit
+    )
+
+
+@pytest.mark.parametrize(
+    "helper",
+    [
+        "kmalloc",
+        "__kmalloc_node_track_caller_noprof",
+        "kvmalloc_array_noprof",
+        "__kvmalloc_node",
+        "kmemdup_noprof",
+        "kfree_sensitive",
+        "kvfree",
+        "kmem_cache_alloc_lru_noprof",
+        "vmalloc_user",
+        "__list_del_entry_valid_or_report",
+        "__list_add_valid",
+        "list_lru_add",
+        "rb_erase",
+        "rb_insert_color",
+        "memdup_user_nul",
+        "_copy_from_user",
+        "__copy_to_user_inatomic",
+        "down_read_killable",
+        "__warn_printk",
+        "report_bug",
+        "die_addr",
+        "print_hex_dump",
+        "hex_dump_to_buffer",
+        "hex_string",
+        "vsnprintf",
+        "symbol_string",
+        "seq_printf",
+        "format_decode",
+        "number",
+        "kstrtoull",
+        "__set_page_owner_handle",
+        "save_stack",
+        "validate_chain",
+        "check_prev_add",
+        "lock_sync",
+        "hlock_class",
+        "__dentry_kill",
+        "shrink_dentry_list",
+        "dput",
+        "hrtimer_try_to_cancel",
+        "enqueue_timer",
+        "timer_fixup_activate",
+        "lookup_object_or_alloc",
+        "__cfi_check",
+        "__cfi_slowpath_diag",
+        "__cfi_check_fail",
+        "__ubsan_handle_cfi_check_fail_abort",
+        "dump_backtrace.cfi_jt",
+    ],
+)
+def test_a_helper_is_not_blamed_while_there_is_another(helper: str) -> None:
+    assert (
+        blamed("BUG: Bad page state in process a", "Call Trace:", *at("dump_stack", helper, "culprit"))
+        == "culprit"
+    )
+    assert (
+        blamed(f"BUG: KASAN: use-after-free in {helper}+0x1/0x2", "Call Trace:", *at(helper, "culprit"))
+        == "culprit"
+    )
+
+
+@pytest.mark.parametrize(
+    "handlers",
+    [
+        ["__ubsan_handle_cfi_check_fail_abort", "__cfi_check"],
+        ["__cfi_check_fail", "__cfi_check"],
+        ["__cfi_slowpath_diag"],
+    ],
+)
+def test_the_handlers_of_old_cfi_are_not_blamed(handlers: list[str]) -> None:
+    head = [
+        "Kernel panic - not syncing: CFI failure (target: 0x0)",
+        "Call trace:",
+        " dump_backtrace.cfi_jt+0x0/0x4",
+    ]
+    assert blamed(*head, *at("show_stack", "panic", *handlers, "gadget_thread", "kthread")) == "gadget_thread"
+
+
+# --- stalls and leaks
+
+TICKS = ["rcu_sched_clock_irq", "update_process_times", "tick_sched_handle", "hrtimer_interrupt"]
+
+
+@pytest.mark.parametrize(
+    "through",
+    [
+        ["__sysvec_apic_timer_interrupt", "sysvec_apic_timer_interrupt", "asm_sysvec_apic_timer_interrupt"],
+        [
+            "instr_sysvec_apic_timer_interrupt",
+            "sysvec_apic_timer_interrupt",
+            "asm_sysvec_apic_timer_interrupt",
+        ],
+        ["sysvec_hyperv_stimer0", "asm_sysvec_hyperv_stimer0"],
+        ["xen_timer_interrupt", "sysvec_xen_hvm_callback", "asm_sysvec_xen_hvm_callback"],
+        ["smp_apic_timer_interrupt", "apic_timer_interrupt"],
+        ["arch_timer_handler_virt", "gic_handle_irq", "el1_interrupt", "el1h_64_irq_handler", "el1h_64_irq"],
+    ],
+)
+def test_a_stall_is_blamed_on_what_the_interrupt_interrupted(through: list[str]) -> None:
+    head = ["rcu: INFO: rcu_preempt self-detected stall on CPU", "Call Trace:", " <IRQ>"]
+    task = at("gadget_spin", "gadget_ioctl", "__x64_sys_ioctl", "do_syscall_64")
+    assert blamed(*head, *at("dump_stack", *TICKS, *through), " </IRQ>", *task) == "gadget_ioctl"
+
+
+@pytest.mark.parametrize(
+    "by",
+    [
+        ["irqentry_exit", "sysvec_apic_timer_interrupt", "asm_sysvec_apic_timer_interrupt"],
+        ["el1_interrupt", "el1h_64_irq_handler", "el1h_64_irq"],
+        ["retint_kernel"],
+    ],
+)
+def test_a_task_that_was_preempted_stalls_where_it_was(by: list[str]) -> None:
+    head = [
+        "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+        "task:a state:R  running task",
+        "Call Trace:",
+    ]
+    assert (
+        blamed(
+            *head,
+            *at("__schedule", "preempt_schedule_irq", *by, "gadget_spin", "gadget_ioctl", "__x64_sys_ioctl"),
+        )
+        == "gadget_ioctl"
+    )
+
+
+@pytest.mark.parametrize(
+    "helper",
+    [
+        "kmemdup",
+        "kstrdup",
+        "memdup_user",
+        "kvasprintf",
+        "kobject_set_name_vargs",
+        "idr_get_free",
+        "xas_create",
+        "mempool_init_node",
+        "percpu_ref_init",
+        "__alloc_skb",
+    ],
+)
+def test_a_leak_is_not_blamed_on_who_allocates(helper: str) -> None:
+    head = [
+        "BUG: memory leak",
+        "unreferenced object 0xffff888 (size 64):",
+        '  comm "a", pid 1',
+        "  backtrace (crc 0):",
+    ]
+    assert (
+        blamed(*head, *at("kmem_cache_alloc_noprof", helper, "gadget_open", "do_dentry_open"))
+        == "gadget_open"
+    )
+
+
+@pytest.mark.parametrize("where", ["ext4 sda1", "proc proc", "tmpfs tmpfs"])
+def test_a_dentry_in_use_is_blamed_on_the_operation_that_the_kernel_names(where: str) -> None:
+    head = f"BUG: Dentry ffff88810e2ca880{{i=0,n=a}}  still in use (1) [unmount of {where}]"
+    warning = "WARNING: CPU: 0 PID: 380 at fs/dcache.c:1616 umount_check+0x18d/0x1d0"
+    trace = at("d_walk", "shrink_dcache_for_umount", "kill_block_super")
+    assert blamed(head, "------------[ cut here ]------------", warning, "Call Trace:", *trace) == "unmount"
+
+
+@pytest.mark.parametrize("start", ["_stext", "__softirqentry_text_start", "__irqentry_text_end"])
+def test_the_start_of_a_section_is_not_blamed(start: str) -> None:
+    assert (
+        blamed("BUG: Bad page state in process a", "Call Trace:", *at("dump_stack", start, "culprit"))
+        == "culprit"
+    )

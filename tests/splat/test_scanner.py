@@ -506,6 +506,12 @@ SAMPLES = [
     (Kind.LOCKDEP, "WARNING: lock held when returning to user space!"),
     (Kind.LOCKDEP, "WARNING: chain_key collision"),
     (Kind.LOCKDEP, "BUG: key ffff888005d4c840 has not been registered!"),
+    (Kind.LOCKDEP, "BUG: looking up invalid subclass: 8"),
+    (Kind.LOCKDEP, "WARNING: RECLAIM_FS-safe -> RECLAIM_FS-unsafe lock order detected"),
+    (Kind.REFCOUNT, "refcount_t overflow at f+0x1/0x2 in a[1], uid/euid: 0/0"),
+    (Kind.BUG, "BUG: assuming non migratable context at fs/x.c:1"),
+    (Kind.BUG, "usercopy: kernel memory exposure attempt detected from ffff (kmalloc-64) (65 bytes)"),
+    (Kind.OOPS, "BUG: Kernel NULL pointer dereference on read at 0x00000000"),
     (Kind.BUG, "usercopy: Kernel memory overwrite attempt detected to SLUB object 'x' (offset 0, size 8)!"),
     (Kind.WARNING, "ODEBUG: free active (active state 0) object: 1 object type: work_struct hint: f+0x0/0x1"),
     (Kind.WARNING, "WARNING: CPU: 0 PID: 1 at lib/debugobjects.c:505 debug_print_object+0xb0/0xc4"),
@@ -542,7 +548,9 @@ SILENT = [(None, line) for line in (
     "a[12]: segfault at 0 ip 00000000004cb420 sp 00007f27fd37a250 error 15 in a[4c9000+3000]",
     "sysrq: HELP : loglevel(0-9) reboot(b) crash(c)",
     "ODEBUG: Out of memory. ODEBUG disabled",
+    "reboot: Restarting system",
     # follows a report, or goes before one
+    "---[ end Kernel panic - not syncing: VFS: Unable to mount root fs ]---",
     "[End Poison overwritten] 0x00000000d1b2a7c3-0x00000000d1b2a7c3 @offset=3103. First byte 0x0",
 )]  # fmt: skip
 
