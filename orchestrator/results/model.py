@@ -68,8 +68,8 @@ STOP_BISECT = 128
 #: Fingerprints of what is seen of a kernel without a report on its console.
 GUEST_DIED, TAINTED = "guest-died", "tainted"
 
-#: The case ids that every cell has besides those of its suites.
-CELL_CASES = ("config", "build", "boot", "proof", "shutdown")
+#: The case ids that a cell has besides those of its suites; the last one only after an unexpected fault.
+CELL_CASES = ("config", "build", "boot", "proof", "shutdown", "cell")
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
