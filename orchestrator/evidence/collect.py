@@ -223,7 +223,10 @@ class _Gatherer:
 
     def _write_core(self) -> None:
         guest = self.guest
-        with self.core.open("w+b") as stream, guest.within(self.remaining_s()):
+        # the guest's memory has the keys of the run
+        core = os.open(self.core, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(core, "w+b") as stream, guest.within(self.remaining_s()):
+            os.fchmod(stream.fileno(), 0o600)
             formats = guest.qmp("query-dump-guest-memory-capability")["formats"]
             guest.send_fd("core", stream.fileno())
             arguments = {"paging": False, "protocol": "fd:core", "detach": True}
