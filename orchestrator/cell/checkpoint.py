@@ -23,12 +23,16 @@ MOST_ATTEMPTS = 3
 
 
 class ProgramOutcome(msgspec.Struct, kw_only=True):
-    """What a program came to. ``attempts`` counts its starts; ``cases`` is ``None`` until it has ended."""
+    """What a program came to. ``attempts`` counts its starts; ``cases`` is ``None`` until it has ended.
+
+    ``fault`` as of ``ProgramResult``.
+    """
 
     attempts: int = 0
     cases: tuple[Case, ...] | None = None
     numbers: Numbers = Numbers()
     duration_s: float = 0.0
+    fault: str = ""
 
 
 class Progress(msgspec.Struct, kw_only=True):

@@ -35,10 +35,12 @@ from orchestrator.suites import catalog, delays
 from orchestrator.suites.catalog import Suite
 from orchestrator.verdict import known
 from orchestrator.verdict.expected import complete
-from orchestrator.verdict.program import Numbers
+from orchestrator.verdict.program import Numbers, inconclusive
 from orchestrator.vm.machine import Guest
 from orchestrator.vm.ssh import Lost
 
+#: So many programs of a cell may hang or flood because of the same fault.
+_SAME_FAULT = 2
 #: Guests of a cell whose memory is kept when a program hangs in them.
 _DUMPS = 2
 
@@ -172,13 +174,30 @@ class SuiteRun:
                 lost = error
             except Exception as error:
                 result = self._fault(case_id, error, result)
-        outcome.cases, outcome.numbers = result.cases, result.numbers
+        outcome.cases, outcome.numbers, outcome.fault = result.cases, result.numbers, result.fault
+        self._give_up(result.fault)
         self._keep()
         if result.lost:
             self._cell.say("lost", next(case.reason for case in result.cases if case.id == case_id))
         elif lost is not None:
             not_answering(self._cell, lost, since=since, after=case_id)
         return not result.lost and lost is None
+
+    def _give_up(self, fault: str) -> None:
+        """Leave out the rest of the cell after the second program that the same fault took down.
+
+        Each further one would cost as much time, and say the same.
+        """
+        same = [case_id for case_id, outcome in self._progress.programs.items() if outcome.fault == fault]
+        if not fault or len(same) < _SAME_FAULT:
+            return
+        reason = f"not run: {fault} took down {' and '.join(same)}; alone it can still be run"
+        for suite, name in self._queue:
+            case_id = f"{suite.name}/{name}"
+            self._outcome(suite, name).cases = (inconclusive(case_id, reason),)
+        if self._queue:
+            self._cell.say("given up", f"{len(self._queue)} programs: {reason}")
+        self._queue.clear()
 
     def _fault(self, case_id: str, error: Exception, result: ProgramResult | None = None) -> ProgramResult:
         """The result of a program during which orchestrate itself failed; its guest is not used again."""

@@ -47,11 +47,15 @@ _KEYS = {
 class HangReport(msgspec.Struct, frozen=True):
     """The evidence of a hang.
 
-    ``reason`` is one line, empty if unknown; ``detail`` names the files with the evidence.
+    ``reason`` is one line, empty if unknown; ``detail`` names the files with the evidence. ``server`` says
+    what happened to the guest's SSH server, if something did and the kernel still tells. ``place`` is the
+    kernel function in which the first task that hangs waits.
     """
 
     reason: str = ""
     detail: str = ""
+    server: str = ""
+    place: str = ""
 
 
 class HangProbe(msgspec.Struct, frozen=True):
@@ -121,7 +125,9 @@ class _Gatherer:
         explanation = hang.explain(tasks, holders, arch=self.guest.spec.arch)
         reason = "; ".join(word for word in (explanation, self.locks) if word)
         self._write(reason)
-        return HangReport(reason, "\n".join(self.notes))
+        return HangReport(
+            reason, "\n".join(self.notes), server=hang.server_state(tasks), place=hang.place(tasks)
+        )
 
     def _step(self, name: str, step: Callable[[], object]) -> bool:
         """Run a step; whether it succeeded. A failure becomes a note."""

@@ -19,7 +19,7 @@ from orchestrator.vm.console import Console
 from orchestrator.vm.emulator import Emulator
 from orchestrator.vm.qemu import GuestSpec
 from orchestrator.vm.rootfs.overlay import RunKeys
-from orchestrator.vm.ssh import Late, Lost, Mark, Ran, Refused, Ssh
+from orchestrator.vm.ssh import Futile, Futility, Late, Lost, Mark, Ran, Refused, Ssh
 
 BANNER = rb"Linux version (\S+) "
 #: Seconds from the kernel's banner to readiness on the machine that the suites' time-outs were written for.
@@ -224,9 +224,11 @@ class Guest(Emulator):
         options: Sequence[str] = (),
         mark: Mark | None = None,
         late: Late | None = None,
+        futile: Callable[[], Futility | None] = lambda: None,
     ) -> Ran:
         """Run a command in the guest; see ``Ssh.run``. The limit is the caller's, already scaled.
 
+        :raises Futile: it is not waited for, see ``Ssh.run``.
         :raises Lost: the guest died, or does not answer; the message says which.
         """
         try:
@@ -239,8 +241,11 @@ class Guest(Emulator):
                 mark=mark,
                 late=late,
                 death=self.death,
+                futile=futile,
                 patience=self.factor,
             )
+        except Futile:
+            raise
         except Lost as error:
             if reason := self.ending():
                 fatal = Lost(reason)

@@ -32,7 +32,20 @@ from orchestrator.vm.trailer import TRAILER_LIMIT, Trailer
 # QEMU's port forward accepts before the guest listens; retries must not log tracebacks
 logging.getLogger("paramiko.transport").setLevel(logging.CRITICAL)
 
-__all__ = ["RUNNER", "Late", "Lost", "Mark", "Ran", "Refused", "Silent", "Ssh", "Trailer", "Unreported"]
+__all__ = [
+    "RUNNER",
+    "Futile",
+    "Futility",
+    "Late",
+    "Lost",
+    "Mark",
+    "Ran",
+    "Refused",
+    "Silent",
+    "Ssh",
+    "Trailer",
+    "Unreported",
+]
 
 #: The in-guest runner that every command goes through.
 RUNNER = str(overlay.RUNNER)
@@ -43,6 +56,21 @@ _ANSWER_S = 30.0
 
 class Silent(Lost):
     """Nothing came back in time, but the connection was not closed."""
+
+
+class Futility(msgspec.Struct, frozen=True):
+    """Why a command is not waited for any more; ``hangs``: its guest may be examined for a hang."""
+
+    reason: str
+    hangs: bool = False
+
+
+class Futile(Lost):
+    """Nothing that the command may still do can change its verdict; the guest still runs."""
+
+    def __init__(self, why: Futility) -> None:
+        super().__init__(why.reason)
+        self.why = why
 
 
 class Unreported(Lost):
@@ -150,6 +178,7 @@ class Ssh:
         mark: Mark | None = None,
         late: Late | None = None,
         death: Callable[[], str] = lambda: "",
+        futile: Callable[[], Futility | None] = lambda: None,
         patience: float = 1.0,
     ) -> Ran:
         """Run a command in the guest.
@@ -159,7 +188,10 @@ class Ssh:
         :param mark: has the kernel log show when it ran.
         :param late: called once the limit has passed, before anything is killed.
         :param death: called while waiting; a reason ends the wait at once.
+        :param futile: likewise, while the guest lives.
         :param patience: factor on the host's grace after the guest's limit.
+        :raises Futile: ``futile`` gave a reason.
+        :raises Unreported: the runner gave no valid report.
         :raises Lost: the connection or the guest went away, or nothing came back in time.
         """
         nonce = secrets.token_hex(8)
@@ -179,6 +211,7 @@ class Ssh:
             stdin="".join(f"{word}\n" for word in words).encode(),
             limit_s=limit_s + _GRACE_S * patience,
             death=death,
+            futile=futile,
             late=(late_line, late.look) if late is not None else None,
         )
         body, trailer, tail = err.replace(late_line, b"", 1).rpartition(f"\n@orc {nonce} ".encode())
@@ -206,6 +239,7 @@ class Ssh:
         stdin: bytes,
         limit_s: float,
         death: Callable[[], str],
+        futile: Callable[[], Futility | None] = lambda: None,
         late: tuple[bytes, Callable[[], object]] | None = None,
     ) -> tuple[bytes, bytes]:
         """Standard output and standard error of a command.
@@ -222,7 +256,7 @@ class Ssh:
             with _answered(channel, answer_s):
                 channel.exec_command(command)
             send(channel, stdin, close=late is None)
-            self._wait(channel, drain, deadline, limit_s, death)
+            self._wait(channel, drain, deadline, limit_s, death, futile)
         except TROUBLE as error:
             # paramiko has an error of its own for "Timeout opening channel."
             silent = isinstance(error, TimeoutError) or "timeout" in str(error).lower()
@@ -247,6 +281,7 @@ class Ssh:
         deadline: float,
         limit_s: float,
         death: Callable[[], str],
+        futile: Callable[[], Futility | None],
     ) -> None:
         """Drain a channel until its command has ended.
 
@@ -256,7 +291,9 @@ class Ssh:
         while True:
             has_read = drain.read(channel)
             deadline += drain.look_if_late(channel)
-            if has_read:
+            if why := futile():
+                raise Futile(why)
+            if has_read and time.monotonic() <= deadline:
                 quiet_since = time.monotonic()
             elif (channel.exit_status_ready() or channel.closed) and channel.eof_received:
                 if not (channel.recv_ready() or channel.recv_stderr_ready()):

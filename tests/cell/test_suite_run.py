@@ -223,3 +223,31 @@ def test_interrupted_between_programs(scene: Scene) -> None:
     cases = scene.run()[1]
     assert cases["s/a"].verdict is PASS
     assert cases["s/c"].verdict is Verdict.INCONCLUSIVE
+
+
+def fails_by(fault: str, name: str) -> Callable[[], ProgramResult]:
+    crash = Case(id=f"s/{name}", verdict=Verdict.CRASH, reason="WARNING in m_start")
+    return lambda: ProgramResult(cases=(crash,), lost=True, fault=fault)
+
+
+def test_the_same_fault_takes_down_two_programs_and_no_more(scene: Scene) -> None:
+    scene.acts |= {name: fails_by("warning-in-m_start", name) for name in NAMES}
+    cases = scene.run()[1]
+    assert scene.ran == ["a", "b"]
+    assert cases["s/c"].verdict is Verdict.INCONCLUSIVE
+    assert cases["s/c"].reason.startswith("not run: warning-in-m_start took down s/a and s/b")
+
+
+@pytest.mark.parametrize("faults", [("f", "g"), ("f", ""), ("", "")])
+def test_other_faults_leave_the_rest_its_turn(scene: Scene, faults: tuple[str, str]) -> None:
+    scene.acts |= {name: fails_by(fault, name) for name, fault in zip("ab", faults, strict=True)}
+    assert scene.run()[1]["s/c"].verdict is PASS
+
+
+def test_a_killed_run_remembers_the_fault(scene: Scene) -> None:
+    scene.acts |= {"a": fails_by("f", "a"), "b": raises(Killed())}
+    with pytest.raises(Killed):
+        scene.run()
+    scene.acts["b"] = fails_by("f", "b")
+    scene.run()
+    assert scene.ran == ["b"]
