@@ -254,6 +254,16 @@ def _check_positive(a: Sequence[float], b: Sequence[float], confidence: float) -
         raise ValueError(f"confidence {confidence} is not between 0 and 1")
 
 
+def poisson_tail(count: float, expected: float) -> float:
+    """The probability of at least ``count`` events where ``expected`` are expected (Poisson, exact)."""
+    if count <= 0:
+        return 1.0
+    from scipy.special import gammainc
+
+    # the regularised lower gamma function (NIST DLMF 8.4.10)
+    return float(gammainc(count, expected))
+
+
 def wilson_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval (low, high) of a failure rate: ``k`` failures in ``n`` tries.
 

@@ -20,6 +20,8 @@ _VERDICTS = {
     Blame.NONE: Verdict.INCONCLUSIVE,
 }
 _ORDER = tuple(_VERDICTS)
+#: Before what a program said itself of a case that the console overrides.
+OWN_WORD = "The program said: "
 _BY_PROGRAM = "written or requested by a program: "
 _MARK = re.compile(r"orchestrate: (?:begin|end) \S")
 
@@ -86,5 +88,5 @@ def override(
 def _with_own_word(crash: Case, own: Case) -> Case:
     if not own.reason:
         return crash
-    text = f"{crash.detail}\n\nThe program said: {own.verdict}: {own.reason}\n{own.detail}"
+    text = f"{crash.detail}\n\n{OWN_WORD}{own.verdict}: {own.reason}\n{own.detail}"
     return msgspec.structs.replace(crash, detail=text[:_DETAIL_LIMIT])

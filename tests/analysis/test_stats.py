@@ -18,6 +18,7 @@ from orchestrator.analysis.stats import (
     decide,
     median,
     median_ratio,
+    poisson_tail,
     ratio_interval,
     says,
     wilson_interval,
@@ -318,3 +319,10 @@ def test_which_way_is_better(low: float | None, high: float | None, better: str,
 def test_figures_of_any_size_have_finite_ratios(values: list[float]) -> None:
     found = ratio_interval(values, values[::-1])
     assert all(math.isfinite(number) for number in (found.estimate, found.low or 0.0, found.high or 0.0))
+
+
+@pytest.mark.parametrize(
+    ("count", "expected", "tail"), [(0, 0, 1), (0, 5, 1), (1, 0, 0), (1, 1, 1 - math.exp(-1)), (3, 2, 0.3233)]
+)
+def test_the_tail_of_a_poisson_count(count: float, expected: float, tail: float) -> None:
+    assert poisson_tail(count, expected) == pytest.approx(tail, abs=1e-4)
