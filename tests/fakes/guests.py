@@ -52,7 +52,7 @@ class FakeGuest:
         self.asked: dict[str, Any] = {}
         self._lost, self._dead, self._marked, self._can_answer = lost, dead, marked, answers
         given = {"exit": 0, **facts} if not {"signal", "exec_error"} & set(facts) else facts
-        self._ran = Ran((), out, err, Trailer(wall_ms=3000, **given))  # type: ignore[arg-type]
+        self._ran = Ran((), out, err, Trailer(**{"wall_ms": 3000, **given}))  # type: ignore[arg-type]
 
     def run(self, argv: Sequence[str], **options: Any) -> Ran:
         self.asked = {"argv": list(argv), **options}
