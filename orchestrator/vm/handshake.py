@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -20,6 +21,8 @@ TROUBLE = (paramiko.SSHException, OSError, EOFError)
 _EYE_S = 0.1
 #: paramiko's message, which has no type of its own.
 _BAD_HOST_KEY = "Bad host key"
+#: In paramiko's message about an authentication that had no answer.
+_BROKEN_OFF = re.compile(r"time-?out|EOF|shut down", re.I)
 
 
 class Lost(InfraError):
@@ -45,11 +48,10 @@ def connect(
     :param is_dead: as of ``Ssh.connect``; errors, too.
     """
     timeout_s = until - time.monotonic()
-    reason, kind = "no attempt was made", Lost
+    reason = "no attempt was made"
     while time.monotonic() < until and not is_dead():
         remaining = max(1.0, until - time.monotonic())
         transport = None
-        kind = Lost
         try:
             connection = socket.create_connection(("127.0.0.1", port), timeout=remaining)
             # a command is many small packets: without this each waits for the one before
@@ -59,15 +61,16 @@ def connect(
             with _limited(transport, until, is_dead):
                 transport.connect(hostkey=host_key, username="root", pkey=user_key)
             return transport
-        except paramiko.AuthenticationException as error:
-            reason, kind = one_line(f"the key was refused: {error}"), Refused
         except TROUBLE as error:
             reason = one_line(str(error)) or type(error).__name__
-            kind = Refused if _BAD_HOST_KEY in reason else Lost
-        if transport is not None:
-            transport.close()
+            if transport is not None:
+                transport.close()
+            if _BAD_HOST_KEY in reason:
+                raise Refused(f"no SSH connection: {reason}") from None
+            if isinstance(error, paramiko.AuthenticationException) and not _BROKEN_OFF.search(reason):
+                raise Refused(f"no SSH connection: the key was refused: {reason}") from None
         time.sleep(0.05)
-    raise kind(f"no SSH connection within {timeout_s:.0f} s: {reason}")
+    raise Lost(f"no SSH connection within {timeout_s:.0f} s: {reason}")
 
 
 @contextlib.contextmanager
