@@ -24,6 +24,7 @@ from orchestrator.vm.ssh import Futile, Late, Lost, Mark, Ran, Silent, Unreporte
 #: Seconds until the guest's log reaches the console, on a machine of reference speed.
 _MARK_S = 5.0
 _MUTED = "its end is not on the console, so kernel reports may be missing: did it mute the console?"
+_FLOODED = "the console was flooded while the program ran: it is unknown in which of its cases"
 #: Seconds for another connection to a guest whose connection was lost, on a machine of reference speed.
 _CONNECT_S = 5.0
 #: Console lines to show of a lost guest.
@@ -156,6 +157,9 @@ class ProgramRun:
             server=next((report.server for report in self._hangs if report.server), ""),
         )
         cases, lost = judge_lost(self._suite, self._name, error, end, reports, self._limit_s)
+        if isinstance(error, Futile) and not error.why.hangs:
+            # of a flood only the first reports have a place
+            cases = [inconclusive(c.id, _FLOODED) if c.verdict is Verdict.PASS else c for c in cases]
         log = self._write(error.stdout, error.stderr)
         cases, _ = crash.override([*cases, lost], self._id, reports, keep=lost)
         return ProgramResult(

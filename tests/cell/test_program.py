@@ -268,8 +268,8 @@ def test_a_flood_is_not_waited_for(judge: Judge, number: int) -> None:
     assert f"floods the console: {watch.FLOOD_REPORTS} reports" in case.reason
     assert result.fault == case.fingerprint
     assert result.lost
-    # what it had reported stays
-    assert next(c for c in result.cases if c.id == "s/p/a").verdict is PASS
+    # what it had reported stays, but nobody knows which case the kernel warned in
+    assert next(c for c in result.cases if c.id == "s/p/a").verdict is Verdict.INCONCLUSIVE
 
 
 def test_much_text_without_a_report_is_inconclusive(judge: Judge) -> None:
