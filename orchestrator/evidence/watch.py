@@ -176,7 +176,7 @@ class ConsoleWatch:
             if self._stalled_at is None and self._has_stalled():
                 self._stalled_at = now
             if self._stalled_at is not None and now - self._stalled_at > STALL_S:
-                return Futility("it was ended: nothing can change the verdict", hangs=True)
+                return Futility("ended early: nothing can change the verdict", hangs=True)
             return self._flood()
 
     def _has_stalled(self) -> bool:
