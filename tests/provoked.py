@@ -142,7 +142,7 @@ WATCHFUL = (
     ),
     Crash(
         "sysrq-c", SYSRQ, "c", Class.PANIC, "kernel panic: sysrq triggered crash", "sysrq_handle_crash",
-        place=r"drivers/tty/sysrq\.c:\d+",
+        place=r"drivers/tty/sysrq\.c:\d+", verdict=Verdict.FAIL,
     ),
     # what only shows that the guest was too small is not the kernel's fault
     Crash(

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import msgspec
 
+from orchestrator.analysis import stats
 from orchestrator.analysis.stats import Ratio, Says, median, ratio_interval, says
 
 
@@ -118,9 +118,9 @@ def _split_boots(
 
 
 def usable(boots: Sequence[Mapping[str, float]], metric: str) -> list[float]:
-    """The values of a metric that can be part of a ratio: finite and positive."""
-    values = (boot.get(metric, math.nan) for boot in boots)
-    return [value for value in values if math.isfinite(value) and value > 0]
+    """The values of a metric that can be part of a ratio."""
+    values = (boot.get(metric, 0.0) for boot in boots)
+    return [value for value in values if stats.usable(value)]
 
 
 def _spread(values: Sequence[float]) -> Spread | None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: The same boots always give the same figures.
 _SEED = 1
+#: No figure that a benchmark measures is larger, or smaller than its inverse.
+_LARGEST = 1e150
 #: With fewer boots of an end its share beyond the midpoint means nothing: they determine the midpoint.
 _FEWEST = 4
 
@@ -99,6 +101,11 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     to_bad: Ratio | None
 
 
+def usable(value: float) -> bool:
+    """Whether a number can be part of a ratio: positive, and so near 1 that no ratio or sum overflows."""
+    return 1 / _LARGEST <= value <= _LARGEST
+
+
 def median(values: Sequence[float]) -> float:
     """The median; of an even number the mean of the middle two.
 
@@ -119,7 +126,7 @@ def ratio_interval(a: Sequence[float], b: Sequence[float], confidence: float = 0
     make it wider than need be, never too narrow.
 
     :param a: one positive number for each boot; likewise ``b``.
-    :raises ValueError: an empty group, a value that is not positive and finite, a confidence outside (0, 1).
+    :raises ValueError: an empty group, a value that is not `usable`, a confidence outside (0, 1).
     """
     _check_positive(a, b, confidence)
     logs_a, logs_b = [math.log(value) for value in a], [math.log(value) for value in b]
@@ -147,7 +154,7 @@ def median_ratio(a: Sequence[float], b: Sequence[float], confidence: float = 0.9
     give no interval.
 
     :param a: one positive number for each boot; likewise ``b``.
-    :raises ValueError: an empty group, a value that is not positive and finite, a confidence outside (0, 1).
+    :raises ValueError: an empty group, a value that is not `usable`, a confidence outside (0, 1).
     """
     import numpy as np
     from scipy.stats import bootstrap
@@ -197,10 +204,10 @@ def decide(
     :param good: one positive number for each boot; likewise ``bad``. With fewer than four values the result
         is ``more``.
     :param error: probability of a wrong decision.
-    :raises ValueError: an empty end, ends with one median, a value that is not positive and finite.
+    :raises ValueError: an empty end, ends with one median, a value that is not `usable`.
     """
     _check_positive(good, bad, 1 - error)
-    if not all(math.isfinite(value) and value > 0 for value in candidate):
+    if not all(map(usable, candidate)):
         raise ValueError("a decision needs positive, finite values")
     midpoint = math.sqrt(median(good) * median(bad))
     sign = math.copysign(1.0, median(bad) - median(good))
@@ -241,10 +248,20 @@ def _log_predictive(n_beyond: int, boots: int, n_beyond_before: int, boots_befor
 def _check_positive(a: Sequence[float], b: Sequence[float], confidence: float) -> None:
     if not a or not b:
         raise ValueError("a ratio needs at least one value on each side")
-    if not all(math.isfinite(value) and value > 0 for value in (*a, *b)):
+    if not all(map(usable, (*a, *b))):
         raise ValueError("a ratio needs positive, finite values")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence} is not between 0 and 1")
+
+
+def poisson_tail(count: float, expected: float) -> float:
+    """The probability of at least ``count`` events where ``expected`` are expected (Poisson, exact)."""
+    if count <= 0:
+        return 1.0
+    from scipy.special import gammainc
+
+    # the regularised lower gamma function (NIST DLMF 8.4.10)
+    return float(gammainc(count, expected))
 
 
 def wilson_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:

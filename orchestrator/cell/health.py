@@ -93,14 +93,15 @@ def check(
         if trouble.stuck and not late:
             trouble = _explained(trouble, hang())
         cases = _with(cases, case_id, trouble)
+    if words := health.tainted_by_userland(before, after, _own_taint(cell)):
+        cases = [_noted(case, words) if case.id == case_id else case for case in cases]
     cases = _without_lockdep(cell, cases, case_id, before.lockdep, after.lockdep)
     cell.health = after
     return msgspec.structs.replace(result, cases=tuple(cases))
 
 
 def _settled(cell: CellState, guest: Guest, before: State) -> tuple[State, tuple[Trouble, ...]]:
-    # orchestrate's module is out of tree and not signed
-    own_taint = health.OUT_OF_TREE if flavor.module(cell.inputs.choices.flavors) else 0
+    own_taint = _own_taint(cell)
     until = time.monotonic() + PASSING_S * guest.factor
     while True:
         after = state(guest)
@@ -108,6 +109,11 @@ def _settled(cell: CellState, guest: Guest, before: State) -> tuple[State, tuple
         if not any(t.passing for t in troubles) or time.monotonic() > until:
             return after, troubles
         time.sleep(_AGAIN_S)
+
+
+def _own_taint(cell: CellState) -> int:
+    # orchestrate's module is out of tree and not signed
+    return health.OUT_OF_TREE if flavor.module(cell.inputs.choices.flavors) else 0
 
 
 def _explained(trouble: Trouble, hang: HangReport) -> Trouble:
@@ -144,6 +150,12 @@ def _with(cases: list[Case], case_id: str, trouble: Trouble) -> list[Case]:
     if own is not None:
         case = msgspec.structs.replace(case, duration_s=own.duration_s)
     return [c for c in cases if c is not own] + [case]
+
+
+def _noted(case: Case, taint: str) -> Case:
+    """A case with a note about its own taint, which changes no verdict."""
+    note = f"it tainted the kernel: {taint}"
+    return msgspec.structs.replace(case, detail="\n\n".join(text for text in (case.detail, note) if text))
 
 
 def _grave(case: Case) -> int:

@@ -10,17 +10,22 @@ import contextlib
 import shutil
 import time
 
-from orchestrator.cell import artifacts, reproduce, stack_traces
+import msgspec
+
+from orchestrator.cell import artifacts, checkpoint, fault, reproduce, stack_traces
 from orchestrator.cell.host import Host
 from orchestrator.cell.job import PREBUILT_VARIANT, CellJob
 from orchestrator.cell.kernel import make_kernel
 from orchestrator.cell.state import CellState, NotApplicable, Say
 from orchestrator.cell.suites import not_applicable_suite, run_suites
-from orchestrator.core.errors import InfraError, Interrupted
+from orchestrator.core.errors import InfraError, Interrupted, UserError
 from orchestrator.core.events import now
 from orchestrator.core.files import write_atomically
 from orchestrator.plan.inputs import not_applicable
 from orchestrator.results.model import Case, CellResult, Verdict
+
+#: The case of a fault that belongs to no step of the cell.
+_FAULT = "cell"
 
 
 def execute(job: CellJob, host: Host, say: Say) -> CellResult:
@@ -31,11 +36,16 @@ def execute(job: CellJob, host: Host, say: Say) -> CellResult:
     :raises UserError: the cell cannot be what the user requested.
     """
     cell = CellState(job, host, say)
-    # a killed attempt may have left it
-    shutil.rmtree(cell.folder, ignore_errors=True)
+    # a killed attempt may have left it; with results of programs it is continued
+    if not checkpoint.exists(cell.folder):
+        shutil.rmtree(cell.folder, ignore_errors=True)
     _write_reproducer(cell)
     result = _result(cell)
-    return stack_traces.add_to_result(cell, result)
+    try:
+        return stack_traces.add_to_result(cell, result)
+    except Exception as error:
+        _record_fault(cell, error)
+        return msgspec.structs.replace(result, cases=tuple(cell.cases))
 
 
 def _write_reproducer(cell: CellState) -> None:
@@ -55,6 +65,10 @@ def _result(cell: CellState) -> CellResult:
         cell.suites = [not_applicable_suite(cell.inputs.suites[name], error.message) for name in plan.suites]
     except Interrupted:
         cell.say("interrupted", "ended early")
+    except UserError:
+        raise
+    except Exception as error:
+        _record_fault(cell, error)
     if cell.prebuilt_variant:
         cell.properties[PREBUILT_VARIANT] = cell.prebuilt_variant
     return CellResult(
@@ -71,6 +85,13 @@ def _result(cell: CellState) -> CellResult:
         cases=tuple(cell.cases),
         suites=tuple(cell.suites),
     )
+
+
+def _record_fault(cell: CellState, error: Exception) -> None:
+    """Whatever is raised inside a cell is an ERROR of that cell; the run continues."""
+    known = fault.error_of(error, cell.folder, cell.host.root)
+    cell.case(_FAULT, known, since=time.monotonic())
+    cell.say("error", known.message)
 
 
 def _execute(cell: CellState) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from orchestrator.core.errors import Inconclusive
 from orchestrator.evidence.collect import HangProbe, HangReport
 from orchestrator.evidence.watch import ConsoleWatch, Sighting
-from orchestrator.results.model import Case
+from orchestrator.results.model import Blame, Case, Verdict
 from orchestrator.suites import delays
 from orchestrator.suites.catalog import Suite
 from orchestrator.suites.delays import Places
@@ -19,10 +19,14 @@ from orchestrator.suites.invocation import invocation
 from orchestrator.verdict import crash
 from orchestrator.verdict.program import GuestEnd, Numbers, explain, inconclusive, judge, judge_lost
 from orchestrator.vm.machine import Guest
-from orchestrator.vm.ssh import Late, Lost, Mark, Ran, Silent
+from orchestrator.vm.ssh import Futile, Late, Lost, Mark, Ran, Silent, Unreported
 
 #: Seconds until the guest's log reaches the console, on a machine of reference speed.
-_MARK_S = 1.0
+_MARK_S = 5.0
+_MUTED = "its end is not on the console, so kernel reports may be missing: did it mute the console?"
+_FLOODED = "the console was flooded while the program ran: it is unknown in which of its cases"
+#: Seconds for another connection to a guest whose connection was lost, on a machine of reference speed.
+_CONNECT_S = 5.0
 #: Console lines to show of a lost guest.
 _TAIL = 30
 #: What separates the two streams in the log of a program.
@@ -33,12 +37,14 @@ class ProgramResult(msgspec.Struct, frozen=True, kw_only=True):
     """The cases of one program. ``lost`` means that the guest cannot be used any more.
 
     ``before`` is a kernel report from before the program started: a case of the program before, or ``boot``.
+    ``fault`` names the kernel's fault that made the guest hang or flood, if one did.
     """
 
     cases: tuple[Case, ...]
     numbers: Numbers = Numbers()
     lost: bool = False
     before: Case | None = None
+    fault: str = ""
 
 
 class ProgramRun:
@@ -102,6 +108,7 @@ class ProgramRun:
             options=call.options,
             mark=mark,
             late=Late(self._examine, self._probe.limit_s) if self._probe else None,
+            futile=self._watch.futile,
         )
         if places is not None:
             self._delayed = delays.end(self._guest, places)
@@ -112,8 +119,11 @@ class ProgramRun:
         self._hangs.append(self._probe.examine(self._guest, self._name))
 
     def _after_end(self, ran: Ran, places: Places | None, early: Sequence[Sighting]) -> ProgramResult:
-        if not self._watch.ended(_MARK_S * self._guest.factor):
+        muted = not self._watch.ended(_MARK_S * self._guest.factor)
+        if muted:
             self._guest.console.settle()
+            # without a beginning this console shows no marks at all
+            muted = self._watch.begun()
         reports, others = crash.split_reports(self._id, self._watch)
         cases, numbers = judge(self._suite, self._name, ran, self._limit_s)
         log = self._write(ran.stdout, ran.stderr)
@@ -121,26 +131,61 @@ class ProgramRun:
         share = round(ran.facts.wall_ms / 1000 / max(1, len(cases)), 3)
         cases = [msgspec.structs.replace(c, duration_s=c.duration_s or share) for c in cases]
         cases, overridden = crash.override(cases, self._id, reports, keep=None)
+        if muted:
+            cases = [inconclusive(c.id, _MUTED) if c.verdict is Verdict.PASS else c for c in cases]
+        own = next((case for case in cases if case.id == self._id), None)
         return ProgramResult(
             cases=self._explained(cases, log),
-            numbers=Numbers() if overridden else numbers,
+            numbers=Numbers() if overridden or muted else numbers,
             before=crash.case_before([*early, *others]),
+            fault=self._fault(own) if own and self._hangs else "",
         )
 
     def _after_loss(self, error: Lost, early: Sequence[Sighting]) -> ProgramResult:
         guest = self._guest
-        if self._probe and not self._hangs and isinstance(error, Silent) and not guest.death():
+        hangs = isinstance(error, Silent) or (isinstance(error, Futile) and error.why.hangs)
+        if self._probe and not self._hangs and hangs and not guest.death():
             self._examine()
         guest.console.settle()
         reports, others = crash.split_reports(self._id, self._watch)
         end = GuestEnd(
-            death=guest.death(), panicked=guest.panicked, console="\n".join(guest.console.tail(_TAIL))
+            death=guest.death(),
+            panicked=guest.panicked,
+            console="\n".join(guest.console.tail(_TAIL)),
+            act=self._watch.act(),
+            answers=not isinstance(error, Silent | Futile | Unreported) and self._answers(),
+            server=next((report.server for report in self._hangs if report.server), ""),
         )
         cases, lost = judge_lost(self._suite, self._name, error, end, reports, self._limit_s)
+        if isinstance(error, Futile) and not error.why.hangs:
+            # of a flood only the first reports have a place
+            cases = [inconclusive(c.id, _FLOODED) if c.verdict is Verdict.PASS else c for c in cases]
         log = self._write(error.stdout, error.stderr)
         cases, _ = crash.override([*cases, lost], self._id, reports, keep=lost)
         return ProgramResult(
-            cases=self._explained(cases, log), lost=True, before=crash.case_before([*early, *others])
+            cases=self._explained(cases, log),
+            lost=True,
+            before=crash.case_before([*early, *others]),
+            fault=self._fault(lost) if hangs or isinstance(error, Futile) else "",
+        )
+
+    def _answers(self) -> bool:
+        """Whether a living guest accepts another connection."""
+        if self._guest.death():
+            return False
+        try:
+            self._guest.connect(_CONNECT_S * self._guest.factor)
+        except Lost:
+            return False
+        return True
+
+    def _fault(self, case: Case) -> str:
+        """What is the same in other programs that the same fault makes hang or flood."""
+        place = next((report.place for report in self._hangs if report.place), "")
+        return (
+            ""
+            if case.blame is not Blame.KERNEL
+            else case.fingerprint or f"hang in {place or 'an unknown place'}"
         )
 
     def _explained(self, cases: Sequence[Case], log: str) -> tuple[Case, ...]:

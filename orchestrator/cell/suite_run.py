@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import datetime
 import functools
+import operator
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from orchestrator.cell import health
+from orchestrator.cell import fault, health
 from orchestrator.cell.boot import not_answering, shut_down
+from orchestrator.cell.checkpoint import MOST_ATTEMPTS, ProgramOutcome, Progress
 from orchestrator.cell.guests import Guests
 from orchestrator.cell.machine import (
     SuiteFiles,
@@ -22,8 +24,8 @@ from orchestrator.cell.machine import (
     selftests_tree,
 )
 from orchestrator.cell.program import ProgramResult, ProgramRun
-from orchestrator.cell.state import CellState
-from orchestrator.core.errors import Interrupted, OrchestrateError
+from orchestrator.cell.state import CellState, meaning
+from orchestrator.core.errors import InfraError, Interrupted, OrchestrateError, UserError
 from orchestrator.evidence import collect, host
 from orchestrator.evidence.collect import HangProbe, HangReport
 from orchestrator.kernel import debug_build
@@ -33,10 +35,12 @@ from orchestrator.suites import catalog, delays
 from orchestrator.suites.catalog import Suite
 from orchestrator.verdict import known
 from orchestrator.verdict.expected import complete
-from orchestrator.verdict.program import Numbers
+from orchestrator.verdict.program import Numbers, inconclusive
 from orchestrator.vm.machine import Guest
 from orchestrator.vm.ssh import Lost
 
+#: So many programs of a cell may hang or flood because of the same fault.
+_SAME_FAULT = 2
 #: Guests of a cell whose memory is kept when a program hangs in them.
 _DUMPS = 2
 
@@ -44,13 +48,51 @@ _DUMPS = 2
 class SuiteRun:
     """All programs of all suites once; ``disturbance`` says why the host makes the figures worthless."""
 
-    def __init__(self, cell: CellState, suites: Sequence[Suite], files: SuiteFiles, kernel: Kernel) -> None:
+    def __init__(
+        self,
+        cell: CellState,
+        suites: Sequence[Suite],
+        files: SuiteFiles,
+        kernel: Kernel,
+        progress: Progress | None = None,
+    ) -> None:
+        """Prepare; nothing is run.
+
+        :param progress: of an earlier attempt, to continue and to write; ``None``: nothing is kept meanwhile.
+        """
         self.disturbance = ""
         self._cell, self._suites, self._kernel = cell, suites, kernel
-        self._queue = program_queue(cell, suites, files)
-        self._cases: dict[str, dict[str, tuple[Case, ...]]] = {suite.name: {} for suite in suites}
-        self._numbers = {suite.name: Numbers() for suite in suites}
-        self._seconds = dict.fromkeys(self._cases, 0.0)
+        self._keeps = progress is not None
+        self._progress = progress or Progress(key="")
+        self._restore()
+        queue = program_queue(cell, suites, files)
+        self._queue = [each for each in queue if self._outcome(*each).cases is None]
+
+    def _outcome(self, suite: Suite, name: str) -> ProgramOutcome:
+        return self._progress.programs.setdefault(f"{suite.name}/{name}", ProgramOutcome())
+
+    def _restore(self) -> None:
+        """Take over what an earlier attempt has found."""
+        cell, progress = self._cell, self._progress
+        cell.guests = max(cell.guests, progress.guests)
+        cell.properties = progress.properties | cell.properties
+        for case in progress.cases:
+            cell.put(case)
+        for case_id, outcome in progress.programs.items():
+            if outcome.cases is None and outcome.attempts >= MOST_ATTEMPTS:
+                error = InfraError(f"the run was killed each of {outcome.attempts} times that it ran")
+                outcome.cases = (_error_case(case_id, error),)
+        if done := sum(outcome.cases is not None for outcome in progress.programs.values()):
+            cell.say("resume", f"{done} programs have ended before")
+
+    def _keep(self) -> None:
+        """Write what there is until now."""
+        if not self._keeps:
+            return
+        cell, progress = self._cell, self._progress
+        progress.guests, progress.properties = cell.guests, cell.properties
+        progress.cases = tuple(cell.cases)
+        progress.write(cell.folder)
 
     def execute(self, guests: Guests) -> None:
         """Run what is queued and add the results to the cell."""
@@ -63,6 +105,7 @@ class SuiteRun:
                     self._use(guest, guests)
                 finally:
                     guest.close()
+                    self._keep()
         except Interrupted:
             self._queue.clear()
         finally:
@@ -104,11 +147,21 @@ class SuiteRun:
         """Run one program; whether its guest can be used any more."""
         case_id = f"{suite.name}/{name}"
         self._cell.say("run", case_id)
+        outcome = self._outcome(suite, name)
+        outcome.attempts += 1
+        self._keep()
         since = time.monotonic()
-        result = self._run_program(guest, suite, name)
-        self._seconds[suite.name] += time.monotonic() - since
+        try:
+            result = self._run_program(guest, suite, name)
+        except (Interrupted, UserError):
+            raise
+        except Exception as error:
+            result = self._fault(case_id, error)
+        outcome.duration_s = time.monotonic() - since
         if self._cell.host.cancelled():
             # its guest was taken away: the last program's verdict is the interrupt's, not its own
+            outcome.attempts -= 1
+            self._keep()
             raise Interrupted("interrupted")
         self._add_earlier_report(result.before)
         guests.ahead(len(self._queue))
@@ -119,25 +172,49 @@ class SuiteRun:
                 result = health.check(self._cell, guest, result, case_id, examine)
             except Lost as error:
                 lost = error
-        self._cases[suite.name][name] = result.cases
-        self._numbers[suite.name] |= result.numbers
+            except Exception as error:
+                result = self._fault(case_id, error, result)
+        outcome.cases, outcome.numbers, outcome.fault = result.cases, result.numbers, result.fault
+        self._give_up(result.fault)
+        self._keep()
         if result.lost:
             self._cell.say("lost", next(case.reason for case in result.cases if case.id == case_id))
         elif lost is not None:
             not_answering(self._cell, lost, since=since, after=case_id)
         return not result.lost and lost is None
 
+    def _give_up(self, fault: str) -> None:
+        """Leave out the rest of the cell after the second program that the same fault took down.
+
+        Each further one would cost as much time, and say the same.
+        """
+        same = [case_id for case_id, outcome in self._progress.programs.items() if outcome.fault == fault]
+        if not fault or len(same) < _SAME_FAULT:
+            return
+        reason = f"not run: {fault} took down {' and '.join(same)}; alone it can still be run"
+        for suite, name in self._queue:
+            case_id = f"{suite.name}/{name}"
+            self._outcome(suite, name).cases = (inconclusive(case_id, reason),)
+        if self._queue:
+            self._cell.say("given up", f"{len(self._queue)} programs: {reason}")
+        self._queue.clear()
+
+    def _fault(self, case_id: str, error: Exception, result: ProgramResult | None = None) -> ProgramResult:
+        """The result of a program during which orchestrate itself failed; its guest is not used again."""
+        case = _error_case(case_id, fault.error_of(error, self._cell.folder, self._cell.host.root))
+        others = [each for each in result.cases if each.id != case_id] if result else []
+        return ProgramResult(cases=(*others, case), lost=True)
+
     def _add_earlier_report(self, crash: Case | None) -> None:
         """A kernel report from between two programs is the first one's; before all of them, the boot's."""
         if crash is None:
             return
-        suite, _, name = crash.id.partition("/")
-        cases = self._cases.get(suite, {}).get(name)
-        if cases is None:
+        outcome = self._progress.programs.get(crash.id)
+        if outcome is None or outcome.cases is None:
             reason = f"after the boot, before the first program: {crash.reason}"
             self._cell.put(msgspec.structs.replace(crash, id="boot", reason=reason))
             return
-        self._cases[suite][name] = (*(case for case in cases if case.id != crash.id), crash)
+        outcome.cases = (*(case for case in outcome.cases if case.id != crash.id), crash)
 
     def _run_program(self, guest: Guest, suite: Suite, name: str) -> ProgramResult:
         points = suite.program_or_default(name).widen
@@ -194,7 +271,8 @@ class SuiteRun:
                 arch=cell.plan.arch,
                 today=datetime.datetime.now(datetime.UTC).date(),
             )
-        numbers = self._numbers[suite.name]
+        outcomes = self._outcomes(suite).values()
+        numbers = functools.reduce(operator.or_, (outcome.numbers for outcome in outcomes), Numbers())
         return SuiteResult(
             suite=suite.name,
             kind=suite.kind,
@@ -202,7 +280,7 @@ class SuiteRun:
             metrics=numbers.metrics,
             better=numbers.better,
             unknown_programs=unknown,
-            duration_s=round(self._seconds[suite.name], 3),
+            duration_s=round(sum(outcome.duration_s for outcome in outcomes), 3),
         )
 
     def _complete(self, suite: Suite) -> tuple[tuple[Case, ...], tuple[str, ...]]:
@@ -215,9 +293,25 @@ class SuiteRun:
         expected = {name: e for name, e in expected.items() if in_plan(cell, suite, name)}
         elsewhere = {} if cell.plan.only_vsyscall else catalog.excluded(suite, version, arch, kernel=kernel)
         not_run = "interrupted" if cell.host.cancelled() else self._reason_not_run()
-        return complete(suite, expected, elsewhere, self._cases[suite.name], not_run=not_run)
+        outcomes = self._outcomes(suite).items()
+        reported = {name: outcome.cases for name, outcome in outcomes if outcome.cases is not None}
+        return complete(suite, expected, elsewhere, reported, not_run=not_run)
+
+    def _outcomes(self, suite: Suite) -> dict[str, ProgramOutcome]:
+        """The outcomes of a suite's programs, by program."""
+        prefix = f"{suite.name}/"
+        return {
+            case_id.removeprefix(prefix): outcome
+            for case_id, outcome in self._progress.programs.items()
+            if case_id.startswith(prefix)
+        }
 
     def _reason_not_run(self) -> str:
         """What stopped the cell before its programs could run."""
         stop = next((case for case in self._cell.cases if case.verdict is not Verdict.PASS), None)
         return f"not run: {stop.id}: {stop.reason}" if stop else ""
+
+
+def _error_case(case_id: str, error: OrchestrateError) -> Case:
+    verdict, blame = meaning(error)
+    return Case(id=case_id, verdict=verdict, blame=blame, reason=error.message, detail=error.remedy)

@@ -6,11 +6,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from orchestrator.cell import checkpoint
 from orchestrator.cell.guests import Guests
 from orchestrator.cell.machine import SuiteFiles, build_suites, guest_spec, selftests_tree, write_reproducer
 from orchestrator.cell.state import CellState
 from orchestrator.cell.suite_run import SuiteRun
 from orchestrator.core.errors import Interrupted, OrchestrateError, UserError
+from orchestrator.core.store import digest_of
 from orchestrator.kernel.spec import Kernel
 from orchestrator.results.model import Case, SuiteResult, Verdict
 from orchestrator.suites.catalog import Suite
@@ -41,7 +43,11 @@ def run_suites(cell: CellState, kernel: Kernel) -> None:
         return
     write_reproducer(cell, kernel, suites, files, spec)
     if any(suite.kind == "functional" for suite in suites):
-        SuiteRun(cell, suites, files, kernel).execute(Guests(cell, kernel, spec, one_each=True))
+        # the queue, the plan and all files: a program of another cell has another key
+        key = digest_of(kernel.key, cell.properties["guest image"], spec.initrds[1].parent.name, cell.plan)
+        progress = checkpoint.load(cell.folder, key)
+        guests = Guests(cell, kernel, spec, one_each=True)
+        SuiteRun(cell, suites, files, kernel, progress).execute(guests)
     else:
         _measure(cell, suites, files, kernel, spec)
 

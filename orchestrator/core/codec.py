@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Structs with paths to JSON and back."""
+"""Structs with paths to JSON and back, and structs from the JSON of a guest."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+
+from orchestrator.core.text import one_line
 
 _T = TypeVar("_T")
 
@@ -22,6 +24,21 @@ def decode(content: bytes, type_: type[_T]) -> _T:
     :raises msgspec.MsgspecError: it is not one.
     """
     return msgspec.json.decode(content, type=type_, dec_hook=_path)
+
+
+def decode_untrusted(content: bytes, type_: type[_T], *, limit: int) -> _T:
+    """A struct of a type from bytes of a guest, whose fields should be bounded by that type.
+
+    :param limit: the most bytes to read.
+    :raises ValueError: it is not one; the message is one clean line.
+    """
+    if len(content) > limit:
+        raise ValueError(f"it has more than {limit} bytes")
+    try:
+        return msgspec.json.decode(content, type=type_)
+    # deep nesting and bytes that are no UTF-8 have errors of their own
+    except (msgspec.MsgspecError, RecursionError, OverflowError, ValueError) as error:
+        raise ValueError(one_line(str(error), limit=200)) from None
 
 
 def _text(value: object) -> str:

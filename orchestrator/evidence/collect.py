@@ -47,11 +47,15 @@ _KEYS = {
 class HangReport(msgspec.Struct, frozen=True):
     """The evidence of a hang.
 
-    ``reason`` is one line, empty if unknown; ``detail`` names the files with the evidence.
+    ``reason`` is one line, empty if unknown; ``detail`` names the files with the evidence. ``server`` says
+    what happened to the guest's SSH server, if something did and the kernel still tells. ``place`` is the
+    kernel function in which the first task that hangs waits.
     """
 
     reason: str = ""
     detail: str = ""
+    server: str = ""
+    place: str = ""
 
 
 class HangProbe(msgspec.Struct, frozen=True):
@@ -121,7 +125,9 @@ class _Gatherer:
         explanation = hang.explain(tasks, holders, arch=self.guest.spec.arch)
         reason = "; ".join(word for word in (explanation, self.locks) if word)
         self._write(reason)
-        return HangReport(reason, "\n".join(self.notes))
+        return HangReport(
+            reason, "\n".join(self.notes), server=hang.server_state(tasks), place=hang.place(tasks)
+        )
 
     def _step(self, name: str, step: Callable[[], object]) -> bool:
         """Run a step; whether it succeeded. A failure becomes a note."""
@@ -223,7 +229,10 @@ class _Gatherer:
 
     def _write_core(self) -> None:
         guest = self.guest
-        with self.core.open("w+b") as stream, guest.within(self.remaining_s()):
+        # the guest's memory has the keys of the run
+        core = os.open(self.core, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(core, "w+b") as stream, guest.within(self.remaining_s()):
+            os.fchmod(stream.fileno(), 0o600)
             formats = guest.qmp("query-dump-guest-memory-capability")["formats"]
             guest.send_fd("core", stream.fileno())
             arguments = {"paging": False, "protocol": "fd:core", "detach": True}

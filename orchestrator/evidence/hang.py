@@ -15,7 +15,7 @@ import msgspec
 
 from orchestrator.core.arch import Arch
 from orchestrator.core.text import one_line
-from orchestrator.evidence.health import Task
+from orchestrator.evidence.health import SERVER, Task
 
 #: Functions in which a writer, which holds mmap_lock, waits for the readers of one VMA.
 VMA_WAITS = frozenset(
@@ -108,6 +108,26 @@ def waits_for(task: Task) -> str:
         if at is not None and any(_MM.search(name) for name in stack[at + 1 : at + 6]):
             return kind
     return ""
+
+
+def server_state(tasks: Sequence[Task]) -> str:
+    """What happened to the guest's SSH server: ``is stopped`` or ``is gone``; empty if it is there.
+
+    The first process of the list must be there as well: a list that was cut shows nothing.
+    """
+    if not any(task.pid == 1 for task in tasks):
+        return ""
+    servers = [task for task in tasks if task.comm == SERVER]
+    if not servers:
+        return "is gone"
+    return "is stopped" if all(task.state in "Tt" for task in servers) else ""
+
+
+def place(tasks: Sequence[Task]) -> str:
+    """The function that the first task that sleeps uninterruptibly waits in; empty if none does."""
+    first = next((task for task in tasks if waits_for(task)), None)
+    first = first or next((task for task in tasks if task.state == "D"), None)
+    return _where(first) if first else ""
 
 
 def explain(tasks: Sequence[Task], holders: Sequence[Holder] = (), *, arch: Arch | None = None) -> str:

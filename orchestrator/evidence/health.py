@@ -42,8 +42,17 @@ TAINT_BITS: tuple[str, ...] = (
     "J: mutating debug operation by user space",
 )
 
+
+def _bits(letters: str) -> int:
+    return sum(1 << bit for bit, name in enumerate(TAINT_BITS) if name[0] in letters)
+
+
 #: The bits that a module of orchestrate sets: out of the tree, and unsigned.
-OUT_OF_TREE = 1 << 12 | 1 << 13
+OUT_OF_TREE = _bits("OE")
+#: The bits that root sets by what it loads, forces or writes: no fault of the kernel's.
+BY_USERLAND = _bits("PFRUCOEKXNJ")
+#: The bits that the machine sets.
+BY_MACHINE = _bits("SMAI")
 
 _VMSTAT = re.compile(r"^([A-Za-z_]\w{0,99}) (\d{1,20})$", re.ASCII | re.MULTILINE)
 _DEBUG_LOCKS = re.compile(r"^\s*debug_locks:\s+(\d{1,9})\s*$", re.ASCII | re.MULTILINE)
@@ -64,8 +73,8 @@ RETURNING: Mapping[str, int] = {
     "nr_mlock": 0,
     "nr_anon_transparent_hugepages": 0,
 }
-#: Its processes belong to our connections.
-_SERVER = "dropbear"
+#: The SSH server: its processes belong to our connections.
+SERVER = "dropbear"
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -189,13 +198,27 @@ def troubles(before: State, after: State, *, own_taint: int = 0) -> tuple[Troubl
 def _taint(before: State, after: State, own_taint: int) -> Iterator[Trouble]:
     if after.tainted is None or before.tainted is None:
         return
-    if new := new_taint(before.tainted | own_taint, after.tainted):
+    known = before.tainted | own_taint | BY_USERLAND
+    if new := new_taint(known | BY_MACHINE, after.tainted):
         yield Trouble(
             verdict=Verdict.CRASH,
             blame=Blame.KERNEL,
             reason=f"the kernel became tainted: {', '.join(new)}",
             fingerprint=TAINTED,
         )
+    elif new := new_taint(known, after.tainted):
+        yield Trouble(
+            verdict=Verdict.INCONCLUSIVE,
+            blame=Blame.INFRA,
+            reason=f"the machine tainted the kernel: {', '.join(new)}",
+        )
+
+
+def tainted_by_userland(before: State, after: State, own_taint: int) -> str:
+    """What a program tainted the kernel with, for people; empty if with nothing."""
+    if after.tainted is None or before.tainted is None:
+        return ""
+    return ", ".join(new_taint(before.tainted | own_taint, after.tainted & BY_USERLAND))
 
 
 def _leftover_processes(before: State, after: State) -> Iterator[Trouble]:
@@ -203,7 +226,7 @@ def _leftover_processes(before: State, after: State) -> Iterator[Trouble]:
     new = [
         task
         for task in after.tasks
-        if (task.tid, task.comm) not in there and task.state not in "ZX" and task.comm != _SERVER
+        if (task.tid, task.comm) not in there and task.state not in "ZX" and task.comm != SERVER
     ]
     stuck = [task for task in new if task.state == "D"]
     if stuck:

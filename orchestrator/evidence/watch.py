@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -22,7 +23,7 @@ from orchestrator.evidence import host
 from orchestrator.results.model import Blame
 from orchestrator.splat import noise
 from orchestrator.splat.scanner import Kind, Scanner, Splat, blame
-from orchestrator.vm.ssh import Mark
+from orchestrator.vm.ssh import Futility, Mark
 
 #: Reports that a guest also prints if its host does not let it run.
 _STALLS = frozenset({Kind.RCU_STALL, Kind.HUNG_TASK, Kind.SOFT_LOCKUP, Kind.HARD_LOCKUP})
@@ -32,6 +33,24 @@ _SIGN = b"orchestrate: "
 _CARRY = 1024
 #: Marks of cases of one guest; further ones are ignored.
 _MOST = 20_000
+#: The kernel's own words (facility 0) about what userland asked of it, each of which takes a guest down.
+_ACT = re.compile(
+    rb"(?:^|\n)(?:<[0-7]>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? "
+    rb"(reboot: (?:Restarting system|Power down|System halted)"
+    rb"|(?:sysrq: |SysRq : )(?:Trigger a crash|Resetting|Power Off|Kill All Tasks|Terminate All Tasks"
+    rb"|Manual OOM execution))"
+)
+_ACT_SIGNS = (b"reboot: ", b"sysrq: ", b"SysRq : ")
+_HALTED = "reboot: System halted"
+#: A guest floods if one program has so many reports, or so many bytes of console with a report; or so many
+#: bytes without one.
+FLOOD_REPORTS = 200
+FLOOD_BYTES = 2 << 20
+FLOOD_BYTES_QUIET = 16 << 20
+#: Seconds in which a program may still end after the kernel reported a stall, and after the guest was halted.
+STALL_S = 3.0
+#: Between two looks for a flood: seconds, or bytes.
+_LOOK_S, _LOOK_BYTES = 1.0, 1 << 16
 #: The kernel's message about a counter below zero, when its counters are read.
 _NEGATIVE = re.compile(rb"vmstat_refresh: (\w{1,60}) (-\d{1,20})\r*\n")
 
@@ -48,6 +67,13 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
     program: str = ""
     case: str = ""
     after: str = ""
+
+
+class _Act(msgspec.Struct, frozen=True):
+    """Something that userland had the kernel do, and its place."""
+
+    offset: int
+    text: str
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -78,6 +104,10 @@ class ConsoleWatch:
         self._words: set[str] = set()
         self._ignored: list[tuple[int, float, tuple[Kind, ...]]] = []
         self._negative: dict[str, int] = {}
+        self._acts: list[_Act] = []
+        self._begun = 0
+        self._looked_at = (0.0, 0)
+        self._stalled_at: float | None = None
 
     def feed(self, data: bytes) -> None:
         """The console's sink."""
@@ -88,6 +118,8 @@ class ConsoleWatch:
             self._fed += len(data)
             if _SIGN in text or b"vmstat_refresh: " in text:
                 self._read(text, start)
+            if any(sign in text for sign in _ACT_SIGNS):
+                self._read_acts(text, start)
             last = text.rfind(b"\n") + 1
             self._carry = text[last:][-_CARRY:]
 
@@ -97,6 +129,13 @@ class ConsoleWatch:
         for match in _NEGATIVE.finditer(text):
             self._negative[match[1].decode()] = int(match[2])
         self._lock.notify_all()
+
+    def _read_acts(self, text: bytes, start: int) -> None:
+        for match in _ACT.finditer(text[: text.rfind(b"\n") + 1]):
+            act = _Act(start + match.start(1), match[1].decode())
+            # before the first program nobody is there who could
+            if self._marks and len(self._acts) < _MOST and not self._is_ignored(act.offset, Kind.OTHER):
+                self._acts.append(act)
 
     def _mark(self, offset: int, begins: bool, name: bytes, word: str) -> None:
         mark = self._marks[-1] if self._marks else None
@@ -116,6 +155,48 @@ class ConsoleWatch:
         """From now on only the marks of this program count."""
         with self._lock:
             self._marks.append(mark)
+            self._begun, self._looked_at, self._stalled_at = self._fed, (0.0, self._fed), None
+
+    def act(self) -> str:
+        """What userland did to take the guest down since the expected program began; empty if nothing."""
+        with self._lock:
+            return next((act.text for act in self._acts if act.offset >= self._begun), "")
+
+    def _reported_acts(self) -> list[_Act]:
+        """The acts that have a panic, an oops or an OOM kill of their own."""
+        return [act for act in self._acts if act.text.endswith(("Trigger a crash", "Manual OOM execution"))]
+
+    def futile(self) -> Futility | None:
+        """Why the expected program need not be waited for any more: its guest floods or hangs."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._looked_at[0] < _LOOK_S and self._fed - self._looked_at[1] < _LOOK_BYTES:
+                return None
+            self._looked_at = (now, self._fed)
+            if self._stalled_at is None and self._has_stalled():
+                self._stalled_at = now
+            if self._stalled_at is not None and now - self._stalled_at > STALL_S:
+                return Futility("ended early: nothing can change the verdict", hangs=True)
+            return self._flood()
+
+    def _has_stalled(self) -> bool:
+        halted = any(act.text == _HALTED and act.offset >= self._begun for act in self._acts)
+        return halted or any(
+            splat.kind in _STALLS
+            and splat.offset >= self._begun
+            and not splat.user
+            and not self._is_ignored(splat.offset, splat.kind)
+            for splat in self._splats()
+        )
+
+    def _flood(self) -> Futility | None:
+        size = self._fed - self._begun
+        if size < _LOOK_BYTES:
+            return None
+        reports = sum(splat.count for splat in self._splats()) - self._counts.total()
+        if reports < FLOOD_REPORTS and size < (FLOOD_BYTES if reports else FLOOD_BYTES_QUIET):
+            return None
+        return Futility(f"ended because it floods the console: {reports} reports, {size >> 10} KiB")
 
     def ended(self, timeout_s: float) -> bool:
         """Whether the end of the expected program is on the console, and so are all its kernel reports.
@@ -124,9 +205,17 @@ class ConsoleWatch:
         """
         with self._lock:
             mark = self._marks[-1] if self._marks else None
-            if mark is None or mark.first not in self._words:
+            if mark is None or not self._has_begun():
                 return False
             return self._lock.wait_for(lambda: mark.second in self._words, timeout_s)
+
+    def begun(self) -> bool:
+        """Whether the beginning of the expected program is on the console."""
+        with self._lock:
+            return self._has_begun()
+
+    def _has_begun(self) -> bool:
+        return bool(self._marks) and self._marks[-1].first in self._words
 
     @contextlib.contextmanager
     def ignoring(self, *kinds: Kind) -> Iterator[None]:
@@ -217,6 +306,10 @@ class ConsoleWatch:
             if offset is not None and self._is_ignored(offset, splat.kind):
                 continue
             to_blame = Blame.INFRA if robbed and splat.kind in _STALLS else blame(splat)
+            if offset is not None and any(
+                self._begun <= act.offset < offset for act in self._reported_acts()
+            ):
+                to_blame = Blame.TEST
             program, case, after = self._where(offset, within)
             sighting = Sighting(finding=splat, blame=to_blame, program=program, case=case, after=after)
             self._waiting.append((self._fed if offset is None and not within else offset or 0, sighting))

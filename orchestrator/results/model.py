@@ -73,8 +73,8 @@ GUEST_DIED, TAINTED = "guest-died", "tainted"
 #: Characters of a case's reason.
 REASON_LIMIT = 16384
 
-#: The case ids that every cell has besides those of its suites.
-CELL_CASES = ("config", "build", "boot", "proof", "shutdown")
+#: The case ids that a cell has besides those of its suites; the last one only after an unexpected fault.
+CELL_CASES = ("config", "build", "boot", "proof", "shutdown", "cell")
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

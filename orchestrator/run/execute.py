@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from orchestrator.cell import checkpoint
 from orchestrator.cell.job import CellJob, ObjectFolder
 from orchestrator.core.events import Events, now
 from orchestrator.engine.protocol import Engine, Progress
@@ -91,6 +92,7 @@ def execute(
         cells[cell.cell] = cell
         if not cell.interrupted:
             directory.write(f"cells/{cell.cell}/result.json", msgspec.json.encode(cell))
+            checkpoint.discard(directory.path / "cells" / cell.cell)
         if pace.is_due():
             with pace.measured():
                 result = _write(directory, result, plan, cells, junit_path, interrupted=engine.cancelled())

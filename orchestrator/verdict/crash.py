@@ -12,6 +12,17 @@ from orchestrator.evidence.watch import ConsoleWatch, Sighting
 from orchestrator.results.model import Blame, Case, Verdict
 
 _DETAIL_LIMIT = 16384
+#: Whose report decides, of several; and what it makes of a case.
+_VERDICTS = {
+    Blame.KERNEL: Verdict.CRASH,
+    Blame.TEST: Verdict.FAIL,
+    Blame.INFRA: Verdict.INCONCLUSIVE,
+    Blame.NONE: Verdict.INCONCLUSIVE,
+}
+_ORDER = tuple(_VERDICTS)
+#: Before what a program said itself of a case that the console overrides.
+OWN_WORD = "The program said: "
+_BY_PROGRAM = "written or requested by a program: "
 _MARK = re.compile(r"orchestrate: (?:begin|end) \S")
 
 
@@ -24,15 +35,15 @@ def console_case(case_id: str, reports: Sequence[Sighting]) -> Case | None:
     """Some reports as one case; ``None`` of none."""
     if not reports:
         return None
-    first = next((report for report in reports if report.blame is Blame.KERNEL), reports[0])
+    first = min(reports, key=lambda report: _ORDER.index(report.blame))
     splat = first.finding
     more = f" (and {len(reports) - 1} more)" if len(reports) > 1 else ""
     fingerprints = dict.fromkeys(report.finding.fingerprint for report in reports)
     return Case(
         id=case_id,
-        verdict=Verdict.CRASH if first.blame is Blame.KERNEL else Verdict.INCONCLUSIVE,
+        verdict=_VERDICTS[first.blame],
         blame=first.blame,
-        reason=f"{splat.title}{more}",
+        reason=f"{_BY_PROGRAM if first.blame is Blame.TEST else ''}{splat.title}{more}",
         detail="\n".join(line for line in splat.excerpt if not _MARK.search(line))[:_DETAIL_LIMIT],
         fingerprint=splat.fingerprint,
         further_fingerprints=tuple(f for f in fingerprints if f != splat.fingerprint),
@@ -77,5 +88,5 @@ def override(
 def _with_own_word(crash: Case, own: Case) -> Case:
     if not own.reason:
         return crash
-    text = f"{crash.detail}\n\nThe program said: {own.verdict}: {own.reason}\n{own.detail}"
+    text = f"{crash.detail}\n\n{OWN_WORD}{own.verdict}: {own.reason}\n{own.detail}"
     return msgspec.structs.replace(crash, detail=text[:_DETAIL_LIMIT])

@@ -18,7 +18,7 @@ from orchestrator.results.model import GUEST_DIED, Blame, Case, Verdict
 from orchestrator.suites.catalog import Program, Suite
 from orchestrator.verdict import benchmark, ktap
 from orchestrator.verdict.crash import console_case
-from orchestrator.vm.ssh import Lost, Ran, Silent
+from orchestrator.vm.ssh import Futile, Lost, Ran, Silent, Unreported
 
 _DETAIL_LIMIT = 16384
 _SKIP, _XFAIL = 4, 2
@@ -41,11 +41,16 @@ class GuestEnd(msgspec.Struct, frozen=True, kw_only=True):
     """A guest that went away while a program ran.
 
     ``death`` says how, empty where its QEMU still runs. ``console`` are the last lines of its console.
+    ``act`` is what userland did to take it down, in the kernel's words. ``answers``: its SSH server accepts a
+    new connection. ``server`` says what happened to that, if its kernel still tells.
     """
 
     death: str
     panicked: bool
     console: str
+    act: str = ""
+    answers: bool = False
+    server: str = ""
 
 
 def judge(suite: Suite, name: str, ran: Ran, limit_s: float) -> tuple[list[Case], Numbers]:
@@ -119,7 +124,13 @@ def _lost(case_id: str, error: Lost, guest: GuestEnd, reports: Sequence[Sighting
     # where a report belongs to a known case, that of the program itself took its guest down: the last one
     own = [report for report in reports if report.case == case_id]
     if crash := console_case(case_id, own or reports[-1:]):
+        if isinstance(error, Futile):
+            crash = msgspec.structs.replace(crash, reason=f"{crash.reason}; {error.message}")
         return crash
+    if reason := _by_userland(error, guest):
+        return Case(id=case_id, verdict=Verdict.FAIL, blame=Blame.TEST, reason=reason, detail=guest.console)
+    if isinstance(error, Futile):
+        return inconclusive(case_id, error.message)
     if guest.panicked:
         return Case(
             id=case_id,
@@ -142,6 +153,21 @@ def _lost(case_id: str, error: Lost, guest: GuestEnd, reports: Sequence[Sighting
         reason=f"the guest stopped answering (limit {limit_s:.0f} s): {error.message}",
         detail=guest.console,
     )
+
+
+def _by_userland(error: Lost, guest: GuestEnd) -> str:
+    """What a program did to its guest, as a reason; empty if the kernel or the host may be at fault."""
+    if guest.act and (guest.panicked or not guest.death):
+        return f"userland took the guest down: {guest.act}"
+    if guest.death:
+        return ""
+    if isinstance(error, Unreported):
+        return f"the runner that watches the program was ended or deceived: {error.message}"
+    if guest.server:
+        return f"the guest's SSH server {guest.server} while its kernel ran on"
+    if guest.answers and not isinstance(error, Silent):
+        return f"the program's SSH session was ended from inside the guest: {error.message}"
+    return ""
 
 
 def _interpreter(suite: Suite, program: Program) -> str:

@@ -19,7 +19,7 @@ from orchestrator.core.arch import Arch
 from orchestrator.core.errors import InfraError, UserError
 from orchestrator.core.files import write_atomically
 from orchestrator.vm import qemu
-from orchestrator.vm.machine import BootFailure, Deadlines, Guest
+from orchestrator.vm.machine import BootFailure, BootLost, Deadlines, Guest
 
 _KVM = Path("/dev/kvm")
 #: A kernel under working KVM shows its banner in a fraction of a second.
@@ -93,7 +93,7 @@ def boot(
         guest = start("kvm", Deadlines(banner=_KVM_BANNER_S))
     except (BootFailure, InfraError) as error:
         # a kernel that prints its banner shows that KVM works
-        if isinstance(error, BootFailure) and error.phase != "banner":
+        if isinstance(error, BootFailure | BootLost) and error.phase != "banner":
             raise
         what = (
             f"no kernel banner within {_KVM_BANNER_S:.0f} s"

@@ -57,6 +57,7 @@ class Console:
             except (OSError, pexpect.EOF, ValueError):
                 pass
             finally:
+                self._add_end(log.write)
                 with self._news:
                     self._ended = True
                     self._news.notify_all()
@@ -71,13 +72,20 @@ class Console:
         with contextlib.suppress(OSError):
             if room > 0:
                 write(data[:room])
-                if len(data) >= room:
-                    write(b"\n[orchestrate: the log is cut here]\n")
         self._sink(data)
         with self._news:
             self.position += len(data)
             self._window = (self._window + data)[-_WINDOW:]
             self._news.notify_all()
+
+    def _add_end(self, write: Callable[[bytes], object]) -> None:
+        """Add the last lines to a log that was full before them."""
+        missing = self.position - LOG_LIMIT
+        with contextlib.suppress(OSError):
+            if missing > 0:
+                end = self._window[-missing:]
+                cut = missing - len(end)
+                write(b"\n[orchestrate: the log is cut here: %d bytes are missing]\n" % cut + end)
 
     def wait_for(
         self, pattern: bytes, timeout_s: float, *, is_dead: Callable[[], bool] = lambda: False

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator.core.errors import KernelError
+from orchestrator.core.errors import InfraError, KernelError
 from orchestrator.core.text import clean
 from orchestrator.vm import qemu
 from orchestrator.vm.console import Console
 from orchestrator.vm.emulator import Emulator
 from orchestrator.vm.qemu import GuestSpec
 from orchestrator.vm.rootfs.overlay import RunKeys
-from orchestrator.vm.ssh import Late, Lost, Mark, Ran, Ssh
+from orchestrator.vm.ssh import Futile, Futility, Late, Lost, Mark, Ran, Refused, Ssh
 
 BANNER = rb"Linux version (\S+) "
 #: Seconds from the kernel's banner to readiness on the machine that the suites' time-outs were written for.
@@ -58,6 +58,14 @@ class BootFailure(KernelError):
         )
         self.phase = phase
         self.how = how
+
+
+class BootLost(InfraError):
+    """A boot phase did not end for a reason that is not the kernel's: QEMU ended, or the key was refused."""
+
+    def __init__(self, phase: str, message: str, tail: Sequence[str]) -> None:
+        super().__init__(message, remedy=BootFailure(phase, "", "", tail).remedy)
+        self.phase = phase
 
 
 def slowness(booted_s: float, flavors: float = 1.0) -> float:
@@ -105,6 +113,7 @@ class Guest(Emulator):
         :param log: the console's log file; QEMU's own complaints go beside it, ``.qemu``.
         :param limit_s: after this many seconds the supervisor ends the guest whatever it does.
         :raises BootFailure: the kernel (or init) did not come up.
+        :raises BootLost: QEMU ended meanwhile, or the guest does not accept the key.
         :raises InfraError: QEMU did not start.
         """
         guest = cls(spec, accel, keys, log, sink)
@@ -169,12 +178,10 @@ class Guest(Emulator):
         died = self.death()
         self.console.settle()
         how = f"died before: {died}" if died else f"did not show within {timeout_s:.0f} s"
-        raise BootFailure(
-            name,
-            "died" if died else "silent",
-            f"boot phase {name!r}: the {what} of this {self.spec.arch.name} guest ({self.accel}) {how}",
-            self.console.tail(),
-        )
+        message = f"boot phase {name!r}: the {what} of this {self.spec.arch.name} guest ({self.accel}) {how}"
+        if died and not self.panicked:
+            raise BootLost(name, message, self.console.tail())
+        raise BootFailure(name, "died" if died else "silent", message, self.console.tail())
 
     def connect(self, timeout_s: float) -> None:
         """Connect over SSH; closes an earlier connection.
@@ -201,12 +208,10 @@ class Guest(Emulator):
             self.connect(timeout_s)
         except Lost as error:
             died = self.death()
-            raise BootFailure(
-                "ssh",
-                "died" if died else "silent",
-                f"boot phase 'ssh': {error.message}{f' ({died})' if died else ''}",
-                self.console.tail(),
-            ) from None
+            message = f"boot phase 'ssh': {error.message}{f' ({died})' if died else ''}"
+            if isinstance(error, Refused) or (died and not self.panicked):
+                raise BootLost("ssh", message, self.console.tail()) from None
+            raise BootFailure("ssh", "died" if died else "silent", message, self.console.tail()) from None
         self.finish_phase("ssh")
 
     def run(
@@ -219,9 +224,11 @@ class Guest(Emulator):
         options: Sequence[str] = (),
         mark: Mark | None = None,
         late: Late | None = None,
+        futile: Callable[[], Futility | None] = lambda: None,
     ) -> Ran:
         """Run a command in the guest; see ``Ssh.run``. The limit is the caller's, already scaled.
 
+        :raises Futile: it is not waited for, see ``Ssh.run``.
         :raises Lost: the guest died, or does not answer; the message says which.
         """
         try:
@@ -234,8 +241,11 @@ class Guest(Emulator):
                 mark=mark,
                 late=late,
                 death=self.death,
+                futile=futile,
                 patience=self.factor,
             )
+        except Futile:
+            raise
         except Lost as error:
             if reason := self.ending():
                 fatal = Lost(reason)

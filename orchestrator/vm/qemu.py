@@ -35,12 +35,17 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     slower: float = 1.0
 
 
+#: The console shows everything, whatever a program sets the log level to, and each line's facility: that of a
+#: program's line is not the kernel's.
+_LOG = ("ignore_loglevel", "console_msg_format=syslog")
 #: A boot under emulation on a busy host must not look like a stall of the guest's own.
 _PATIENCE = (
     "rcupdate.rcu_cpu_stall_timeout=60",
     "watchdog_thresh=30",
     "workqueue.watchdog_thresh=120",
     "sysctl.kernel.hung_task_timeout_secs=45",
+    # by default it looks once in that time, so that a hang may be reported after twice as long
+    "sysctl.kernel.hung_task_check_interval_secs=5",
 )
 
 
@@ -61,7 +66,7 @@ def version(arch: Arch) -> str:
 def kernel_cmdline(spec: GuestSpec, *, nonce: str, epoch: int) -> str:
     """The kernel command line: console, what to do on a panic, patience, and the run's own words."""
     words = [f"console={spec.arch.console}", "panic=-1", "oops=panic", "reboot=t", "printk.time=1"]
-    words += [*spec.arch.cmdline, *_PATIENCE, f"orc.nonce={nonce}", f"orc.epoch={epoch}"]
+    words += [*spec.arch.cmdline, *_LOG, *_PATIENCE, f"orc.nonce={nonce}", f"orc.epoch={epoch}"]
     return " ".join([*words, *spec.cmdline])
 
 

@@ -16,10 +16,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import msgspec
+from msgspec import Meta
 
+from orchestrator.core import codec
 from orchestrator.core.errors import InfraError
 from orchestrator.core.files import write_atomically
 from orchestrator.core.store import Store, digest_of
@@ -36,6 +38,8 @@ CLOCK_S = 2.0
 _HANG_UP_S = 10.0
 _PAUSE_S = 0.003
 _ENTROPY_BYTES = 64
+#: Bytes of the report of ``orc-exec --freshen``.
+_REPORT_LIMIT = 4096
 #: Connections that the guest has not closed yet, in HMP ``info usernet``.
 _OPEN = re.compile(r"TCP\[(?!HOST_FORWARD|TIME_WAIT|CLOSED|LISTEN)")
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
@@ -72,15 +76,19 @@ class Saved:
             self.state = -1
 
 
+_Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+_Errno = Annotated[int, Meta(ge=0, le=4095)]
+
+
 class Freshened(msgspec.Struct, frozen=True):
     """The report of ``orc-exec --freshen``: ``clock_ns`` is the time read back; 0 is no error."""
 
-    clock_ns: int
-    was_ns: int
-    clock_errno: int
-    entropy_bytes: int
-    entropy_errno: int
-    reseed_errno: int
+    clock_ns: _Number
+    was_ns: _Number
+    clock_errno: _Errno
+    entropy_bytes: _Number
+    entropy_errno: _Errno
+    reseed_errno: _Errno
 
 
 class Trust(msgspec.Struct, frozen=True):
@@ -279,8 +287,8 @@ def freshen(guest: Guest) -> Freshened:
         death=guest.death,
     )
     try:
-        report = msgspec.json.decode(output, type=Freshened)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        report = codec.decode_untrusted(output, Freshened, limit=_REPORT_LIMIT)
+    except ValueError as error:
         raise InfraError(f"the guest sent no valid freshness report: {error}") from None
     for what, number in (
         ("clock", report.clock_errno),

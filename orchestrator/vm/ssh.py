@@ -13,7 +13,6 @@ import io
 import logging
 import secrets
 import shlex
-import socket
 import tarfile
 import threading
 import time
@@ -23,54 +22,59 @@ from pathlib import Path, PurePosixPath
 import msgspec
 import paramiko
 
-from orchestrator.core.errors import InfraError
+from orchestrator.core import codec
+from orchestrator.vm import handshake
 from orchestrator.vm.drain import Drain, send
+from orchestrator.vm.handshake import TROUBLE, Lost, Refused
 from orchestrator.vm.rootfs import overlay
+from orchestrator.vm.trailer import TRAILER_LIMIT, Trailer
 
 # QEMU's port forward accepts before the guest listens; retries must not log tracebacks
 logging.getLogger("paramiko.transport").setLevel(logging.CRITICAL)
 
+__all__ = [
+    "RUNNER",
+    "Futile",
+    "Futility",
+    "Late",
+    "Lost",
+    "Mark",
+    "Ran",
+    "Refused",
+    "Silent",
+    "Ssh",
+    "Trailer",
+    "Unreported",
+]
+
 #: The in-guest runner that every command goes through.
 RUNNER = str(overlay.RUNNER)
-_TROUBLE = (paramiko.SSHException, OSError, EOFError)
 _GRACE_S = 20.0
 #: Seconds for a guest to open a channel and to start a command on it.
 _ANSWER_S = 30.0
-
-
-class Lost(InfraError):
-    """The connection is gone, or the guest no longer answers.
-
-    ``stdout`` and ``stderr`` are the output of the command until then.
-    """
-
-    stdout: bytes = b""
-    stderr: bytes = b""
 
 
 class Silent(Lost):
     """Nothing came back in time, but the connection was not closed."""
 
 
-class Trailer(msgspec.Struct, frozen=True):
-    """The report of ``orc-exec`` about its command; times in ms, sizes in KiB."""
+class Futility(msgspec.Struct, frozen=True):
+    """Why a command is not waited for any more; ``hangs``: its guest may be examined for a hang."""
 
-    exit: int | None = None
-    signal: int | None = None
-    timeout: bool = False
-    stuck: bool = False
-    wall_ms: int = 0
-    utime_ms: int = 0
-    stime_ms: int = 0
-    nvcsw: int = 0
-    nivcsw: int = 0
-    maxrss_kib: int = 0
-    dropped_stdout: int = 0
-    dropped_stderr: int = 0
-    leftovers: int = 0
-    cpus: str = ""
-    nice: int = 0
-    exec_error: str | None = None
+    reason: str
+    hangs: bool = False
+
+
+class Futile(Lost):
+    """Nothing that the command may still do can change its verdict; the guest still runs."""
+
+    def __init__(self, why: Futility) -> None:
+        super().__init__(why.reason)
+        self.why = why
+
+
+class Unreported(Lost):
+    """The runner ended without a valid report, although the connection held."""
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -123,7 +127,7 @@ def _answered(channel: paramiko.Channel, limit_s: float) -> Iterator[None]:
 
     def give_up() -> None:
         late.set()
-        with contextlib.suppress(*_TROUBLE):
+        with contextlib.suppress(*TROUBLE):
             channel.close()
 
     timer = threading.Timer(limit_s, give_up)
@@ -157,30 +161,11 @@ class Ssh:
     ) -> Ssh:
         """Connect, trying again until the time is up.
 
-        :param is_dead: says that the guest is dead, so that waiting is useless.
+        :param is_dead: says that the guest is dead, so that waiting is useless; asked by another thread, too.
+        :raises Refused: the guest's server is another one, or does not accept the key.
         :raises Lost: no connection in time; the message has the last reason.
         """
-        until = time.monotonic() + timeout_s
-        reason = "no attempt was made"
-        while time.monotonic() < until and not is_dead():
-            remaining = max(1.0, until - time.monotonic())
-            transport = None
-            try:
-                connection = socket.create_connection(("127.0.0.1", port), timeout=remaining)
-                # a command is many small packets: without this each waits for the one before
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                transport = paramiko.Transport(connection)
-                transport.banner_timeout = transport.auth_timeout = transport.handshake_timeout = remaining
-                transport.connect(hostkey=host_key, username="root", pkey=user_key)
-                return cls(transport)
-            except paramiko.AuthenticationException as error:
-                reason = f"the key was refused: {error}"
-            except _TROUBLE as error:
-                reason = str(error) or type(error).__name__
-            if transport is not None:
-                transport.close()
-            time.sleep(0.05)
-        raise Lost(f"no SSH connection within {timeout_s:.0f} s: {reason}")
+        return cls(handshake.connect(port, host_key, user_key, time.monotonic() + timeout_s, is_dead))
 
     def run(
         self,
@@ -193,6 +178,7 @@ class Ssh:
         mark: Mark | None = None,
         late: Late | None = None,
         death: Callable[[], str] = lambda: "",
+        futile: Callable[[], Futility | None] = lambda: None,
         patience: float = 1.0,
     ) -> Ran:
         """Run a command in the guest.
@@ -202,7 +188,10 @@ class Ssh:
         :param mark: has the kernel log show when it ran.
         :param late: called once the limit has passed, before anything is killed.
         :param death: called while waiting; a reason ends the wait at once.
+        :param futile: likewise, while the guest lives.
         :param patience: factor on the host's grace after the guest's limit.
+        :raises Futile: ``futile`` gave a reason.
+        :raises Unreported: the runner gave no valid report.
         :raises Lost: the connection or the guest went away, or nothing came back in time.
         """
         nonce = secrets.token_hex(8)
@@ -222,17 +211,16 @@ class Ssh:
             stdin="".join(f"{word}\n" for word in words).encode(),
             limit_s=limit_s + _GRACE_S * patience,
             death=death,
+            futile=futile,
             late=(late_line, late.look) if late is not None else None,
         )
         body, trailer, tail = err.replace(late_line, b"", 1).rpartition(f"\n@orc {nonce} ".encode())
         if not trailer:
-            error = Lost(f"the connection was lost while {argv[0]} ran")
-            error.stdout, error.stderr = out, err
-            raise error
+            raise _unreported(f"there is no report about {argv[0]}", out, err)
         try:
-            facts = msgspec.json.decode(tail, type=Trailer)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            raise Lost(f"the guest's report about {argv[0]} is torn: {error}") from None
+            facts = codec.decode_untrusted(tail, Trailer, limit=TRAILER_LIMIT)
+        except ValueError as error:
+            raise _unreported(f"the report about {argv[0]} is invalid: {error}", out, body) from None
         return Ran(tuple(argv), out, body, facts)
 
     def raw(
@@ -251,6 +239,7 @@ class Ssh:
         stdin: bytes,
         limit_s: float,
         death: Callable[[], str],
+        futile: Callable[[], Futility | None] = lambda: None,
         late: tuple[bytes, Callable[[], object]] | None = None,
     ) -> tuple[bytes, bytes]:
         """Standard output and standard error of a command.
@@ -267,8 +256,8 @@ class Ssh:
             with _answered(channel, answer_s):
                 channel.exec_command(command)
             send(channel, stdin, close=late is None)
-            self._wait(channel, drain, deadline, limit_s, death)
-        except _TROUBLE as error:
+            self._wait(channel, drain, deadline, limit_s, death, futile)
+        except TROUBLE as error:
             # paramiko has an error of its own for "Timeout opening channel."
             silent = isinstance(error, TimeoutError) or "timeout" in str(error).lower()
             reason = death()
@@ -281,7 +270,7 @@ class Ssh:
             raise
         finally:
             if channel is not None:
-                with contextlib.suppress(*_TROUBLE):
+                with contextlib.suppress(*TROUBLE):
                     channel.close()
         return drain.output()
 
@@ -292,6 +281,7 @@ class Ssh:
         deadline: float,
         limit_s: float,
         death: Callable[[], str],
+        futile: Callable[[], Futility | None],
     ) -> None:
         """Drain a channel until its command has ended.
 
@@ -301,7 +291,9 @@ class Ssh:
         while True:
             has_read = drain.read(channel)
             deadline += drain.look_if_late(channel)
-            if has_read:
+            if why := futile():
+                raise Futile(why)
+            if has_read and time.monotonic() <= deadline:
                 quiet_since = time.monotonic()
             elif (channel.exit_status_ready() or channel.closed) and channel.eof_received:
                 if not (channel.recv_ready() or channel.recv_stderr_ready()):
@@ -331,7 +323,7 @@ class Ssh:
                 if size is not None:
                     channel.get_pty("xterm", *size)
                 channel.exec_command(f"{there}exec /bin/sh -l")
-        except _TROUBLE as error:
+        except TROUBLE as error:
             raise Lost(f"the guest did not start a shell: {error}") from None
         return channel
 
@@ -387,8 +379,14 @@ class Ssh:
 
     def close(self) -> None:
         """Close the connection."""
-        with contextlib.suppress(*_TROUBLE):
+        with contextlib.suppress(*TROUBLE):
             self._transport.close()
+
+
+def _unreported(message: str, stdout: bytes, stderr: bytes) -> Unreported:
+    error = Unreported(message)
+    error.stdout, error.stderr = stdout, stderr
+    return error
 
 
 def _inside(name: str) -> PurePosixPath:

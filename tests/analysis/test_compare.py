@@ -119,3 +119,12 @@ def test_of_what_is_better_large_more_is_better() -> None:
         (each,) = compare(with_, without, better={"ops 1/s": "higher"}).ratios
         assert (each.outcome, each.better) == (outcome, "higher")
     assert compare(many, few, better={}).ratios == ()
+
+
+@pytest.mark.parametrize("values", [(1e308, 1e-308), (1e-308, 1e308), (1e308, 1e308), (5e-324, 1.0)])
+def test_numbers_that_overflow_are_left_out(values: tuple[float, float]) -> None:
+    """They may stand in the results of an earlier version."""
+    boots = [[{**boot(100.0), "interference": value}] * 4 for value in values]
+    comparison = compare_pair(*boots)
+    assert "interference" not in {each.metric for each in comparison.ratios}
+    assert len(comparison.ratios) == 3

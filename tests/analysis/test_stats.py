@@ -18,6 +18,7 @@ from orchestrator.analysis.stats import (
     decide,
     median,
     median_ratio,
+    poisson_tail,
     ratio_interval,
     says,
     wilson_interval,
@@ -73,7 +74,15 @@ def test_too_few_boots_give_no_interval(n_a: int, n_b: int, confidence: float) -
 
 @pytest.mark.parametrize(
     ("a", "b"),
-    [([], [1.0]), ([1.0], []), ([0.0], [1.0]), ([1.0], [-1.0]), ([math.nan], [1.0]), ([1.0], [math.inf])],
+    [
+        ([], [1.0]),
+        ([1.0], []),
+        ([0.0], [1.0]),
+        ([1.0], [-1.0]),
+        ([math.nan], [1.0]),
+        ([1.0], [math.inf]),
+        ([1e308], [1e-308]),
+    ],
 )
 def test_what_has_no_ratio(a: list[float], b: list[float]) -> None:
     with pytest.raises(ValueError, match="a ratio needs"):
@@ -304,3 +313,16 @@ def test_decisions_are_as_often_wrong_as_stated(noise: str) -> None:
 def test_which_way_is_better(low: float | None, high: float | None, better: str, said: str) -> None:
     ratio = Ratio(estimate=1.0, low=low, high=high, confidence_actual=None, n_a=5, n_b=5)
     assert says(ratio, better) == said
+
+
+@given(st.lists(st.floats(min_value=1e-150, max_value=1e150), min_size=4, max_size=6))
+def test_figures_of_any_size_have_finite_ratios(values: list[float]) -> None:
+    found = ratio_interval(values, values[::-1])
+    assert all(math.isfinite(number) for number in (found.estimate, found.low or 0.0, found.high or 0.0))
+
+
+@pytest.mark.parametrize(
+    ("count", "expected", "tail"), [(0, 0, 1), (0, 5, 1), (1, 0, 0), (1, 1, 1 - math.exp(-1)), (3, 2, 0.3233)]
+)
+def test_the_tail_of_a_poisson_count(count: float, expected: float, tail: float) -> None:
+    assert poisson_tail(count, expected) == pytest.approx(tail, abs=1e-4)

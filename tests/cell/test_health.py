@@ -14,7 +14,7 @@ from paths import DATA
 from orchestrator.cell import health
 from orchestrator.cell.program import ProgramResult
 from orchestrator.evidence.collect import HangReport
-from orchestrator.evidence.health import parse_state
+from orchestrator.evidence.health import TAINT_BITS, parse_state
 from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.results.model import Blame, Case, Verdict
 from orchestrator.vm.ssh import Lost, Mark
@@ -90,6 +90,35 @@ def test_taint_is_the_programs(look: Look) -> None:
     assert (found.log, found.duration_s, found.fingerprint) == ("p.log", 1.0, "tainted")
     # the next program is held against what was left to it
     assert look.cell.health.tainted == 512
+
+
+@pytest.mark.parametrize("letters", ["O", "OE", "P", "F", "C", "U", "K", "R", "N", "J"])
+def test_taint_that_userland_brought_is_no_fault(look: Look, letters: str) -> None:
+    """A module of the user's own, loaded by a command."""
+    mask = sum(1 << bit for bit, name in enumerate(TAINT_BITS) if name[0] in letters)
+    found = look(FakeGuest(WELL.replace("tainted\n0", f"tainted\n{mask}")), [case()])["s/p"]
+    assert (found.verdict, found.reason) == (PASS, "")
+    assert found.detail.startswith(f"it tainted the kernel: {letters[0]}: ") or letters == "OE"
+    # of a failure it says so too
+    failed = look(FakeGuest(WELL.replace("tainted\n0", f"tainted\n{mask}")), [case(FAIL, reason="why")])[
+        "s/p"
+    ]
+    assert (failed.verdict, failed.reason) == (FAIL, "why")
+
+
+@pytest.mark.parametrize("bit", ["W", "D", "B", "L", "T"])
+def test_taint_beside_that_of_userland_is_the_kernels(look: Look, bit: str) -> None:
+    mask = sum(1 << number for number, name in enumerate(TAINT_BITS) if name[0] in f"O{bit}")
+    found = look(FakeGuest(WELL.replace("tainted\n0", f"tainted\n{mask}")), [case()])["s/p"]
+    assert (found.verdict, found.blame) == (CRASH, Blame.KERNEL)
+    assert "out-of-tree" not in found.reason
+
+
+@pytest.mark.parametrize("bit", ["M", "S", "I"])
+def test_taint_of_the_machine_is_infrastructure(look: Look, bit: str) -> None:
+    mask = sum(1 << number for number, name in enumerate(TAINT_BITS) if name[0] == bit)
+    found = look(FakeGuest(WELL.replace("tainted\n0", f"tainted\n{mask}")), [case()])["s/p"]
+    assert (found.verdict, found.blame) == (Verdict.INCONCLUSIVE, Blame.INFRA)
 
 
 def test_a_taint_that_a_report_explains_is_not_told_twice(look: Look) -> None:

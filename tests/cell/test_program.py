@@ -11,7 +11,9 @@ import pytest
 from fakes.guests import FakeGuest
 from paths import DATA
 
+from orchestrator.cell import program
 from orchestrator.cell.program import ProgramResult, ProgramRun
+from orchestrator.evidence import watch
 from orchestrator.evidence.collect import HangProbe, HangReport
 from orchestrator.results.model import Blame, Case, Verdict
 from orchestrator.suites import catalog
@@ -21,6 +23,8 @@ from orchestrator.verdict.program import Numbers
 
 LOGS = DATA / "splat"
 PASS, FAIL, SKIP, NA = Verdict.PASS, Verdict.FAIL, Verdict.SKIP, Verdict.NA
+WARNING = (LOGS / "x86-warning-7.2.log").read_bytes()
+BEGIN, END = b"[    1.0] orchestrate: begin s/p #FIRST\n", b"[    9.0] orchestrate: end s/p #SECOND\n"
 KTAP = b"TAP version 13\n1..2\nok 1 a\nok 2 b\n"
 
 
@@ -110,6 +114,7 @@ def test_what_is_asked_of_the_guest(judge: Judge) -> None:
     guest = FakeGuest(cpus="0-1", nice=5)
     judge(guest, argv=("--x",), env={"A": "b"}, timeout_s=7, cpus="0-1", nice=5)
     mark = guest.asked.pop("mark")
+    assert guest.asked.pop("futile") == guest.watch.futile
     assert mark.id == "s/p"
     assert mark.first != mark.second
     assert guest.asked == {
@@ -142,6 +147,166 @@ def test_a_server_that_goes_away_is_not_the_kernels_silence(judge: Judge) -> Non
     case = only(judge(FakeGuest(lost="reset by peer")))
     assert (case.verdict, case.blame) == (Verdict.ERROR, Blame.INFRA)
     assert case.reason == "the guest's SSH server went away while its kernel ran on: reset by peer"
+
+
+KERNEL_SAYS = b"<0>[    5.000000][   T99] "
+PROGRAM_SAYS = b"<8>[    5.000000][   T99] "
+REBOOTED = "the guest rebooted or powered off"
+FAIL_TEST = (FAIL, Blame.TEST)
+
+
+@pytest.mark.parametrize(
+    ("act", "dead", "lost"),
+    [
+        (b"reboot: Restarting system", REBOOTED, "gone"),
+        (b"reboot: Power down", REBOOTED, "gone"),
+        (b"reboot: System halted", "", "no answer"),
+        (b"sysrq: Resetting", REBOOTED, "gone"),
+        (b"sysrq: Power Off", REBOOTED, "gone"),
+        (b"sysrq: Kill All Tasks", "", "gone"),
+        (b"sysrq: Terminate All Tasks", "", "gone"),
+        (b"SysRq : Resetting", REBOOTED, "gone"),
+    ],
+)
+def test_a_guest_that_userland_takes_down_is_the_programs(
+    judge: Judge, act: bytes, dead: str, lost: str
+) -> None:
+    case = only(judge(FakeGuest(lost=lost, dead=dead, marked=BEGIN + KERNEL_SAYS + act + b"\n")))
+    assert (case.verdict, case.blame) == FAIL_TEST
+    assert act.decode() in case.reason
+    # who only writes so has not done it
+    written = judge(FakeGuest(lost="gone", dead=REBOOTED, marked=BEGIN + PROGRAM_SAYS + act + b"\n"))
+    assert only(written).verdict is Verdict.CRASH
+    # nor what the program before it had done
+    before = FakeGuest(lost="gone", dead=REBOOTED)
+    before.watch.feed(KERNEL_SAYS + act + b"\n")
+    assert only(judge(before)).verdict is Verdict.CRASH
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        b"sysrq: Trigger a crash\n" + KERNEL_SAYS + b"Kernel panic - not syncing: sysrq triggered crash\n",
+        b"SysRq : Trigger a crash\n"
+        + KERNEL_SAYS
+        + b"BUG: unable to handle kernel NULL pointer dereference\n",
+        b"sysrq: Manual OOM execution\n" + KERNEL_SAYS + b"Out of memory: Killed process 3 (p)\n",
+    ],
+)
+def test_a_crash_that_was_asked_for_is_the_programs(judge: Judge, says: bytes) -> None:
+    marked = BEGIN + KERNEL_SAYS + says
+    case = only(judge(FakeGuest(lost="gone", dead="the guest panicked", marked=marked)))
+    assert (case.verdict, case.blame) == FAIL_TEST
+    assert case.reason.startswith("written or requested by a program: ")
+
+
+def test_a_report_before_the_reboot_is_still_the_kernels(judge: Judge) -> None:
+    marked = BEGIN + WARNING + KERNEL_SAYS + b"reboot: Restarting system\n"
+    case = only(judge(FakeGuest(lost="gone", dead=REBOOTED, marked=marked)))
+    assert (case.verdict, case.blame) == (Verdict.CRASH, Blame.KERNEL)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"WARNING: mm/mmap_lock.c:1 at lock_next_vma+0x1/0x2, CPU#0: p/1",
+        b"BUG: KASAN: use-after-free in f+0x1/0x2",
+        b"Kernel panic - not syncing: Fatal exception",
+        b"rcu: INFO: rcu_preempt self-detected stall on CPU",
+    ],
+)
+def test_a_report_that_a_program_writes_is_the_programs(judge: Judge, text: bytes) -> None:
+    case = only(judge(FakeGuest(marked=BEGIN + PROGRAM_SAYS + text + b"\n" + END)))
+    assert (case.verdict, case.blame) == FAIL_TEST
+    kernels = only(judge(FakeGuest(marked=BEGIN + KERNEL_SAYS + text + b"\n" + END)))
+    assert (kernels.verdict, kernels.blame) == (Verdict.CRASH, Blame.KERNEL)
+
+
+def test_who_ends_the_runner_or_its_session_is_the_program(judge: Judge) -> None:
+    case = only(judge(FakeGuest(lost="no report")))
+    assert (case.verdict, case.blame) == FAIL_TEST
+    assert "the runner that watches the program" in case.reason
+    # the server is well and a new session works
+    case = only(judge(FakeGuest(lost="reset by peer", answers=True)))
+    assert (case.verdict, case.blame) == FAIL_TEST
+    assert "session" in case.reason
+    # a killed QEMU is nobody's act in the guest
+    case = only(judge(FakeGuest(lost="no report", dead="QEMU was killed by signal 9")))
+    assert (case.verdict, case.blame) == (Verdict.ERROR, Blame.INFRA)
+
+
+@pytest.mark.parametrize("state", ["is stopped", "is gone"])
+def test_a_server_that_was_stopped_is_no_hang_of_the_kernel(judge: Judge, state: str) -> None:
+    probe = HangProbe(lambda *_: HangReport(server=state), 30.0)
+    case = only(judge(FakeGuest(lost="no answer"), probe=probe))
+    assert (case.verdict, case.blame) == FAIL_TEST
+    assert state in case.reason
+
+
+def test_a_program_that_mutes_the_console_proves_nothing(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "_MARK_S", 0.01)
+    result = judge(FakeGuest(out=KTAP.replace(b"ok 2", b"not ok 2"), exit=1, marked=BEGIN), parser="ktap")
+    assert {c.id: c.verdict for c in result.cases} == {"s/p/a": Verdict.INCONCLUSIVE, "s/p/b": FAIL}
+    assert "mute" in result.cases[0].reason
+    # a console that shows no marks at all is not its doing
+    assert only(judge(FakeGuest())).verdict is PASS
+
+
+def flood(number: int) -> bytes:
+    return BEGIN + b"".join(
+        WARNING.replace(b"vma_start_read", b"f_%d" % (n % number)) for n in range(watch.FLOOD_REPORTS)
+    )
+
+
+@pytest.mark.parametrize("number", [1, 7])
+def test_a_flood_is_not_waited_for(judge: Judge, number: int) -> None:
+    result = judge(FakeGuest(out=KTAP[:-7], marked=flood(number)), parser="ktap")
+    case = next(c for c in result.cases if c.id == "s/p")
+    assert (case.verdict, case.blame) == (Verdict.CRASH, Blame.KERNEL)
+    assert f"floods the console: {watch.FLOOD_REPORTS} reports" in case.reason
+    assert result.fault == case.fingerprint
+    assert result.lost
+    # what it had reported stays, but nobody knows which case the kernel warned in
+    assert next(c for c in result.cases if c.id == "s/p/a").verdict is Verdict.INCONCLUSIVE
+
+
+def test_much_text_without_a_report_is_inconclusive(judge: Judge) -> None:
+    marked = BEGIN + KERNEL_SAYS + (b"x" * 100 + b"\n") * (watch.FLOOD_BYTES_QUIET // 100)
+    case = only(judge(FakeGuest(marked=marked)))
+    assert case.verdict is Verdict.INCONCLUSIVE
+    assert "floods the console: 0 reports" in case.reason
+
+
+def test_a_hang_that_the_kernel_reports_is_not_waited_for(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "STALL_S", -1.0)
+    probe = HangProbe(lambda *_: HangReport(reason="p/1 waits", place="__vma_start_write"), 30.0)
+    hung = BEGIN + (LOGS / "hung-task.log").read_bytes()
+    result = judge(FakeGuest(marked=hung), probe=probe)
+    case = only(result)
+    assert (case.verdict, case.blame) == (Verdict.CRASH, Blame.KERNEL)
+    assert case.reason.endswith("; p/1 waits")
+    assert result.fault == case.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("guest", "fault"),
+    [
+        ({"timeout": True, "signal": 15}, ""),
+        ({"timeout": True, "stuck": True, "signal": None}, "hang in m_start"),
+        ({"lost": "no answer"}, "hang in m_start"),
+        ({"lost": "gone"}, ""),
+        ({}, ""),
+    ],
+)
+def test_which_fault_may_be_the_same_in_other_programs(
+    judge: Judge, guest: dict[str, Any], fault: str
+) -> None:
+    probe = HangProbe(lambda *_: HangReport(place="m_start"), 30.0)
+    assert judge(FakeGuest(**guest), probe=probe).fault == fault
 
 
 @pytest.mark.parametrize(
@@ -227,9 +392,7 @@ def test_ktap_and_the_exit_status(judge: Judge, guest: dict[str, Any], verdicts:
     assert {c.id: c.verdict for c in result.cases} == verdicts
 
 
-BEGIN, END = b"[    1.0] orchestrate: begin s/p #FIRST\n", b"[    9.0] orchestrate: end s/p #SECOND\n"
 IN_B = b"[    2.0] orchestrate: begin s/p/b #FIRST\n"
-WARNING = (LOGS / "x86-warning-7.2.log").read_bytes()
 
 
 def test_the_case_that_burned_is_the_one_that_crashed(judge: Judge) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -11,6 +12,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fakes.leaky import leak_vma_locks
@@ -34,6 +37,36 @@ def test_the_box_grows_with_the_guest_up_to_a_bound() -> None:
     assert collect.limit_s(0.5) == collect.BOX_S
     assert collect.limit_s(2.0) == 2 * collect.BOX_S
     assert collect.limit_s(100.0) == collect.BOX_MOST_S
+
+
+class Dumping:
+    """A guest whose QEMU dumps at once, into the descriptor that it was given."""
+
+    factor = 1.0
+    spec = SimpleNamespace(mem_mib=16)
+
+    def within(self, _: float) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def send_fd(self, _: str, descriptor: int) -> None:
+        self.mode = os.fstat(descriptor).st_mode & 0o777
+        os.write(descriptor, b"KDUMP")
+
+    def qmp(self, command: str, **_: object) -> dict[str, object]:
+        return {"formats": [], "status": "completed"}
+
+
+@pytest.mark.parametrize("before", [None, 0o644, 0o777])
+def test_nobody_else_reads_a_memory_dump(tmp_path: Path, before: int | None) -> None:
+    """It has the host key of the run in it."""
+    path = tmp_path / "p.vmcore"
+    if before is not None:
+        path.touch()
+        path.chmod(before)
+    guest: Any = Dumping()
+    collect._Gatherer(guest, "p", tmp_path, tmp_path, ConsoleWatch())._write_core()
+    assert guest.mode == path.stat().st_mode & 0o777 == 0o600
+    assert path.read_bytes() == b"KDUMP"
 
 
 @pytest.fixture(scope="module", params=arches.usual())
@@ -76,6 +109,7 @@ def test_a_guest_that_answers(guest: Guest, tmp_path: Path) -> None:
         assert word in text, word
     assert told.detail.splitlines()[0] == "evidence: p.hang.txt"
     assert "memory: p.vmcore" in told.detail
+    assert (tmp_path / "p.vmcore").stat().st_mode & 0o777 == 0o600
     core = (tmp_path / "p.vmcore").read_bytes()
     assert core.startswith((b"makedumpfile", b"KDUMP", b"\x7fELF"))
     assert 1 << 20 < len(core) < guest.spec.mem_mib << 20

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
 from __future__ import annotations
 
+import re
 import threading
+from pathlib import Path
 
 import pytest
 from paths import DATA
 
 from orchestrator.evidence.watch import ConsoleWatch
 from orchestrator.results.model import Blame
-from orchestrator.splat.scanner import KEEP
+from orchestrator.splat.scanner import KEEP, Scanner
 from orchestrator.vm.ssh import Mark
 
 LOGS = DATA / "splat"
@@ -238,3 +240,17 @@ def test_counters_below_zero() -> None:
     watch.feed(b"[ 1.0] vmstat_refresh: nr_mlock -3\n[ 1.1] vmstat_refresh: nr_mlock -4\n")
     assert watch.negative() == {"nr_mlock": -4}
     assert watch.negative() == {}
+
+
+@pytest.mark.parametrize("path", sorted(LOGS.glob("*.log")), ids=lambda path: path.stem)
+def test_a_console_with_facilities_reads_the_same(path: Path) -> None:
+    """The format of guests' consoles (console_msg_format=syslog), against that of the corpus."""
+    plain = path.read_bytes()
+    found = []
+    for text in (plain, re.sub(rb"(?m)^(?=\[ *\d+\.\d+\])", b"<4>", plain)):
+        scanner = Scanner()
+        scanner.feed(text)
+        found.append(
+            [(splat.title, splat.fingerprint, splat.excerpt, splat.user) for splat in scanner.finish()]
+        )
+    assert found[0] == found[1]

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.evidence.watch import ConsoleWatch
-from orchestrator.vm.ssh import Lost, Ran, Silent, Trailer
+from orchestrator.vm.ssh import Futile, Lost, Ran, Silent, Trailer, Unreported
+
+#: What stands for the class of a loss.
+_LOSSES = {"no answer": Silent, "no report": Unreported}
 
 
 class FakeConsole:
@@ -25,6 +28,9 @@ class FakeConsole:
 class FakeGuest:
     """``facts`` and streams are what its program gives, ``lost`` what happens in place of that.
 
+    ``answers``: it accepts another connection afterwards. A program that the watcher need not wait for is
+    ended.
+
     ``marked`` is what its console says while the program runs; FIRST and SECOND are the words of its marks.
     """
 
@@ -37,15 +43,16 @@ class FakeGuest:
         dead: str = "",
         says: bytes = b"",
         marked: bytes = b"",
+        answers: bool = False,
         **facts: object,
     ) -> None:
         self.factor = 2.0
         self.watch = ConsoleWatch()
         self.console = FakeConsole(self.watch, says)
         self.asked: dict[str, Any] = {}
-        self._lost, self._dead, self._marked = lost, dead, marked
+        self._lost, self._dead, self._marked, self._can_answer = lost, dead, marked, answers
         given = {"exit": 0, **facts} if not {"signal", "exec_error"} & set(facts) else facts
-        self._ran = Ran((), out, err, Trailer(wall_ms=3000, **given))  # type: ignore[arg-type]
+        self._ran = Ran((), out, err, Trailer(**{"wall_ms": 3000, **given}))  # type: ignore[arg-type]
 
     def run(self, argv: Sequence[str], **options: Any) -> Ran:
         self.asked = {"argv": list(argv), **options}
@@ -55,11 +62,19 @@ class FakeGuest:
         )
         if self._ran.facts.timeout and options["late"]:
             options["late"].look()
+        if why := options["futile"]():
+            futile = Futile(why)
+            futile.stdout = self._ran.stdout
+            raise futile
         if self._lost:
-            lost = (Silent if self._lost == "no answer" else Lost)(self._lost)
+            lost = _LOSSES.get(self._lost, Lost)(self._lost)
             lost.stdout = self._ran.stdout
             raise lost
         return self._ran
+
+    def connect(self, timeout_s: float) -> None:
+        if not self._can_answer:
+            raise Lost("no answer")
 
     def death(self) -> str:
         return self._dead

@@ -242,8 +242,23 @@ def _inputs(tree: Tree, store: Store, *suites: Suite) -> Inputs:
     return prepare.inputs(choices, [target], suites, store)
 
 
+#: What a program of tests/data/hostile does by itself, and a word of the reason that says so.
+BY_PROGRAM = {
+    "panic": "sysrq triggered crash",
+    "splat": "WARNING",
+    # it wrote a mark of its end before that
+    "forge": "WARNING",
+    "reboot": "reboot: Restarting system",
+    "poweroff": "reboot: Power down",
+    "halt": "reboot: System halted",
+    "runner": "the runner that watches the program",
+    "sshd": "session was ended from inside",
+    "all": "session was ended from inside",
+}
+
+
 def _hostile_suite() -> Suite:
-    names = ("good", "panic", "splat", "forge", "taint", "asleep", "sshd", "after")
+    names = ("good", *BY_PROGRAM, "quiet", "silent", "taint", "asleep", "after")
     return Suite(
         folder=DATA / "hostile",
         name="hostile",
@@ -272,16 +287,16 @@ def test_crash_splat_and_hang_have_their_verdicts(bench: Bench, arch_name: str) 
     result = bench.run(arch_name=arch_name)
     cases = _by_id(result)
     assert cases["hostile/good"].verdict is Verdict.PASS
-    # a panic ends that guest only: the cell goes on in another one
-    panicked = cases["hostile/panic"]
-    assert (panicked.verdict, panicked.blame) == (Verdict.CRASH, Blame.KERNEL)
-    assert panicked.fingerprint
-    # it printed a warning and said that all is well
-    burned = cases["hostile/splat"]
-    assert (burned.verdict, burned.blame) == (Verdict.CRASH, Blame.KERNEL)
-    assert "WARNING" in burned.reason
-    # it wrote a mark of its end before it burned
-    assert cases["hostile/forge"].verdict is Verdict.CRASH
+    # what a program does ends that guest only: the cell goes on in another one
+    for name, word in BY_PROGRAM.items():
+        case = cases[f"hostile/{name}"]
+        assert (case.verdict, case.blame) == (Verdict.FAIL, Blame.TEST), case
+        assert word in case.reason
+    assert cases["hostile/panic"].fingerprint
+    # the log level mutes nothing, unless what overrides it is turned off
+    assert cases["hostile/quiet"].verdict is Verdict.PASS
+    assert cases["hostile/silent"].verdict is Verdict.INCONCLUSIVE
+    assert "mute" in cases["hostile/silent"].reason
     # without a word on the console, and of this program's making
     tainted = cases["hostile/taint"]
     assert (tainted.verdict, tainted.reason) == (Verdict.CRASH, "the kernel became tainted: W: warning")
@@ -294,14 +309,11 @@ def test_crash_splat_and_hang_have_their_verdicts(bench: Bench, arch_name: str) 
     for word in ("kernel_clone", "Show backtrace of all active CPUs", "Show Blocked State", "Show State"):
         assert word in text, word
     assert (evidence / "asleep.vmcore").stat().st_size > 1 << 20
-    server = cases["hostile/sshd"]
-    assert (server.verdict, server.blame) == (Verdict.ERROR, Blame.INFRA)
-    assert "SSH server" in server.reason
     assert cases["hostile/after"].verdict is Verdict.PASS
     # each had a guest of its own, restored or, where that does not work, booted
     assert len(list(bench.root.glob("cells/cell/console*.log"))) >= len(cases) - len(result.cases)
     assert result.properties["further guests"].startswith(("restored: ", "booted: "))
-    assert time.monotonic() - started < 300
+    assert time.monotonic() - started < 400
     assert not _our_qemus()
 
 
@@ -321,13 +333,14 @@ def test_a_splat_is_put_on_the_case_that_ran(bench: Bench) -> None:
     cases = {name: c for name, c in _by_id(result).items() if name.startswith("hostile/")}
     assert {name: c.verdict for name, c in cases.items()} == {
         "hostile/burning/fire/before": Verdict.PASS,
-        "hostile/burning/fire/burns": Verdict.CRASH,
+        # it wrote the report itself
+        "hostile/burning/fire/burns": Verdict.FAIL,
         "hostile/burning/fire/after": Verdict.PASS,
-        "hostile/burning/end/dies": Verdict.CRASH,
+        "hostile/burning/end/dies": Verdict.FAIL,
         # the rest never reported
-        "hostile/burning": Verdict.CRASH,
+        "hostile/burning": Verdict.FAIL,
     }
-    assert cases["hostile/burning/fire/burns"].reason == "WARNING in lock_next_vma"
+    assert cases["hostile/burning/fire/burns"].reason.endswith("WARNING in lock_next_vma")
     assert "sysrq" in cases["hostile/burning/end/dies"].reason
 
 

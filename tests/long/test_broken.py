@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import datetime
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -19,11 +17,10 @@ from functools import cached_property
 from pathlib import Path
 
 import pytest
+from broken_tree import BrokenTree
 from paths import ROOT, RUNS, TESTS
-from under_test import FIX_GAP, LINUX_7_2, orchestrate, results
+from under_test import FIX_GAP, orchestrate, results
 
-from orchestrator import source
-from orchestrator.core.store import default_cache
 from orchestrator.results.model import AT_FAULT, Case, Verdict
 from orchestrator.run.summary import RunResult
 
@@ -43,7 +40,6 @@ ARM64 = (
 
 _NOTICES = re.compile(r"(?P<suites>[\w-]+(?:, [\w-]+)*) (?P<cases>\S+): (?P<why>.+)")
 _TOOK = re.compile(r"\s*# took (?P<s>\d+\.\d+) s\b")
-_FILE = re.compile(r"^\+\+\+ b/(\S+)$", re.M)
 
 
 @dataclass(frozen=True)
@@ -114,22 +110,14 @@ class Findings:
 
 
 class Workshop:
-    """One tree in one place, broken in one way after the other: ccache knows all that did not change.
+    """One tree, broken in one way after the other, and what the suites say of it."""
 
-    It knows nothing of a tree in another place, so ``--patch``, which makes one for each, is of no use here.
-    """
-
-    def __init__(self, place: Path, runs: Path) -> None:
-        self.tree = place
+    def __init__(self, runs: Path) -> None:
+        self.tree = BrokenTree()
         self.runs = runs
         self.rows: dict[tuple[str, str], str] = {}
         self.scores: dict[str, list[tuple[bool, bool]]] = {}
         self._good: dict[tuple[str, tuple[Path, ...]], Findings] = {}
-        self._touched: set[str] = set()
-        self._pristine = source.resolve(LINUX_7_2, cache=default_cache()).path
-        shutil.rmtree(place, ignore_errors=True)
-        place.parent.mkdir(exist_ok=True)
-        subprocess.run(["cp", "-a", self._pristine, place], check=True)
 
     def good(self, arch: str, patches: tuple[Path, ...]) -> Findings:
         """What the suites say of the kernel without a mistake, which should be nothing."""
@@ -146,14 +134,14 @@ class Workshop:
         return {suite: [a for a in alarms if a.case.id not in known] for suite, alarms in found.items()}
 
     def _run(self, arch: str, patches: Sequence[Path], name: str) -> Findings:
-        self._apply(patches)
+        self.tree.apply(patches)
         alarms: Alarms = {}
         loud: list[str] = []
         # apart, so that what burns after the last program is known to be whose
         for suites in (OURS, (UPSTREAM,)):
             out = self.runs / f"{arch}-{name}" / ("ours" if suites is OURS else "upstream")
             orchestrate(
-                "run", "--source", self.tree, "--arch", arch, "--variant", "per-vma-lock",
+                "run", "--source", self.tree.path, "--arch", arch, "--variant", "per-vma-lock",
                 "--out", out, *(word for suite in suites for word in ("--suite", suite)),
             )  # fmt: skip
             result = results(out)
@@ -164,17 +152,6 @@ class Workshop:
                 f"{c.id}: {c.verdict}: {c.reason}" for c in cases if c.verdict not in QUIET or _at_fault(c)
             ]
         return Findings(alarms, loud)
-
-    def _apply(self, patches: Sequence[Path]) -> None:
-        for name in self._touched:
-            shutil.copy2(self._pristine / name, self.tree / name)
-        self._touched = {name for patch in patches for name in _FILE.findall(patch.read_text())}
-        for patch in patches:
-            subprocess.run(
-                ["patch", "-p1", "-s", "-N", "--no-backup-if-mismatch", "-i", patch],
-                cwd=self.tree,
-                check=True,
-            )
 
     def note(self, arch: str, mistake: Mistake, alarms: Alarms) -> None:
         """Add a row to the table and write it anew."""
@@ -245,10 +222,9 @@ def workshop(request: pytest.FixtureRequest) -> Iterator[Workshop]:
     """The tree to break, and the table, which is printed at the end."""
     runs = RUNS / f"broken-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}"
     runs.mkdir(parents=True)
-    # the same place in every session, for ccache
-    made = Workshop(default_cache() / "broken" / "linux", runs)
+    made = Workshop(runs)
     yield made
-    shutil.rmtree(made.tree)
+    made.tree.remove()
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print(f"\n\n{made.table()}\n{runs / 'table.md'}")
 

@@ -12,6 +12,7 @@ BESIDE = {"selftests", "guest", "long", "project"}
 #: Tests in a room that are of no single module there, and why.
 ALONE = {
     "bisect/test_simulate_bisect.py": "the simulation and its page, tests/simulate_bisect.py",
+    "cell/test_hostile_guest.py": "whatever a guest sends, through all rooms that read it",
     "engine/test_conformance.py": "what holds of every engine",
     "kernel/test_hostile_builds.py": "attacks of makefiles, kills and wrong caches, across the room",
     "splat/test_corpus.py": "the scanner on a public collection, where there is one",

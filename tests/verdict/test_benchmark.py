@@ -73,6 +73,16 @@ def test_of_many_faults_the_first_are_said() -> None:
     assert judge(changed(proofs=proofs))[0].reason == "p0: no; p1: no; p2: no (and 6 more)"
 
 
+@pytest.mark.parametrize("value", [1e308, 1e-308, 1e16, 1e-13, 5e-324, -0.1])
+def test_figures_that_nothing_measures_are_no_figures(value: float) -> None:
+    """The ratio of the largest and the smallest float has no exponential."""
+    metrics = {"m": {"value": value, "unit": "us", "better": "lower", "compare": True}}
+    case, numbers, _ = judge(changed(metrics=metrics))
+    assert case.verdict is Verdict.INCONCLUSIVE
+    assert case.reason.startswith("m is ")
+    assert not numbers
+
+
 def test_a_number_beyond_all_bounds_is_no_number() -> None:
     out = json.dumps(GOOD).replace("1000.5", "1e999").encode()
     with pytest.raises(Inconclusive, match="no valid document"):

@@ -124,6 +124,9 @@ def test_a_file(tmp_path: Path) -> None:
     assert (entry.case, entry.expires) == ("s/*", datetime.date(2027, 1, 1))
 
 
+ENOUGH = '[[known]]\ncase = "s"\nreason = "r"\nlink = "l"\nexpires = 2027-01-01\n'
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -131,6 +134,9 @@ def test_a_file(tmp_path: Path) -> None:
         ('[[known]]\ncase = ""\nreason = "r"\nlink = "l"\nexpires = 2027-01-01\n', "known"),
         ('[[known]]\ncase = "s"\nreason = "r"\nlink = "l"\nexpires = 2027-01-01\nverdict = "PASS"\n', "PASS"),
         ('[[known]]\ncase = "s"\nreason = "r"\nlink = "l"\nexpires = 2027-01-01\nwhy = "?"\n', "why"),
+        (f"{ENOUGH}symptom = '('\n", "symptom|unterminated|missing"),
+        (f"{ENOUGH}rate = {{ count = 'x', per = 'y', most = 0.0 }}\n", "most"),
+        (f"{ENOUGH}rate = {{ count = 'x', per = 'y' }}\n", "most"),
         ("[[known]\n", "known.toml"),
     ],
 )
@@ -147,3 +153,111 @@ def test_ours_have_a_link_that_leads_somewhere(folder: Path) -> None:
     for entry in known.load(folder / known.FILE):
         assert (ROOT / entry.link).exists()
         assert entry.case.startswith(f"{folder.name}/")
+
+
+SYMPTOM = r"page \d+ of the cell at 0x[0-9a-f]+ was mapped all the time and is missing "
+PASS_OF = " (pass of 512 bytes in 1 reads)"
+GAP = "boundary: page 3 of the cell at 0x7f001000 was mapped all the time and is missing" + PASS_OF
+RATED = msgspec.structs.replace(
+    ENTRY, symptom=SYMPTOM, rate=known.Rate(count="left-out", per="passes", most=1e-3)
+)
+
+
+def gaps(number: int, passes: int = 3000, *, failures: int | None = None, first: str = "") -> Case:
+    """A case of maps-coherency, as its program prints it."""
+    total = number if failures is None else failures
+    first = first or GAP
+    lines = [f"failure {n}: {first}" for n in range(1, min(total, 3) + 1)]
+    lines += [
+        f"work: passes={passes} (least 5) modifications=900 (least 20) overlapped=800 (least 3) repeated=0"
+        f" left-out={number:.4g} interruptions=9001",
+        "took 1.2 s, seed 7",
+        f"{total} failures, the first: {first}",
+    ]
+    return msgspec.structs.replace(FAIL, reason=lines[-1], detail="\n".join(lines))
+
+
+@pytest.mark.parametrize(("number", "passes"), [(1, 3000), (3, 3000), (9, 3000), (1, 20), (100, 100_000)])
+def test_what_happens_no_more_often_than_foretold_is_known(number: int, passes: int) -> None:
+    assert judge(gaps(number, passes), RATED).verdict is Verdict.KNOWN
+
+
+@pytest.mark.parametrize(("number", "passes"), [(14, 3000), (200, 3000), (3, 20), (160, 100_000), (1, 0)])
+def test_what_happens_more_often_is_worse(number: int, passes: int) -> None:
+    case = judge(gaps(number, passes), RATED)
+    assert (case.verdict, case.blame) == (Verdict.FAIL, Blame.KERNEL)
+    assert case.reason.startswith(
+        f"{known.WORSE} (the gap (docs/findings/1)): left-out {number} times in {passes} passes"
+    )
+    assert exit_code([case, Case(id="s", verdict=Verdict.PASS)]) == 1
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        gaps(
+            1,
+            first="boundary: a mapping across a border that no mapping ever crossed" + PASS_OF,
+        ),
+        gaps(
+            1,
+            first="the mapping at 0x7f000000 was there all the time and is missing" + PASS_OF,
+        ),
+        gaps(1, first="reading: Interrupted system call"),
+        gaps(1, first="not done after 20 s"),
+        gaps(1, failures=2),
+        gaps(0, failures=1),
+        msgspec.structs.replace(gaps(1), detail="failure 1: nothing counted"),
+        msgspec.structs.replace(gaps(1), detail=gaps(1).detail.replace("left-out", "left-out-not-judged")),
+        msgspec.structs.replace(
+            gaps(1),
+            detail=gaps(1)
+            .detail.replace("failure 1: b", "failure 1: killed by b", 1)
+            .replace("page 3", "x", 1),
+        ),
+        msgspec.structs.replace(FAIL, reason="exit status 1"),
+    ],
+)
+def test_another_symptom_is_worse(case: Case) -> None:
+    found = judge(case, RATED)
+    assert found.verdict is Verdict.FAIL
+    assert found.reason.startswith(known.WORSE)
+    # without a signature the entry hides it, as its author chose
+    assert judge(case).verdict is Verdict.KNOWN
+
+
+def crash(*others: str, detail: str = "") -> Case:
+    return msgspec.structs.replace(
+        FAIL, verdict=Verdict.CRASH, fingerprint=START_READ, further_fingerprints=others, detail=detail
+    )
+
+
+@pytest.mark.parametrize(
+    ("case", "why"),
+    [
+        (crash(MARK_DETACHED), f"another report: {MARK_DETACHED}"),
+        (
+            crash(detail="x\n\nThe program said: FAIL: a range is missing\nmore"),
+            "the case itself failed: a range",
+        ),
+        (crash(detail="The program said: TIMEOUT: not done\n"), "the case itself failed: not done"),
+    ],
+)
+def test_a_known_crash_hides_nothing_else(case: Case, why: str) -> None:
+    entry = msgspec.structs.replace(ENTRY, verdict="CRASH", fingerprint=START_READ)
+    found = judge(case, entry)
+    assert (found.verdict, found.blame) == (Verdict.CRASH, Blame.KERNEL)
+    assert f"{known.WORSE} (the gap (docs/findings/1)): {why}" in found.reason
+    assert judge(crash(detail="The program said: PASS: fine\n"), entry).verdict is Verdict.KNOWN
+
+
+def test_strict_and_expired_entries_know_nothing_of_worse() -> None:
+    after = TODAY + datetime.timedelta(days=1)
+    assert "was known until" in judge(gaps(200), RATED, today=after).reason
+
+
+@pytest.mark.parametrize("folder", data.suites().values(), ids=lambda path: path.name)
+def test_ours_have_a_signature_and_a_rate(folder: Path) -> None:
+    for entry in known.load(folder / known.FILE):
+        # what printk limits has no rate
+        assert entry.fingerprint if entry.verdict == "CRASH" else entry.symptom and entry.rate

@@ -11,7 +11,7 @@ from orchestrator.core import arch
 from orchestrator.core.errors import InfraError, UserError
 from orchestrator.vm import accel, qemu
 from orchestrator.vm.accel import Accelerator
-from orchestrator.vm.machine import BootFailure, Deadlines, Guest
+from orchestrator.vm.machine import BootFailure, BootLost, Deadlines, Guest
 
 HOST = arch.host()
 FOREIGN = next(arch.load(name) for name in arch.usual() if name != HOST.name)
@@ -104,6 +104,14 @@ def test_an_image_that_boots_nowhere_says_nothing_of_kvm(cache: Path) -> None:
 def test_a_kernel_that_dies_after_its_banner_is_at_fault_itself(cache: Path, phase: str) -> None:
     starts = Starts(kvm=silent(phase))
     with pytest.raises(BootFailure, match=f"phase {phase}"):
+        boot(cache, starts)
+    assert [name for name, _ in starts.tried] == ["kvm"]
+    assert accel.choose(HOST, "auto", cache).name == "kvm"
+
+
+def test_a_qemu_that_is_killed_after_the_banner_says_nothing_of_kvm(cache: Path) -> None:
+    starts = Starts(kvm=BootLost("init", "QEMU was killed by signal 9", []))
+    with pytest.raises(BootLost):
         boot(cache, starts)
     assert [name for name, _ in starts.tried] == ["kvm"]
     assert accel.choose(HOST, "auto", cache).name == "kvm"

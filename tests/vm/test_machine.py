@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fakes import qemu as fake
@@ -14,9 +15,10 @@ from fakes.processes import until
 
 from orchestrator.core import arch
 from orchestrator.vm import emulator, machine
-from orchestrator.vm.machine import Guest
+from orchestrator.vm.machine import BootFailure, BootLost, Guest
 from orchestrator.vm.qemu import GuestSpec
 from orchestrator.vm.rootfs import overlay
+from orchestrator.vm.ssh import Lost, Refused
 
 HANGS_S = 60.0
 
@@ -89,3 +91,53 @@ def test_a_guest_that_is_looked_at_is_not_ended(
     guest = panics(HANGS_S)
     guest.unhurried()
     assert not until(guest.death, 1.0)
+
+
+class Booting(Guest):
+    """A guest whose end and whose SSH server are given."""
+
+    def __init__(self, died: str, answer: Lost | None = None) -> None:
+        self.spec = GuestSpec(arch=arch.host(), kernel=Path("/k"), initrds=())
+        self.accel, self.console = "tcg", SimpleNamespace(settle=lambda: None, tail=lambda: ["last"])  # type: ignore[assignment]
+        self._died, self._answer = died, answer
+
+    def death(self) -> str:
+        return self._died
+
+    def connect(self, timeout_s: float) -> None:
+        assert self._answer
+        raise self._answer
+
+
+@pytest.mark.parametrize(
+    ("died", "answer", "kind"),
+    [
+        ("", Lost("no banner"), BootFailure),
+        ("the guest panicked", Lost("reset"), BootFailure),
+        ("the guest rebooted or powered off", Lost("reset"), BootFailure),
+        ("QEMU was killed by signal 9", Lost("reset"), BootLost),
+        ("QEMU ended with exit 1: no memory", Lost("reset"), BootLost),
+        ("the guest's wall-clock limit passed", Lost("reset"), BootLost),
+        ("", Refused("the key was refused"), BootLost),
+        ("", Refused("Bad host key"), BootLost),
+    ],
+)
+def test_whose_fault_it_is_that_nobody_answers(died: str, answer: Lost, kind: type[Exception]) -> None:
+    with pytest.raises(kind) as caught:
+        Booting(died, answer)._first_connection(1.0)
+    assert "boot phase 'ssh'" in str(caught.value)
+    assert "last" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("died", "kind"),
+    [
+        ("", BootFailure),
+        ("the guest panicked", BootFailure),
+        ("QEMU was killed by signal 9", BootLost),
+        ("the guest's wall-clock limit passed", BootLost),
+    ],
+)
+def test_whose_fault_it_is_that_a_boot_ends(died: str, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match="boot phase 'init'"):
+        Booting(died)._give_up("init", "init", 1.0)

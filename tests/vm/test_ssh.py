@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import signal
+import socket
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,12 +134,12 @@ def test_a_report_on_stderr_is_not_the_runners(guest: Ssh) -> None:
 @pytest.mark.parametrize(
     ("report", "message"),
     [
-        (r"""printf '\n@orc %s {"exit": 0' "$nonce" >&2""", "report about true is torn"),
-        (r"""printf '\n@orc %s {"exit": "0"}\n' "$nonce" >&2""", "report about true is torn"),
-        (r"""printf '\n@orc %s ' "$nonce" >&2""", "report about true is torn"),
-        (r"""printf '\n@orc %sx {"exit": 0}\n' "$nonce" >&2""", "lost while true ran"),
-        ("exit 0", "lost while true ran"),
-        ("kill -9 $$", "lost while true ran"),
+        (r"""printf '\n@orc %s {"exit": 0' "$nonce" >&2""", "report about true is invalid"),
+        (r"""printf '\n@orc %s {"exit": "0"}\n' "$nonce" >&2""", "report about true is invalid"),
+        (r"""printf '\n@orc %s ' "$nonce" >&2""", "report about true is invalid"),
+        (r"""printf '\n@orc %sx {"exit": 0}\n' "$nonce" >&2""", "no report about true"),
+        ("exit 0", "no report about true"),
+        ("kill -9 $$", "no report about true"),
     ],
 )
 def test_a_report_that_is_torn_or_absent(
@@ -146,13 +149,72 @@ def test_a_report_that_is_torn_or_absent(
     runner.write_text(f"#!/bin/sh\nread -r nonce\n{report}\n")
     runner.chmod(0o755)
     monkeypatch.setattr(ssh, "RUNNER", str(runner))
-    with pytest.raises(Lost, match=message):
+    with pytest.raises(ssh.Unreported, match=message):
         guest.run(["true"], limit_s=30)
+
+
+FORGED = [
+    {"exit": 10**400},
+    {"exit": 256},
+    {"exit": -1},
+    {"wall_ms": 10**30},
+    {"wall_ms": -1},
+    {"nice": 10**9},
+    {"exec_error": "x" * 5000},
+    {"cpus": ["0"]},
+    [],
+]
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        *(json.dumps(each).encode() for each in FORGED),
+        b'{"exit": 0, "x": ' + b"[" * 3000 + b"]" * 3000 + b"}",
+        b'{"exit": 0, "x": ' + b"[" * 100_000,
+        b'{"cpus": "\xff"}',
+        b'{"exit": 1e400}',
+        b"",
+    ],
+    ids=lambda report: repr(report[:24]),
+)
+def test_a_forged_report_is_no_report(report: bytes) -> None:
+    """A program is root: it can read the runner's nonce."""
+    with pytest.raises(ssh.Unreported) as lost:
+        Scripted(report).run(["true"], limit_s=30)
+    assert len(lost.value.message) < 400
+    assert lost.value.stdout == b"out"
+
+
+@given(
+    st.binary(max_size=400)
+    | st.recursive(st.integers() | st.text(), st.lists).map(json.dumps).map(str.encode)
+)
+def test_no_report_breaks_it(report: bytes) -> None:
+    with contextlib.suppress(ssh.Lost):
+        facts = Scripted(report).run(["true"], limit_s=30).facts
+        assert facts.cpus.isprintable()
+
+
+def test_texts_of_a_report_are_clean() -> None:
+    facts = Scripted(b'{"exec_error": "\\u001b[31mred\\u202e"}').run(["true"], limit_s=30).facts
+    assert facts.exec_error == "red\\u202e"
+
+
+class Scripted(Ssh):
+    """A connection to a runner that gives this report, with the right nonce."""
+
+    def __init__(self, report: bytes) -> None:
+        self._report = report
+
+    def _exec(self, command: str, *, stdin: bytes, **_: Any) -> tuple[bytes, bytes]:
+        nonce = stdin.split(b"\n")[0]
+        return b"out", b"err\n@orc " + nonce + b" " + self._report + b"\n"
 
 
 def test_a_runner_that_is_missing(guest: Ssh, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssh, "RUNNER", "/nonexistent/runner")
-    with pytest.raises(Lost, match="lost while true ran"):
+    with pytest.raises(Lost, match="no report about true"):
         guest.run(["true"], limit_s=30)
 
 
@@ -164,8 +226,8 @@ def test_another_host_key_is_refused(server: Dropbear) -> None:
         user=KEYS.user,
         authorized_key=KEYS.authorized_key,
     )
-    with pytest.raises(Lost, match="Bad host key from server"):
-        connect(server, wrong, timeout_s=1)
+    with pytest.raises(ssh.Refused, match="Bad host key from server"):
+        connect(server, wrong)
 
 
 def test_another_user_key_is_refused(server: Dropbear) -> None:
@@ -176,8 +238,66 @@ def test_another_user_key_is_refused(server: Dropbear) -> None:
         user=keys.user,
         authorized_key=keys.authorized_key,
     )
-    with pytest.raises(Lost, match="the key was refused"):
-        connect(server, wrong, timeout_s=1)
+    with pytest.raises(ssh.Refused, match="the key was refused"):
+        connect(server, wrong)
+
+
+class Dripping:
+    """A server that sends its banner byte by byte, for ever, as slowly as it is told."""
+
+    def __init__(self, pause_s: float, first: bytes) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._pause_s, self._first = pause_s, first
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._drip, args=(connection,), daemon=True).start()
+
+    def _drip(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            connection.sendall(self._first)
+            while True:
+                connection.sendall(b"x")
+                time.sleep(self._pause_s)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.mark.parametrize(
+    ("pause_s", "first"), [(0.02, b""), (0.2, b"SSH-2.0-drip\r\n"), (0.2, b"hello\r\n" * 3)]
+)
+def test_a_server_that_drips_is_not_waited_for(pause_s: float, first: bytes) -> None:
+    server = Dripping(pause_s, first)
+    since = time.monotonic()
+    try:
+        with pytest.raises(Lost) as lost:
+            Ssh.connect(server.port, host_key=KEYS.host_public, user_key=KEYS.user, timeout_s=0.4)
+    finally:
+        server.close()
+    assert not isinstance(lost.value, ssh.Refused)
+    assert time.monotonic() - since < 5
+
+
+def test_a_guest_that_dies_during_the_handshake_is_not_waited_for() -> None:
+    server = Dripping(0.05, b"")
+    since = time.monotonic()
+    try:
+        with pytest.raises(Lost):
+            Ssh.connect(
+                server.port,
+                host_key=KEYS.host_public,
+                user_key=KEYS.user,
+                timeout_s=60,
+                is_dead=lambda: time.monotonic() - since > 0.3,
+            )
+    finally:
+        server.close()
+    assert time.monotonic() - since < 5
 
 
 def test_nobody_there(server: Dropbear) -> None:

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/reboot.h>
 #include <unistd.h>
 
 static int put(const char *path, const char *text)
@@ -46,6 +47,22 @@ int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "";
 
+	if (!strcmp(what, "reboot"))
+		return reboot(RB_AUTOBOOT);
+	if (!strcmp(what, "poweroff"))
+		return reboot(RB_POWER_OFF);
+	if (!strcmp(what, "halt"))
+		return reboot(RB_HALT_SYSTEM);
+	if (!strcmp(what, "runner"))
+		return kill(getppid(), SIGKILL) || pause();
+	if (!strcmp(what, "all"))
+		return kill(-1, SIGKILL) || pause();
+	if (!strcmp(what, "quiet"))
+		return put("/proc/sys/kernel/printk", "1 1 1 1");
+	/* so that nothing that is logged later reaches the console */
+	if (!strcmp(what, "silent"))
+		return put("/sys/module/printk/parameters/ignore_loglevel", "N") ||
+		       put("/proc/sys/kernel/printk", "1 1 1 1");
 	if (!strcmp(what, "panic"))
 		return put("/proc/sysrq-trigger", "c");
 	if (!strcmp(what, "splat"))
