@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Structs with paths to JSON and back."""
+"""Structs with paths to JSON and back, and structs from TOML that people write."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+
+from orchestrator.core.errors import UserError
 
 _T = TypeVar("_T")
 
@@ -22,6 +24,19 @@ def decode(content: bytes, type_: type[_T]) -> _T:
     :raises msgspec.MsgspecError: it is not one.
     """
     return msgspec.json.decode(content, type=type_, dec_hook=_path)
+
+
+def read_toml(path: Path, type_: type[_T], remedy: str) -> _T:
+    """The content of a file.
+
+    :raises UserError: it cannot be read or has a wrong field; the message names file and field.
+    """
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=type_)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}", remedy=remedy) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {error}", remedy=remedy) from None
 
 
 def _text(value: object) -> str:

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from orchestrator.core.errors import UserError
+from orchestrator.core import codec
 from orchestrator.results.model import Case, Verdict
 from orchestrator.source.model import version_numbers
 
@@ -75,16 +75,9 @@ def load(path: Path) -> tuple[Entry, ...]:
 
     :raises UserError: it cannot be read or has a wrong field; the message names file and field.
     """
-    try:
-        return msgspec.toml.decode(path.read_bytes(), type=_File).entries
-    except FileNotFoundError:
+    if not path.exists():
         return ()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: {error}", remedy="docs/reference/known-failures.md describes the format."
-        ) from None
+    return codec.read_toml(path, _File, "docs/reference/known-failures.md describes the format.").entries
 
 
 def judge(
