@@ -307,6 +307,8 @@ class Session:
             f"shown in {rates.shown_bad} of {rates.boots_bad} boots of the bad end and in"
             f" {rates.shown_good} of {rates.boots_good} of the good end"
         )
+        if rates.other_bad:
+            words += f"; {rates.other_bad} more boots of the bad end could not be judged"
         return words, rates
 
     def _steps(self, kind: type[_S]) -> list[_S]:

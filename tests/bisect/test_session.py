@@ -278,7 +278,9 @@ def test_a_bad_end_that_shows_another_report_first(tmp_path: Path) -> None:
         return result(Verdict.CRASH, fingerprint=REFCOUNT if number <= 3 else BAD_RSS)
 
     case = Case(tmp_path, parents, FakeOracle(tmp_path, tell), SplatSeen(fingerprint=BAD_RSS))
-    assert case.run().culprit == list(parents)[11]
+    found = case.run()
+    assert found.culprit == list(parents)[11]
+    assert found.ends.endswith("; 3 more boots of the bad end could not be judged")
 
 
 def test_a_case_that_crashes_in_a_way_that_the_bad_end_did_not_show(tmp_path: Path) -> None:
