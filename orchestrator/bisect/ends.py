@@ -14,6 +14,7 @@ from orchestrator.bisect.predicate import (
     AnyFails,
     BuildFails,
     CaseFails,
+    Cause,
     Judgement,
     Kind,
     Predicate,
@@ -77,6 +78,11 @@ class End:
         """All its boots."""
         return len(self.judgements)
 
+    @property
+    def promising(self) -> bool:
+        """Whether a further boot may be an observation."""
+        return bool(self.boots) or any(each.cause is Cause.OTHER_FAULT for each in self.judgements)
+
     def figures(self) -> str:
         """Its boots in words."""
         words = f"{self.side} {self.subject.name} shows the fault in {self.shown} of {self.boots} boots"
@@ -137,7 +143,7 @@ def rates(recorder: Recorder, setup: Setup) -> Rates:
     most = setup.ends * _PATIENCE
     request = recorder.predicate
     _pin_splat(request, recorder, bad, goods)
-    while bad.shown < 2 and bad.booted < most and bad.boots:
+    while bad.shown < 2 and bad.booted < most and bad.promising:
         bad.boot()
         _pin_splat(request, recorder, bad, goods)
     _check_bad(bad, goods)
@@ -149,7 +155,7 @@ def rates(recorder: Recorder, setup: Setup) -> Rates:
     for good in goods:
         # enough to see the fault, if it were as frequent as at the bad end
         enough = boots_to_see(bad.shown, bad.boots)
-        while (good.shown or good.boots < enough) and good.boots and good.booted < most:
+        while (good.shown or good.boots < enough) and good.promising and good.booted < most:
             good.boot()
         _check_good(good, bad)
     return Rates(
@@ -157,6 +163,7 @@ def rates(recorder: Recorder, setup: Setup) -> Rates:
         boots_bad=bad.boots,
         shown_good=sum(good.shown for good in goods),
         boots_good=sum(good.boots for good in goods),
+        other_bad=bad.booted - bad.boots,
     )
 
 
@@ -224,11 +231,7 @@ def _pin_splat(request: Predicate, recorder: Recorder, bad: End, goods: list[End
 
 def _check_bad(bad: End, goods: list[End]) -> None:
     every = [j for end in (bad, *goods) for j in end.judgements]
-    missing = [
-        j.reason
-        for j in every
-        if j.kind is Kind.SKIP and j.reason.startswith(("there is no case", "no prog"))
-    ]
+    missing = [j.reason for j in every if j.cause is Cause.ABSENT]
     if len(missing) == len(every):
         cases = _similar_cases(bad)
         raise UserError(

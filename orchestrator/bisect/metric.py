@@ -12,7 +12,7 @@ from orchestrator.bisect.predicate import Judgement, Kind, MetricWorse
 from orchestrator.bisect.recorder import Recorder
 from orchestrator.bisect.search import Rates
 from orchestrator.bisect.setup import Setup
-from orchestrator.core.errors import Inconclusive, UserError
+from orchestrator.core.errors import Inconclusive, UserError, unknown
 
 #: ``decide`` needs four boots of each end.
 _FEWEST = 4
@@ -27,7 +27,7 @@ class Numbers:
         self._recorder = recorder
         self._good = Subject(commit=setup.good[0])
         self._bad = Subject(commit=setup.bad)
-        self._metric = predicate.metric
+        self._predicate = predicate
         self._least = max(setup.ends, _FEWEST)
         self.goods: list[float] = []
         self.bads: list[float] = []
@@ -46,13 +46,25 @@ class Numbers:
         """One boot of each end."""
         for subject, values in ((self._good, self.goods), (self._bad, self.bads)):
             value = self._boot(subject, "end")
-            if value is not None:
+            if value is None:
+                self._check_name(subject)
+            else:
                 values.append(value)
+
+    def _check_name(self, subject: Subject) -> None:
+        """:raises UserError: boots of an end have metrics, but none of this name."""
+        suite, metric = self._predicate.suite, self._predicate.metric
+        results = self._recorder.results(subject)
+        names = {name for r in results for s in r.suites if s.suite == suite for name in s.metrics}
+        if names and metric not in names:
+            raise unknown(
+                "metric", f"{suite}/{metric}", sorted(f"{suite}/{name}" for name in names), where="--metric"
+            )
 
     def rates(self) -> Rates:
         """Boot the ends until they differ.
 
-        :raises UserError: no boot has the metric.
+        :raises UserError: no boot has the metric; the first one already if it has others.
         :raises Inconclusive: they do not differ, or the bad end is better; the message has the figures.
         """
         for number in range(1, 2 * _MOST + 1):
@@ -66,13 +78,14 @@ class Numbers:
                 break
         else:
             raise Inconclusive(
-                f"the ends do not differ in {self._metric}: {self.figures()}",
+                f"the ends do not differ in {self._predicate.metric}: {self.figures()}",
                 remedy="Use a quieter host, or name another metric.",
             )
         worse = stats.median(self.bads) > stats.median(self.goods)
         if worse != (self._better == "lower"):
             raise Inconclusive(
-                f"the bad end is better in {self._metric}: {self.figures()}", remedy="Swap the ends."
+                f"the bad end is better in {self._predicate.metric}: {self.figures()}",
+                remedy="Swap the ends.",
             )
         self._recorder.say(f"the ends differ: {self.figures()}")
         # each candidate is booted until it is decided

@@ -35,11 +35,22 @@ class Kind(StrEnum):
     INFRA = "infra"
 
 
+class Cause(StrEnum):
+    """Why a boot is neither good nor bad, where that decides what comes next."""
+
+    OTHER = ""
+    #: no such case or metric, or no program ran
+    ABSENT = "absent"
+    #: another fault may have hidden the one in question
+    OTHER_FAULT = "other fault"
+
+
 class Judgement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The judgement of one build or boot. ``value`` is a metric's, ``marks`` are fingerprints."""
 
     kind: Kind
     reason: str = ""
+    cause: Cause = Cause.OTHER
     value: float | None = None
     better: str = ""
     marks: tuple[str, ...] = ()
@@ -216,14 +227,14 @@ def _case(predicate: CaseFails, result: CellResult) -> Judgement:
         marks = tuple(dict.fromkeys(c.fingerprint for c in alike if c.fingerprint))
         return Judgement(kind=Kind.BAD, reason=_case_line(alike[0]), marks=marks)
     if failed:
-        return Judgement(kind=Kind.SKIP, reason=f"not the report of the bad end: {_case_line(failed[0])}")
+        return _other_fault("not the report of the bad end", failed[0])
     if unjudged := _unjudged(cases):
         return unjudged
     if any(c.verdict is Verdict.PASS for c in cases):
         return Judgement(kind=Kind.GOOD)
     if cases:
         return Judgement(kind=Kind.SKIP, reason=_case_line(cases[0]))
-    return _by_own_cases(result) or Judgement(kind=Kind.SKIP, reason=f"there is no case {predicate.pattern}")
+    return _by_own_cases(result) or _absent(f"there is no case {predicate.pattern}")
 
 
 def _as_at_the_bad_end(predicate: CaseFails, case: Case) -> bool:
@@ -236,14 +247,22 @@ def _splat(predicate: SplatSeen, result: CellResult) -> Judgement:
     if matches := [c for c in cases if any(map(predicate.matches, c.fingerprints()))]:
         return Judgement(kind=Kind.BAD, reason=_case_line(matches[0]))
     own = [c for s in result.suites for c in s.cases]
-    if ended := [c for c in own if c.verdict in (Verdict.CRASH, Verdict.TIMEOUT)]:
-        # nobody knows what would have come after it
-        return Judgement(kind=Kind.SKIP, reason=f"another fault came first: {_case_line(ended[0])}")
+    if ended := [c for c in own or result.cases if c.verdict in (Verdict.CRASH, Verdict.TIMEOUT)]:
+        return _other_fault("another fault came first", ended[0])
     if unjudged := _unjudged(own):
         return unjudged
     if any(c.verdict in (Verdict.PASS, Verdict.FAIL, Verdict.KNOWN) for c in own):
         return Judgement(kind=Kind.GOOD)
-    return _by_own_cases(result) or Judgement(kind=Kind.SKIP, reason="no program ran")
+    return _by_own_cases(result) or _absent("no program ran")
+
+
+def _other_fault(what: str, case: Case) -> Judgement:
+    """A mistake may end in different reports: the next boot may show the one in question."""
+    return Judgement(kind=Kind.WEAK, reason=f"{what}: {_case_line(case)}", cause=Cause.OTHER_FAULT)
+
+
+def _absent(what: str) -> Judgement:
+    return Judgement(kind=Kind.SKIP, reason=what, cause=Cause.ABSENT)
 
 
 def _metric(predicate: MetricWorse, result: CellResult) -> Judgement:
@@ -255,11 +274,8 @@ def _metric(predicate: MetricWorse, result: CellResult) -> Judgement:
     cases = [c for s in result.suites if s.suite == predicate.suite for c in s.cases]
     if failed := [c for c in cases if c.verdict in AT_FAULT]:
         return Judgement(kind=Kind.SKIP, reason=f"the benchmark fails: {_case_line(failed[0])}")
-    metrics = sorted({name for s in result.suites if s.suite == predicate.suite for name in s.metrics})
-    none = f"{predicate.suite} has no metric {predicate.metric}" + (
-        f", but {', '.join(metrics)}" if metrics else ""
-    )
-    return _unjudged(cases) or _by_own_cases(result) or Judgement(kind=Kind.SKIP, reason=none)
+    none = f"{predicate.suite} has no metric {predicate.metric}"
+    return _unjudged(cases) or _by_own_cases(result) or _absent(none)
 
 
 def _boot(result: CellResult) -> Judgement:

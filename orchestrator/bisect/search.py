@@ -40,12 +40,16 @@ _AHEAD = (1, 2, 4, 8, 16, 32)
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
-    """How often the ends showed the fault, in boots."""
+    """How often the ends showed the fault, in boots.
+
+    ``other_bad``: further boots of the bad end, which could not be judged.
+    """
 
     shown_bad: int
     boots_bad: int
     shown_good: int
     boots_good: int
+    other_bad: int = 0
 
     def __post_init__(self) -> None:
         if not (0 <= self.shown_bad <= self.boots_bad and 0 <= self.shown_good <= self.boots_good):

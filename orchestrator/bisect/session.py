@@ -23,8 +23,9 @@ from orchestrator.bisect.setup import Conclusion, Recheck, ReplayedCommit, Setup
 
 #: Minutes assumed for an incremental build and for a boot, until some were measured.
 _BUILD_MIN, _BOOT_MIN = 3.0, 1.0
-#: Boots without an observation after which a commit is skipped.
-_MOST_WEAK = 3
+#: Boots in a row without an observation after which a commit is skipped. More if the bad end has such boots
+#: too: a commit like it is skipped with a probability of 1 % at most.
+_MOST_WEAK, _UNLUCKY = 3, 0.01
 #: Boots after which a search gives up; a rate of 1 % needs some hundreds.
 _MOST_BOOTS = 1000
 #: If this many boots of the bad end all show the fault, it is taken to show in each boot. A fault that shows
@@ -167,13 +168,18 @@ class Session:
     def _take(self, commit: str, judgement: Judgement) -> None:
         if judgement.kind in (Kind.GOOD, Kind.BAD):
             self._observe(commit, judgement.kind is Kind.BAD)
+            self._weak_boots[commit] = 0
             if isinstance(self._recorder.predicate, BuildFails) or self._numbers is not None:
                 # another look would show the same
                 self._search.exclude(commit)
             return
         self._weak_boots[commit] += 1
-        if judgement.kind is Kind.SKIP or self._weak_boots[commit] >= _MOST_WEAK:
+        if judgement.kind is Kind.SKIP or self._weak_boots[commit] >= self._patience():
             self._skip(commit, judgement.reason)
+
+    def _patience(self) -> int:
+        judged = self._rates.boots_bad
+        return max(_MOST_WEAK, ends.boots_to_see(judged, judged + self._rates.other_bad, miss=_UNLUCKY))
 
     def _skip(self, commit: str, reason: str) -> None:
         self._skipped[commit] = reason
@@ -229,14 +235,17 @@ class Session:
 
     def _recheck_boots(self, recheck: Recheck) -> Recheck:
         subject = recheck.subject
-        shown = boots = 0
+        shown = boots = weak = 0
         trouble = effect = ""
-        for _ in range(1 if self._numbers else self._boots_of_recheck()):
+        enough = 1 if self._numbers else self._boots_of_recheck()
+        while boots < enough and weak < self._patience():
             judgement = self._judge(subject, "re-check")
             if judgement.kind not in (Kind.GOOD, Kind.BAD):
-                trouble = judgement.reason
+                trouble, weak = judgement.reason, weak + 1
+                if judgement.kind is Kind.SKIP:
+                    break
                 continue
-            boots += 1
+            boots, weak = boots + 1, 0
             shown += judgement.kind is Kind.BAD
             effect = judgement.reason if self._numbers is not None else ""
             if not subject.without and subject.commit in (*self._history.commits, *self._history.goods):
@@ -310,6 +319,8 @@ class Session:
             f"shown in {rates.shown_bad} of {rates.boots_bad} boots of the bad end and in"
             f" {rates.shown_good} of {rates.boots_good} of the good end"
         )
+        if rates.other_bad:
+            words += f"; {rates.other_bad} more boots of the bad end could not be judged"
         return words, rates
 
     def _steps(self, kind: type[_S]) -> list[_S]:

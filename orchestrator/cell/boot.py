@@ -143,14 +143,14 @@ def _proven(cell: CellState, guest: Guest, kernel: Kernel, since: float, log: Pa
         cell.put(msgspec.structs.replace(crash, reason=f"while booting: {crash.reason}", log=relative))
     cell.say("proof", "verifying the guest's identity")
     since = time.monotonic()
-    evidence = proof.prove(
-        guest,
+    expected = proof.Expected(
         build_id=kernel.build_id,
         config=kconfig.parse_config(kernel.config.read_text()) if kernel.config else None,
         variant_on=_has_locks(cell),
         tree_class=cell.target.tree_class,
         smp=cell.plan.smp,
     )
+    evidence = proof.prove(guest, expected)
     if cell.target.prebuilt is not None:
         _read_variant(cell, guest, evidence)
     cell_health.leakless(cell, guest)

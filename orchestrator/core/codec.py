@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Structs with paths to JSON and back, and structs from the JSON of a guest."""
+"""Structs with paths to JSON and back, structs from the JSON of a guest, and from TOML that people write."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
+from orchestrator.core.errors import UserError
 from orchestrator.core.text import one_line
 
 _T = TypeVar("_T")
@@ -39,6 +40,19 @@ def decode_untrusted(content: bytes, type_: type[_T], *, limit: int) -> _T:
     # deep nesting and bytes that are no UTF-8 have errors of their own
     except (msgspec.MsgspecError, RecursionError, OverflowError, ValueError) as error:
         raise ValueError(one_line(str(error), limit=200)) from None
+
+
+def read_toml(path: Path, type_: type[_T], remedy: str) -> _T:
+    """The content of a file.
+
+    :raises UserError: it cannot be read or has a wrong field; the message names file and field.
+    """
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=type_)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}", remedy=remedy) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {error}", remedy=remedy) from None
 
 
 def _text(value: object) -> str:

@@ -50,7 +50,6 @@ class _Line:
         self.since = time.monotonic()
         self.phase = ""
         self.text = ""
-        self.done = ""
 
 
 class Events:
@@ -100,8 +99,6 @@ class Events:
             line = self._lines.setdefault(cell, _Line()) if cell else None
             if line:
                 line.phase, line.text = phase, text
-                if phase == "done":
-                    line.done = text
         if self._live is None:
             self._console.print(
                 Text(f"{cell}: " if cell else "") + Text(f"{phase}: {text}" if phase else text),

@@ -16,7 +16,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from orchestrator.core.errors import UserError
+from orchestrator.core import codec
 from orchestrator.splat.report import Splat
 
 FILE = Path(__file__).with_name("noise.toml")
@@ -51,14 +51,7 @@ def load(path: Path = FILE) -> tuple[Entry, ...]:
 
     :raises UserError: it cannot be read or has a wrong field; the message names file and field.
     """
-    try:
-        return msgspec.toml.decode(path.read_bytes(), type=_File).noise
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: {error}", remedy="docs/reference/consoles.md describes the format."
-        ) from None
+    return codec.read_toml(path, _File, "docs/reference/consoles.md describes the format.").noise
 
 
 def loud(

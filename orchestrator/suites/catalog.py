@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from orchestrator.core import data
+from orchestrator.core import codec, data
 from orchestrator.core.errors import UserError, unknown
 from orchestrator.core.store import absolute
 from orchestrator.source.model import version_numbers
@@ -97,13 +97,7 @@ def _user_suite(path: Path) -> Suite:
 
 
 def _read(folder: Path) -> Suite:
-    path = folder / FILE
-    try:
-        descriptor = msgspec.toml.decode(path.read_bytes(), type=Descriptor)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}", remedy=SEE) from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {error}", remedy=SEE) from None
+    descriptor = codec.read_toml(folder / FILE, Descriptor, SEE)
     return Suite(**msgspec.structs.asdict(descriptor), folder=folder)
 
 

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from orchestrator.analysis import stats
+from orchestrator.core import codec
 from orchestrator.core.errors import UserError
 from orchestrator.results.model import Case, Verdict
 from orchestrator.source.model import version_numbers
@@ -133,19 +134,16 @@ def load(path: Path) -> tuple[Entry, ...]:
 
     :raises UserError: it cannot be read or has a wrong field; the message names file and field.
     """
+    if not path.exists():
+        return ()
+    remedy = "docs/reference/known-failures.md describes the format."
+    entries = codec.read_toml(path, _File, remedy).entries
     try:
-        entries = msgspec.toml.decode(path.read_bytes(), type=_File).entries
         for entry in entries:
             re.compile(entry.symptom)
-        return entries
-    except FileNotFoundError:
-        return ()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError, re.error) as error:
-        raise UserError(
-            f"{path}: {error}", remedy="docs/reference/known-failures.md describes the format."
-        ) from None
+    except re.error as error:
+        raise UserError(f"{path}: {error}", remedy=remedy) from None
+    return entries
 
 
 def judge(

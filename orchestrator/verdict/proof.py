@@ -37,6 +37,20 @@ _SECTIONS = {
 _LIMIT = 4 << 20
 
 
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """What the guest should show. Facts that are unknown, of a prebuilt kernel, are only recorded.
+
+    ``build_id`` is that of the vmlinux to boot and ``config`` its final configuration. ``variant_on`` tells
+    whether it should have per-VMA locks.
+    """
+
+    build_id: str = ""
+    config: Mapping[str, str] | None = None
+    variant_on: bool | None = None
+    tree_class: TreeClass | None = None
+    smp: int
+
+
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
     """The result of the proof.
 
@@ -45,12 +59,12 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     ``has_locks`` whether there are per-VMA locks, ``None`` if that was not shown.
     """
 
-    properties: dict[str, str]
-    failures: tuple[str, ...]
-    missing: tuple[str, ...]
+    properties: dict[str, str] = {}
+    failures: list[str] = []
+    missing: list[str] = []
     tainted: int
     cpus: int
-    has_locks: bool | None = None
+    has_locks: bool | None
 
     def case(self) -> Case:
         """The cell's ``proof`` case: neither a contradiction nor a gap is green."""
@@ -61,36 +75,16 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
         return Case(id="proof", verdict=Verdict.PASS, detail=facts)
 
 
-def prove(
-    guest: Guest,
-    *,
-    build_id: str,
-    config: Mapping[str, str] | None,
-    variant_on: bool | None,
-    tree_class: TreeClass | None,
-    smp: int,
-) -> Proof:
+def prove(guest: Guest, expected: Expected) -> Proof:
     """Ask the guest which kernel it runs, and compare.
 
-    Facts that are unknown beforehand, for a prebuilt kernel, are only recorded.
-
-    :param build_id: of the vmlinux to boot; empty if unknown.
-    :param config: its final configuration.
-    :param variant_on: whether it should have per-VMA locks.
     :raises orchestrator.vm.ssh.Lost: the guest does not answer.
     """
     script = "; ".join(
         f"echo '@@{name}'; {command} 2>/dev/null | base64" for name, command in _SECTIONS.items()
     )
     answer = guest.ssh.raw(script, limit_s=30 * guest.factor, death=guest.death)
-    return judge(
-        _sections(answer),
-        build_id=build_id,
-        config=config,
-        variant_on=variant_on,
-        tree_class=tree_class,
-        smp=smp,
-    )
+    return judge(_sections(answer), expected)
 
 
 def _sections(answer: bytes) -> dict[str, bytes]:
@@ -104,78 +98,53 @@ def _sections(answer: bytes) -> dict[str, bytes]:
     return sections
 
 
-def judge(
-    answers: Mapping[str, bytes],
-    *,
-    build_id: str,
-    config: Mapping[str, str] | None,
-    variant_on: bool | None,
-    tree_class: TreeClass | None,
-    smp: int,
-) -> Proof:
+def judge(answers: Mapping[str, bytes], expected: Expected) -> Proof:
     """Compare the guest's answers with the kernel to boot; pure."""
-    failures: list[str] = []
-    missing: list[str] = []
-    properties: dict[str, str] = {}
-
-    _check_build_id(answers, build_id, properties, failures, missing)
-    _check_config(answers, config, properties, failures, missing)
-    has_locks = None
     symbols = set(re.findall(r"(\w+)$", answers.get("kallsyms", b"").decode(errors="replace"), re.M))
-    if "schedule" not in symbols:
-        missing.append("kallsyms names no function at all")
-    elif variant_on is not None and (_LOOKUP in symbols) != variant_on:
-        failures.append(f"kallsyms: {_LOOKUP} is {'absent' if variant_on else 'present'}")
-    else:
-        has_locks = _LOOKUP in symbols
-        properties["kallsyms"] = f"{_LOOKUP} {'present' if has_locks else 'absent'}"
-    if tree_class is TreeClass.SELECTABLE and config is not None and variant_on is not None:
-        _check_vmstat(answers, config, variant_on, properties, failures, missing)
-    tainted = _number(answers, "tainted")
-    if tainted < 0:
-        # without this mask, new taint during the suites would not be noticed
-        missing.append("/proc/sys/kernel/tainted")
-    cpus = _number(answers, "cpus")
-    if cpus != smp:
-        failures.append(f"{smp} CPUs requested, {cpus} online")
-    properties["vCPUs online"] = str(cpus)
-    return Proof(
-        properties=properties,
-        failures=tuple(failures),
-        missing=tuple(missing),
-        tainted=tainted,
-        cpus=cpus,
-        has_locks=has_locks,
+    proof = Proof(
+        tainted=_number(answers, "tainted"),
+        cpus=_number(answers, "cpus"),
+        has_locks=_LOOKUP in symbols if "schedule" in symbols else None,
     )
+    _check_build_id(answers, expected, proof)
+    _check_config(answers, expected, proof)
+    if proof.has_locks is None:
+        proof.missing.append("kallsyms names no function at all")
+    elif expected.variant_on is not None and proof.has_locks != expected.variant_on:
+        proof.failures.append(f"kallsyms: {_LOOKUP} is {'present' if proof.has_locks else 'absent'}")
+    else:
+        proof.properties["kallsyms"] = f"{_LOOKUP} {'present' if proof.has_locks else 'absent'}"
+    if (
+        expected.tree_class is TreeClass.SELECTABLE
+        and expected.config is not None
+        and expected.variant_on is not None
+    ):
+        _check_vmstat(answers, expected, proof)
+    if proof.tainted < 0:
+        # without this mask, new taint during the suites would not be noticed
+        proof.missing.append("/proc/sys/kernel/tainted")
+    if proof.cpus != expected.smp:
+        proof.failures.append(f"{expected.smp} CPUs requested, {proof.cpus} online")
+    proof.properties["vCPUs online"] = str(proof.cpus)
+    return proof
 
 
-def _check_build_id(
-    answers: Mapping[str, bytes],
-    build_id: str,
-    properties: dict[str, str],
-    failures: list[str],
-    missing: list[str],
-) -> None:
+def _check_build_id(answers: Mapping[str, bytes], expected: Expected, proof: Proof) -> None:
+    built = expected.build_id
     try:
         running = build_id_of_notes(answers.get("notes", b""))
     except Exception:  # a hostile guest may send any bytes; an exception shows nothing
         running = ""
     if not running:
-        if build_id:
-            missing.append("build-id of the running kernel")
-    elif build_id and running != build_id:
-        failures.append(f"another kernel is running: build-id {running[:12]}, built was {build_id[:12]}")
+        if built:
+            proof.missing.append("build-id of the running kernel")
+    elif built and running != built:
+        proof.failures.append(f"another kernel is running: build-id {running[:12]}, built was {built[:12]}")
     else:
-        properties["build-id"] = running
+        proof.properties["build-id"] = running
 
 
-def _check_config(
-    answers: Mapping[str, bytes],
-    config: Mapping[str, str] | None,
-    properties: dict[str, str],
-    failures: list[str],
-    missing: list[str],
-) -> None:
+def _check_config(answers: Mapping[str, bytes], expected: Expected, proof: Proof) -> None:
     try:
         decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
         running = parse_config(
@@ -183,43 +152,33 @@ def _check_config(
         )
     except (zlib.error, gzip.BadGzipFile):
         running = {}
-    if config is None:
+    locks = f"PER_VMA_LOCK={running.get('PER_VMA_LOCK', 'n')}"
+    if expected.config is None:
         if running:
-            properties["config.gz"] = f"PER_VMA_LOCK={running.get('PER_VMA_LOCK', 'n')}"
-        return
-    if not running:
-        missing.append("/proc/config.gz")
-        return
-    differing = difference(config, running)
-    if differing:
+            proof.properties["config.gz"] = locks
+    elif not running:
+        proof.missing.append("/proc/config.gz")
+    elif differing := difference(expected.config, running):
         symbols = ", ".join(f"{s} ({a} built, {b} running)" for s, (a, b) in list(differing.items())[:5])
-        failures.append(f"/proc/config.gz differs from the built .config: {symbols}")
+        proof.failures.append(f"/proc/config.gz differs from the built .config: {symbols}")
     else:
-        properties["config.gz"] = f"PER_VMA_LOCK={running.get('PER_VMA_LOCK', 'n')}, as built"
+        proof.properties["config.gz"] = f"{locks}, as built"
 
 
-def _check_vmstat(
-    answers: Mapping[str, bytes],
-    config: Mapping[str, str],
-    variant_on: bool,
-    properties: dict[str, str],
-    failures: list[str],
-    missing: list[str],
-) -> None:
+def _check_vmstat(answers: Mapping[str, bytes], expected: Expected, proof: Proof) -> None:
     counters = parse_vmstat(answers.get("vmstat", b"").decode(errors="replace"))
+    counts_stats = (expected.config or {}).get("PER_VMA_LOCK_STATS") == "y"
     if "pgfault" not in counters:
-        missing.append("/proc/vmstat")
-        return
-    has_counters = any(name.startswith("vma_lock_") for name in counters)
-    if not variant_on and has_counters:
-        failures.append("/proc/vmstat counts vma_lock_* without per-VMA locks")
-    elif variant_on and config.get("PER_VMA_LOCK_STATS") == "y":
-        if not counters.get("vma_lock_success"):
-            failures.append("/proc/vmstat: no page fault was served under a VMA's lock")
+        proof.missing.append("/proc/vmstat")
+    elif not expected.variant_on:
+        if any(name.startswith("vma_lock_") for name in counters):
+            proof.failures.append("/proc/vmstat counts vma_lock_* without per-VMA locks")
         else:
-            properties["vmstat"] = f"vma_lock_success={counters['vma_lock_success']}"
-    elif not variant_on:
-        properties["vmstat"] = "no vma_lock_* counters"
+            proof.properties["vmstat"] = "no vma_lock_* counters"
+    elif counts_stats and not counters.get("vma_lock_success"):
+        proof.failures.append("/proc/vmstat: no page fault was served under a VMA's lock")
+    elif counts_stats:
+        proof.properties["vmstat"] = f"vma_lock_success={counters['vma_lock_success']}"
 
 
 def _number(answers: Mapping[str, bytes], name: str) -> int:

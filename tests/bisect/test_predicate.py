@@ -28,6 +28,7 @@ from orchestrator.bisect.predicate import (
     BootFails,
     BuildFails,
     CaseFails,
+    Cause,
     Kind,
     MetricWorse,
     Predicate,
@@ -80,18 +81,20 @@ def own(**verdicts: Verdict) -> CellResult:
         (CaseFails(pattern="maps/p/a[1]"), result(Verdict.FAIL, case="maps/p/a[1]"), Kind.BAD, ""),
         (LEARNED, CRASHED, Kind.BAD, "WARNING"),
         (LEARNED, result(Verdict.FAIL), Kind.BAD, ""),
-        (OTHER, CRASHED, Kind.SKIP, "not the report of the bad end"),
+        (OTHER, CRASHED, Kind.WEAK, "not the report of the bad end"),
         (OTHER, result(Verdict.FAIL), Kind.BAD, ""),
         (SPLAT, CRASHED, Kind.BAD, "WARNING in vma_start_read"),
         (EXACT, CRASHED, Kind.BAD, "WARNING in vma_start_read"),
-        (EXACT, result(Verdict.CRASH, fingerprint=f"{START_READ}_locked"), Kind.SKIP, "another fault"),
+        (EXACT, result(Verdict.CRASH, fingerprint=f"{START_READ}_locked"), Kind.WEAK, "another fault"),
         (SPLAT, result(Verdict.CRASH, fingerprint=BAD_LIST, further=(START_READ,)), Kind.BAD, "CRASH"),
-        (SPLAT, result(Verdict.CRASH, fingerprint=MARK_DETACHED), Kind.SKIP, "another fault came first"),
-        (SPLAT, result(Verdict.TIMEOUT), Kind.SKIP, "another fault came first"),
+        (SPLAT, result(Verdict.CRASH, fingerprint=MARK_DETACHED), Kind.WEAK, "another fault came first"),
+        (SPLAT, result(Verdict.TIMEOUT), Kind.WEAK, "another fault came first"),
         (SPLAT, result(Verdict.PASS), Kind.GOOD, ""),
         (SPLAT, result(Verdict.FAIL), Kind.GOOD, ""),
         (SPLAT, result(Verdict.SKIP), Kind.SKIP, "no program ran"),
-        (SPLAT, own(boot=Verdict.CRASH), Kind.SKIP, "boot: CRASH"),
+        (SPLAT, own(boot=Verdict.CRASH), Kind.WEAK, "another fault came first: boot: CRASH"),
+        (SPLAT, own(boot=Verdict.TIMEOUT), Kind.WEAK, "another fault came first: boot: TIMEOUT"),
+        (SPLAT, own(build=Verdict.FAIL), Kind.SKIP, "build: FAIL"),
         (MEAN, metric(3.5), Kind.GOOD, ""),
         (MEAN, result(Verdict.FAIL, case="map-latency/map-latency"), Kind.SKIP, "the benchmark fails"),
         (MEAN, result(Verdict.INCONCLUSIVE, case="map-latency/map-latency"), Kind.WEAK, "INCONCLUSIVE"),
@@ -110,6 +113,25 @@ def test_what_a_boot_says(predicate: Predicate, found: CellResult, kind: Kind, r
     assert said.kind is kind
     assert reason in said.reason
     assert bool(reason) or not said.reason or kind in (Kind.BAD, Kind.INFRA)
+
+
+@pytest.mark.parametrize(
+    ("predicate", "found", "cause"),
+    [
+        (READS, result(Verdict.PASS, case="maps/other"), Cause.ABSENT),
+        (READS, result(Verdict.SKIP), Cause.OTHER),
+        (READS, own(boot=Verdict.CRASH), Cause.OTHER),
+        (SPLAT, result(Verdict.SKIP), Cause.ABSENT),
+        (SPLAT, CellResult(cell="x"), Cause.ABSENT),
+        (SPLAT, result(Verdict.TIMEOUT), Cause.OTHER_FAULT),
+        (SPLAT, result(Verdict.INCONCLUSIVE), Cause.OTHER),
+        (OTHER, CRASHED, Cause.OTHER_FAULT),
+        (MEAN, result(Verdict.PASS), Cause.ABSENT),
+        (MEAN, result(Verdict.FAIL, case="map-latency/map-latency"), Cause.OTHER),
+    ],
+)
+def test_why_a_boot_is_neither_good_nor_bad(predicate: Predicate, found: CellResult, cause: Cause) -> None:
+    assert of_boot(predicate, found).cause is cause
 
 
 def test_a_splat_at_boot_does_not_hide_what_the_programs_say() -> None:

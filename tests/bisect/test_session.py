@@ -45,6 +45,7 @@ from orchestrator.bisect.session import Session
 from orchestrator.bisect.setup import Conclusion, ReplayedCommit, Setup
 from orchestrator.core.errors import Inconclusive, InfraError, UserError
 from orchestrator.plan.choices import Choices
+from orchestrator.results.model import Case as ModelCase
 from orchestrator.results.model import CellResult, Verdict
 
 pytestmark = pytest.mark.slow
@@ -231,6 +232,68 @@ def test_a_whole_fingerprint_that_is_the_beginning_of_another(tmp_path: Path) ->
     # in between, the other report ends a program before its time
     assert names[25] in {suspect.commit for suspect in found.suspects}
     assert not {suspect.commit for suspect in found.suspects} & set(names[26:])
+
+
+#: What another boot of the same mistake may end in, before the report in question.
+OTHERS = {
+    "another report": result(Verdict.CRASH, fingerprint=REFCOUNT),
+    "a timeout": result(Verdict.TIMEOUT),
+    "no boot": CellResult(cell="x", cases=(ModelCase(id="boot", verdict=Verdict.CRASH),)),
+}
+
+
+def varying(tmp_path: Path, predicate: Predicate, other: CellResult, seed: int, share: float = 0.5) -> Case:
+    """A mistake that ends in ``BAD_RSS``, or in that share of the boots in something else."""
+    parents = history(40, merges=False)
+    culprit = list(parents)[11]
+    bad = shows(parents, culprit)
+
+    def tell(subject: Subject, number: int) -> CellResult:
+        dice = random.Random(f"{seed} {subject} {number}")
+        if subject.commit not in bad or subject.without == culprit:
+            return result(Verdict.PASS)
+        return other if dice.random() < share else result(Verdict.CRASH, fingerprint=BAD_RSS)
+
+    return Case(tmp_path, parents, FakeOracle(tmp_path, tell), predicate)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_splat_that_varies_from_boot_to_boot(tmp_path: Path, other: str, seed: int) -> None:
+    """A boot that ends in another report says nothing; the next one may."""
+    case = varying(tmp_path, SplatSeen(fingerprint=BAD_RSS), OTHERS[other], seed)
+    found = case.run()
+    assert found.culprit == list(case.parents)[11]
+    assert all(each.holds for each in found.rechecks)
+    assert found.shown_bad == found.boots_bad
+
+
+def test_a_bad_end_that_shows_another_report_first(tmp_path: Path) -> None:
+    parents = history(40, merges=False)
+    bad = shows(parents, list(parents)[11])
+
+    def tell(subject: Subject, number: int) -> CellResult:
+        if subject.commit not in bad or subject.without:
+            return result(Verdict.PASS)
+        return result(Verdict.CRASH, fingerprint=REFCOUNT if number <= 3 else BAD_RSS)
+
+    case = Case(tmp_path, parents, FakeOracle(tmp_path, tell), SplatSeen(fingerprint=BAD_RSS))
+    found = case.run()
+    assert found.culprit == list(parents)[11]
+    assert found.ends.endswith("; 3 more boots of the bad end could not be judged")
+
+
+def test_a_case_that_crashes_in_a_way_that_the_bad_end_did_not_show(tmp_path: Path) -> None:
+    parents = history(40, merges=False)
+    bad = shows(parents, list(parents)[11])
+
+    def tell(subject: Subject, number: int) -> CellResult:
+        if subject.commit not in bad or subject.without:
+            return result(Verdict.PASS)
+        first = number == 1 and subject.commit != list(parents)[-1]
+        return result(Verdict.CRASH, fingerprint=REFCOUNT if first else BAD_RSS)
+
+    assert Case(tmp_path, parents, FakeOracle(tmp_path, tell)).run().culprit == list(parents)[11]
 
 
 @pytest.mark.parametrize(
@@ -437,9 +500,15 @@ def test_a_metric_in_which_the_ends_are_alike(tmp_path: Path) -> None:
 
 def test_a_metric_that_is_nowhere(tmp_path: Path) -> None:
     oracle = FakeOracle(tmp_path, lambda s, n: metric(100))
-    with pytest.raises(
-        UserError, match=r"neither end has a value to compare: map-latency has no metric x, but p99_us"
-    ):
+    with pytest.raises(UserError, match=r"unknown metric .*, did you mean 'map-latency/p99_us_scanned'"):
+        Case(tmp_path, history(9), oracle, MetricWorse(suite="map-latency", metric="p99_us_scannd")).run()
+    # the first boot has the names
+    assert len(oracle.cases) == 1 + 1
+
+
+def test_a_benchmark_without_metrics(tmp_path: Path) -> None:
+    oracle = FakeOracle(tmp_path, lambda *_: result(Verdict.PASS, case="map-latency/map-latency"))
+    with pytest.raises(UserError, match="neither end has a value to compare: map-latency has no metric x"):
         Case(tmp_path, history(9), oracle, MetricWorse(suite="map-latency", metric="x")).run()
 
 

@@ -9,6 +9,7 @@ import struct
 import subprocess
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,20 +52,24 @@ GOOD_OFF = {
 }
 
 
-def judge(said: dict[str, bytes], on: bool = True, **meant: Any) -> proof.Proof:
-    given = {
-        "build_id": BUILD_ID,
-        "config": CONFIG if on else OFF_CONFIG,
-        "variant_on": on,
-        "tree_class": TreeClass.SELECTABLE,
-        "smp": 2,
-    }
-    return proof.judge(said, **{**given, **meant})
+def expected(on: bool = True, **changes: Any) -> proof.Expected:
+    locks = proof.Expected(
+        build_id=BUILD_ID,
+        config=CONFIG if on else OFF_CONFIG,
+        variant_on=on,
+        tree_class=TreeClass.SELECTABLE,
+        smp=2,
+    )
+    return msgspec.structs.replace(locks, **changes)
+
+
+def judge(said: dict[str, bytes], on: bool = True, **changes: Any) -> proof.Proof:
+    return proof.judge(said, expected(on, **changes))
 
 
 def test_all_is_shown() -> None:
     found = judge(GOOD)
-    assert (found.failures, found.missing, found.tainted, found.cpus) == ((), (), 0, 2)
+    assert (found.failures, found.missing, found.tainted, found.cpus) == ([], [], 0, 2)
     assert found.case().verdict is Verdict.PASS
     assert found.properties == {
         "build-id": BUILD_ID,
@@ -184,15 +189,8 @@ class Answering:
         return subprocess.run(["sh", "-c", script], capture_output=True, check=False).stdout
 
 
-def prove(answer: bytes | None, smp: int = 2) -> proof.Proof:
-    return proof.prove(
-        Answering(answer),  # type: ignore[arg-type]
-        build_id=BUILD_ID,
-        config=CONFIG,
-        variant_on=True,
-        tree_class=TreeClass.SELECTABLE,
-        smp=smp,
-    )
+def prove(answer: bytes | None) -> proof.Proof:
+    return proof.prove(Answering(answer), expected())  # type: ignore[arg-type]
 
 
 def test_the_script_runs_in_a_shell() -> None:
