@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from orchestrator.cli.exit import ExitRules
-from orchestrator.cli.options import Memory
+from orchestrator.cli.types import Memory
 from orchestrator.core.errors import UserError, unknown
 
 NAME = "orchestrate.toml"

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli import completion, config, requests
+from orchestrator.cli import completion, config, requests, results
 from orchestrator.cli.exit import interrupts, run_verb
 from orchestrator.cli.options import (
     BISECT,
     BUILT,
+    EXIT_CODES,
     GUEST,
     KERNEL,
     MACHINE,
@@ -24,25 +25,19 @@ from orchestrator.cli.options import (
     SUITES,
     TESTED,
     TESTS,
-    Parallel,
     alone,
     options,
     resume,
 )
+from orchestrator.cli.types import Parallel
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from orchestrator.run.summary import RunResult
-
-_EXIT_CODES = """\b
-Exit codes: 0 all good · 1 the kernel or a test is at fault · 2 wrong usage ·
-3 infrastructure · 4 inconclusive, or nothing passed · 130 interrupted"""
-
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
-    epilog=_EXIT_CODES,
+    epilog=EXIT_CODES,
 )
 @click.version_option(package_name="orchestrate", prog_name="orchestrate")
 def cli() -> None:
@@ -50,7 +45,7 @@ def cli() -> None:
     /proc/PID/maps in the guests over SSH, and report in JUnit."""
 
 
-@cli.command(cls=config.Verb, epilog=_EXIT_CODES)
+@cli.command(cls=config.Verb, epilog=EXIT_CODES)
 @options(KERNEL, PREBUILT, TESTS, GUEST, RUNS)
 @click.option(
     "--junit", metavar="FILE", shell_complete=completion.files, help="Also write the JUnit file here."
@@ -105,7 +100,7 @@ def run(context: click.Context, /, **parameters: Any) -> None:
     sys.exit(result.exit_code(bisect=prepared.request.bisecting))
 
 
-@cli.command(cls=config.Verb, epilog=_EXIT_CODES)
+@cli.command(cls=config.Verb, epilog=EXIT_CODES)
 @options(KERNEL)
 @click.option(
     "--configure-only",
@@ -177,7 +172,7 @@ def bisect(context: click.Context, /, **parameters: Any) -> None:
     sys.exit(conclusion.exit_code)
 
 
-@cli.command(cls=config.Verb, epilog=_EXIT_CODES)
+@cli.command(cls=config.Verb, epilog=EXIT_CODES)
 @click.argument("patches", required=False, metavar="[SERIES]", shell_complete=completion.files)
 @options(SERIES, BUILT, SUITES, MACHINE, RUNS)
 @click.pass_context
@@ -215,99 +210,7 @@ def series(context: click.Context, /, **parameters: Any) -> None:
     sys.exit(code)
 
 
-@cli.command(
-    cls=config.Verb,
-    epilog="\b\nExit codes: 0 compared · 1 a regression, with --fail-on regression ·\n2 wrong usage",
-    short_help="Compare two runs, or two kernels of one run.",
-)
-@click.argument("names", nargs=-1, metavar="A [B]", shell_complete=completion.runs)
-@options(RUNS)
-@click.option(
-    "--format",
-    "format_",
-    default="text",
-    show_default=True,
-    type=click.Choice(["text", "markdown", "json"]),
-    help="How to print the comparison.",
-)
-@click.option(
-    "--effect",
-    default=5.0,
-    show_default=True,
-    metavar="PERCENT",
-    type=click.FloatRange(0, 1000),
-    help="The least change of a metric that matters.",
-)
-@click.option("--fail-on", type=click.Choice(["regression"]), help="Exit with 1 if there is a regression.")
-def compare(names: tuple[str, ...], out: str, format_: str, effect: float, fail_on: str | None) -> None:
-    """Compare B with A: which cases changed, and which metrics.
-
-    A and B are runs (an id, a path or `last`), or labels or variants of one: RUN:NAME. `history:last-good` is
-    the newest recorded run that ended well. A alone must have two labels or two variants."""
-    from orchestrator.report import difference
-    from orchestrator.run import sides
-
-    if not 1 <= len(names) <= 2:
-        raise click.UsageError("give one run or two: orchestrate compare A [B]")
-    comparison = sides.compare(*sides.sides(Path(out), names, last_good=_last_good), effect=effect / 100)
-    render = {"text": difference.as_text, "markdown": difference.as_markdown, "json": difference.as_json}
-    click.echo(render[format_](comparison))
-    sys.exit(1 if fail_on and comparison.difference.regressions else 0)
-
-
-@cli.command(cls=config.Verb, short_help="Show what a case or a metric did in earlier runs.")
-@click.argument("words", nargs=-1, metavar="CASE|METRIC|import DIR...|export FILE")
-@click.option("--limit", default=50, show_default=True, metavar="N", type=click.IntRange(1), help="Lines.")
-def history(words: tuple[str, ...], limit: int) -> None:
-    """Show what a case or a metric did in earlier runs.
-
-    CASE is the id of a case, METRIC is SUITE/METRIC. `import` records run directories, folders of them, or
-    exported files; runs that are recorded already are left alone. `export` writes all runs to FILE, `-` is
-    standard output."""
-    from orchestrator.history import queries, transfer
-    from orchestrator.history.database import History, default_url
-    from orchestrator.report import history as texts
-
-    action = words[0] if words else ""
-    if len(words) < 1 + (action in ("import", "export")) or (action != "import" and len(words) > 2):
-        raise click.UsageError("give a case or a metric, import DIR..., or export FILE")
-    with History(default_url()) as database:
-        if action == "import":
-            click.echo(texts.import_text(transfer.import_(database, map(Path, words[1:]))))
-        elif action == "export":
-            transfer.export(database, words[1])
-        elif queries.kind_of(database, action) == "case":
-            click.echo(texts.case_text(action, queries.case_runs(database, action, limit=limit)))
-        else:
-            click.echo(texts.metric_text(action, queries.metric_runs(database, action, limit=limit)))
-
-
-@cli.command(cls=config.Verb, short_help="Write the report of a run: a page, or Markdown.")
-@click.argument("name", required=False, default="last", metavar="[RUN]", shell_complete=completion.runs)
-@options(RUNS)
-@click.option("--markdown", is_flag=True, help="Print Markdown, for the page of a CI job, and write no file.")
-@click.option("--open", "open_", is_flag=True, help="Open the page in the browser.")
-def report(name: str, out: str, markdown: bool, open_: bool) -> None:
-    """Write the report of a run, report.html, and print its path.
-
-    RUN is an id, a path or `last`, which is the default. The page is one file without script, that loads
-    nothing."""
-    from orchestrator.report import run_page
-    from orchestrator.run import summary
-    from orchestrator.run.directory import RunDirectory
-
-    folder = RunDirectory.existing(Path(out), name).path
-    result = summary.read(folder)
-    if markdown:
-        click.echo(run_page.markdown(result))
-        return
-    path = run_page.write(result, folder)
-    click.echo(path)
-    if open_:
-        click.launch(path.as_uri())
-
-
-@cli.command(cls=config.Verb, epilog=_EXIT_CODES)
+@cli.command(cls=config.Verb, epilog=EXIT_CODES)
 @click.argument("cell", required=False, metavar="[RUN/CELL]", shell_complete=completion.cells)
 @options(KERNEL, PREBUILT, GUEST, RUNS)
 @click.pass_context
@@ -339,7 +242,7 @@ def shell(context: click.Context, /, cell: str | None, **parameters: Any) -> Non
     )
 
 
-@cli.command(cls=config.Verb, epilog=_EXIT_CODES)
+@cli.command(cls=config.Verb, epilog=EXIT_CODES)
 @click.argument("cell", metavar="RUN/CELL", shell_complete=completion.cells)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- GDB...]")
 @options(RUNS)
@@ -387,7 +290,7 @@ def gdb(context: click.Context, /, cell: str, words: tuple[str, ...], **paramete
     sys.exit(code)
 
 
-@cli.command(cls=config.Verb, epilog=_EXIT_CODES)
+@cli.command(cls=config.Verb, epilog=EXIT_CODES)
 @click.argument("cell", metavar="RUN/CELL", shell_complete=completion.cells)
 @options(RUNS)
 @click.option(
@@ -440,7 +343,7 @@ def list_() -> None:
         click.echo(f"  {name:<17}{suite.description}{default}")
 
 
-@cli.command(epilog=_EXIT_CODES, short_help="Check this host and print how to install what is missing.")
+@cli.command(epilog=EXIT_CODES, short_help="Check this host and print how to install what is missing.")
 @click.option(
     "--arch",
     "arches",
@@ -469,22 +372,6 @@ def doctor(arches: tuple[str, ...], network: bool) -> None:
     sys.exit(doctors.exit_code(checks))
 
 
-@cli.command(epilog=_EXIT_CODES, short_help="Find kernel reports in a console log.")
-@click.argument("log", shell_complete=completion.files)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON array, [] for a clean console.")
-def console(log: str, as_json: bool) -> None:
-    """Find kernel reports in the console LOG; - reads standard input.
-
-    Prints the class, title, function, fingerprint and lines of each. Exit code 0: a
-    clean console, 1: kernel reports."""
-    from orchestrator.report import splats
-    from orchestrator.splat import file
-
-    result = file.read(log)
-    click.echo(splats.as_json(result.splats) if as_json else splats.as_text(result))
-    sys.exit(1 if result.splats or result.dropped else 0)
-
-
 @cli.command(name="completion")
 @click.argument("shell", required=False, type=click.Choice(completion.SHELLS))
 def completion_(shell: str | None) -> None:
@@ -492,14 +379,6 @@ def completion_(shell: str | None) -> None:
 
     Default: the shell in $SHELL."""
     click.echo(completion.script(shell or completion.users_shell(), cli), nl=False)
-
-
-def _last_good() -> RunResult:
-    from orchestrator.history import queries
-    from orchestrator.history.database import History, default_url
-
-    with History(default_url()) as database:
-        return queries.last_good(database)
 
 
 def _progress_printer(console: Console, context: click.Context) -> Callable[[str], None]:
@@ -511,6 +390,10 @@ def _progress_printer(console: Console, context: click.Context) -> Callable[[str
     if file := context.meta.get(config.META):
         say(f"options from {file}")
     return say
+
+
+for _verb in (results.compare, results.history, results.report, results.console):
+    cli.add_command(_verb)
 
 
 def main() -> None:

@@ -3,49 +3,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
 from orchestrator.cli import completion
+from orchestrator.cli.types import Memory
 from orchestrator.core.errors import UserError
 from orchestrator.plan import UNTIL_FAIL_TIMES
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class Memory(click.IntRange):
-    """An amount of memory as whole MiB: ``512``, ``512M``, ``512MiB``, ``2G``, ``2GiB``, in any case.
-
-    A range of integers, so that a configuration file may contain a plain number.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(min=256)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The MiB of a word such as ``512``, ``512M`` or ``2G``."""
-        # more digits do not fit the plan
-        match = re.fullmatch(r"0*([0-9]{1,12}) *(?:(M|G)(?:iB)?)?", str(value).strip(), re.ASCII | re.I)
-        mib = int(match[1]) * (1024 if (match[2] or "").upper() == "G" else 1) if match else -1
-        if self.min is not None and mib < self.min:
-            quoted = repr(str(value) if len(str(value)) <= 40 else f"{str(value)[:39]}…")
-            problem = f"is less than {self.min} MiB" if match else "is not an amount of memory"
-            self.fail(f"{quoted} {problem}: give MiB (512, 512M, 512MiB) or GiB (2G, 2GiB).", param, ctx)
-        return mib
-
-
-class Parallel(click.IntRange):
-    """A number of cells at a time, or ``auto``, which is ``None``."""
-
-    def __init__(self) -> None:
-        super().__init__(min=1, max=1024)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number; ``None`` for ``auto``."""
-        return None if value == "auto" else super().convert(value, param, ctx)
+#: The last lines of the help of most verbs.
+EXIT_CODES = """\b
+Exit codes: 0 all good · 1 the kernel or a test is at fault · 2 wrong usage ·
+3 infrastructure · 4 inconclusive, or nothing passed · 130 interrupted"""
 
 
 def resume(kind: str, complete: completion.Complete) -> Callable[[_F], _F]:
