@@ -19,6 +19,7 @@ from fakes.linux import make_linux_repository
 from fakes.processes import alive
 from fakes.trees import git
 from filelock import FileLock
+from hypothesis import settings
 
 from orchestrator.core import arch, data
 from orchestrator.core.arch import Arch
@@ -26,6 +27,10 @@ from orchestrator.core.errors import InfraError
 from orchestrator.core.store import Store
 from orchestrator.kernel import build
 from orchestrator.source import checkout
+
+# a busy host is no failure
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session", autouse=True)

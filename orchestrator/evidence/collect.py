@@ -122,7 +122,7 @@ class _Gatherer:
         if dump:
             self._step("memory dump", self._dump)
         holders = hang.parse_holders(self.console)
-        explanation = hang.explain(tasks, holders, arch=self.guest.spec.arch)
+        explanation = hang.explain(tasks, holders, arch=self.guest.spec.arch, only_blocked=not self.tasks)
         reason = "; ".join(word for word in (explanation, self.locks) if word)
         self._write(reason)
         return HangReport(

@@ -130,17 +130,27 @@ def place(tasks: Sequence[Task]) -> str:
     return _where(first) if first else ""
 
 
-def explain(tasks: Sequence[Task], holders: Sequence[Holder] = (), *, arch: Arch | None = None) -> str:
-    """One line on what the tasks that sleep uninterruptibly wait for; empty if unknown."""
+def explain(
+    tasks: Sequence[Task],
+    holders: Sequence[Holder] = (),
+    *,
+    arch: Arch | None = None,
+    only_blocked: bool = False,
+) -> str:
+    """One line on what the tasks that sleep uninterruptibly wait for; empty if unknown.
+
+    :param only_blocked: whether tasks that run or sleep otherwise are missing, as on the console.
+    """
     writers = [task for task in tasks if waits_for(task) == "vma"]
     sentences = []
     if writers:
-        sentences.append(_writer(writers[0], tasks, holders, arch))
+        unseen = "only blocked tasks were seen" if only_blocked else _unseen(tasks)
+        sentences.append(_writer(writers[0], tasks, holders, arch, unseen))
         if others := [_name(task) for task in writers[1 : 1 + _NAMED]]:
             sentences.append(f"likewise {', '.join(others)}")
         sentences += _queue(tasks, f"held for writing by {_name(writers[0])}")
     else:
-        sentences += _queue(tasks, _holder("mmap_lock", holders, ()))
+        sentences += _queue(tasks, _lockdep_holder("mmap_lock", holders))
     if not sentences and (stuck := [task for task in tasks if task.state == "D"]):
         sentences.append(f"{_name(stuck[0])} sleeps uninterruptibly in {_where(stuck[0])}")
         if len(stuck) > 1:
@@ -148,41 +158,46 @@ def explain(tasks: Sequence[Task], holders: Sequence[Holder] = (), *, arch: Arch
     return one_line("; ".join(sentences), limit=600)
 
 
-def _writer(task: Task, tasks: Sequence[Task], holders: Sequence[Holder], arch: Arch | None) -> str:
+def _writer(
+    task: Task, tasks: Sequence[Task], holders: Sequence[Holder], arch: Arch | None, unseen: str
+) -> str:
     stack = functions(task)
     inside = next(name for name in stack if name in VMA_WAITS)
     outer = next((name for name in stack[stack.index(inside) :] if name not in VMA_WAITS), "")
     call = _call(task, arch)
     context = ", ".join(word for word in (f"called by {outer}" if outer else "", call) if word)
     what = f"{_name(task)} waits for readers of a VMA lock in {inside}{f' ({context})' if context else ''}"
-    return f"{what}; the VMA lock is {_holder('vm_lock', holders, tasks, but=task)}"
+    return f"{what}; the VMA lock is {_reader(holders, tasks, task, unseen)}"
 
 
-def _holder(lock: str, holders: Sequence[Holder], tasks: Sequence[Task], but: Task | None = None) -> str:
-    """The holder of a lock: from lockdep, else the tasks inside a read of a VMA."""
-    own_name = f"{but.comm}/{but.tid}" if but else ""
-    others = [holder for holder in holders if holder.lock == lock and holder.who != own_name]
+def _lockdep_holder(lock: str, holders: Sequence[Holder], but: str = "") -> str:
+    """The holder of a lock that lockdep names; empty if it names none.
+
+    :param but: a task that waits for it.
+    """
+    others = [holder for holder in holders if holder.lock == lock and holder.who != but]
     names = [f"{holder.who}{f' since {holder.at}' if holder.at else ''}" for holder in others]
-    if names:
-        return f"held by {', '.join(names[:_NAMED])}, says lockdep"
-    if lock != "vm_lock":
-        return ""
+    return f"held by {', '.join(names[:_NAMED])}, says lockdep" if names else ""
+
+
+def _reader(holders: Sequence[Holder], tasks: Sequence[Task], writer: Task, unseen: str) -> str:
+    """The holder of a VMA lock: from lockdep, else the tasks inside a read of a VMA."""
+    if named := _lockdep_holder("vm_lock", holders, f"{writer.comm}/{writer.tid}"):
+        return named
     inside = [
         f"{_name(task)} in {next(name for name in functions(task) if name in VMA_READS)}"
         for task in tasks
-        if task is not but and VMA_READS.intersection(functions(task)) and not waits_for(task)
+        if task is not writer and VMA_READS.intersection(functions(task)) and not waits_for(task)
     ]
     if inside:
         return f"held, it seems, by {', '.join(inside[:_NAMED])}"
-    if unseen := _unseen(tasks):
+    if unseen:
         return f"held by no task whose stack was read; {unseen}"
     return "held by no task inside a read of a VMA: a reader has left without unlocking it"
 
 
 def _unseen(tasks: Sequence[Task]) -> str:
     """The tasks that may hold a lock without showing it; empty if all stacks were read."""
-    if not any(task.state in "SI" for task in tasks):
-        return "only blocked tasks were seen"
     if len(tasks) >= _MAX_TASKS:
         return "not all tasks were seen"
     # a task on a CPU has no stack that can be read
