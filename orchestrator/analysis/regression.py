@@ -283,6 +283,9 @@ def _rank_p(a: Sequence[float], b: Sequence[float]) -> float:
     values = (*a, *b)
     if len(set(values)) == len(values):
         return float(mannwhitneyu(a, b, method="exact").pvalue)
+    if min(len(a), len(b)) < 2:
+        # equal values, and too few boots to show anything
+        return 1.0
 
     def shift(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
         difference: np.ndarray = np.mean(x, axis=axis) - np.mean(y, axis=axis)

@@ -131,6 +131,12 @@ def test_counts_with_ties_are_compared_too() -> None:
     assert (metric.change, metric.p) == (MetricChange.SAME, 1)
 
 
+@pytest.mark.parametrize(("base", "new"), [([3], [3]), ([3], [3, 3, 4]), ([2, 3, 3], [3]), ([0], [0])])
+def test_ties_of_a_single_boot_show_nothing(base: list[float], new: list[float]) -> None:
+    for metric in compared(bench(base), bench(new)).metrics:
+        assert (metric.change, metric.p) == (MetricChange.FEW, 1)
+
+
 def test_equal_kernels_are_rarely_called_different() -> None:
     """False alarms over 100 comparisons of ten metrics, with noise of 10 %: at most those allowed."""
     dice = random.Random(2)
