@@ -12,6 +12,7 @@ from orchestrator.results.model import Verdict
 from orchestrator.series import performance
 from orchestrator.series.matrix import Entry, Matrix, grouped, sentence
 from orchestrator.series.model import COMPILE, WARNINGS, Change, Row, Series
+from orchestrator.source.patches import patch_count
 
 WIDTH = 72
 LEGEND = (
@@ -44,7 +45,7 @@ def _opening(series: Series) -> str:
     release = next((k.release for s in series.steps for k in s.kernels.values() if k.release), "")
     of = f" ({release})" if release else ""
     sentences = (
-        f"Tested with orchestrate {_version()}: {_counted(count)} on {base.commit[:12]}{of}, one by one."
+        f"Tested with orchestrate {_version()}: {patch_count(count)} on {base.commit[:12]}{of}, one by one."
     )
     if series.interrupted or len([step for step in series.steps if step.finished]) <= count:
         sentences += " The test is incomplete: these are the results so far."
@@ -186,7 +187,3 @@ def _wrapped(text: str, first: str = "", rest: str = "") -> list[str]:
     return textwrap.wrap(
         text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
     ) or [""]
-
-
-def _counted(count: int) -> str:
-    return f"{count} patch{'' if count == 1 else 'es'}"

@@ -28,6 +28,7 @@ from orchestrator.series.steps import Workspace
 from orchestrator.source import checkout as checkouts
 from orchestrator.source.checkout import Checkout
 from orchestrator.source.model import Say
+from orchestrator.source.patches import patch_count
 
 #: As ``RunDirectory`` calls it.
 KIND = "series"
@@ -217,7 +218,7 @@ def _announce(series: Series, events: Events, place: RunDirectory) -> None:
     count = len(series.patches) - 1
     finished = sum(step.finished for step in series.steps)
     progress = f", {finished} of {count + 1} steps are done" if finished else ""
-    opening = f"{count} patch{'es' if count > 1 else ''} on {series.patches[0].commit[:12]}{progress}"
+    opening = f"{patch_count(count)} on {series.patches[0].commit[:12]}{progress}"
     events.emit("", "", f"{opening}, results in {place.path}")
     for note in series.notes:
         events.emit("", "", note)

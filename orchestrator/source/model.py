@@ -45,3 +45,9 @@ def quiet(_line: str) -> None:
 def version_numbers(version: str) -> tuple[int, ...]:
     """A kernel version for comparison: ``7.2-rc3`` and ``7.2.12-gabc`` both begin with ``(7, 2)``."""
     return tuple(int(n) for n in re.findall(r"\d+", re.split(r"[-+~]", version)[0])[:3])
+
+
+def within(version: str, since: str, until: str) -> bool:
+    """Whether a kernel version is from ``since`` up to but without ``until``; empty is no limit."""
+    at = version_numbers(version)
+    return (not since or version_numbers(since) <= at) and (not until or at < version_numbers(until))

@@ -106,7 +106,7 @@ def _apply(tree: Tree, files: Sequence[Path], cache: Path, say: Say) -> Tree:
 
     def make(tmp: Path) -> None:
         patches, notes = _patches(sources_by_file, tree, tmp)
-        say(f"preparing {tree.describe} with {_patch_count(len(patches))}")
+        say(f"preparing {tree.describe} with {patch_count(len(patches))}")
         imported = _rehearse(patches, tree, tmp)
         commit = ""
         if tree.commit:
@@ -132,13 +132,14 @@ def _apply(tree: Tree, files: Sequence[Path], cache: Path, say: Say) -> Tree:
         digest=digest,
         commit=applied.commit,
         version=identity.makefile_version(path),
-        describe=f"{tree.describe} + {_patch_count(applied.count)} ({names}, {digest[:12]})",
+        describe=f"{tree.describe} + {patch_count(applied.count)} ({names}, {digest[:12]})",
         patches=(*tree.patches, *map(str, files)),
         configured_by="",
     )
 
 
-def _patch_count(count: int) -> str:
+def patch_count(count: int) -> str:
+    """A number of patches in words."""
     return f"{count} patch{'' if count == 1 else 'es'}"
 
 

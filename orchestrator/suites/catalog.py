@@ -18,7 +18,7 @@ import msgspec
 from orchestrator.core import codec, data
 from orchestrator.core.errors import UserError, unknown
 from orchestrator.core.store import absolute
-from orchestrator.source.model import version_numbers
+from orchestrator.source.model import version_numbers, within
 from orchestrator.suites.check import SEE, check
 from orchestrator.suites.descriptor import FILE, Build, Descriptor, Expectation, Program, Suite
 
@@ -181,13 +181,10 @@ def expected(suite: Suite, version: str, arch: str, *, kernel: str = "") -> dict
             for p in suite.program
             if p.name not in with_expectation
         }
-    at = version_numbers(version)
     expectations = defaults | {
         e.program: e
         for e in suite.expect
-        if (not e.arch or arch in e.arch)
-        and (not e.since or version_numbers(e.since) <= at)
-        and (not e.until or at < version_numbers(e.until))
+        if (not e.arch or arch in e.arch) and within(version, e.since, e.until)
     }
     lacking = too_new(suite, version, kernel)
     return {name: e for name, e in expectations.items() if name not in lacking}

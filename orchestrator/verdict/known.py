@@ -21,7 +21,7 @@ from orchestrator.analysis import stats
 from orchestrator.core import codec
 from orchestrator.core.errors import UserError
 from orchestrator.results.model import Case, Verdict
-from orchestrator.source.model import version_numbers
+from orchestrator.source.model import within
 from orchestrator.verdict.crash import OWN_WORD
 
 #: The file's name beside a ``suite.toml``.
@@ -79,10 +79,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def holds(self, *, release: str, variant: str, arch: str) -> bool:
         """Whether the entry applies to such a kernel."""
-        at = version_numbers(release)
         return (
-            (not self.since or version_numbers(self.since) <= at)
-            and (not self.until or at < version_numbers(self.until))
+            within(release, self.since, self.until)
             and self.variant in ("", variant)
             and (not self.arch or arch in self.arch)
         )
