@@ -17,8 +17,8 @@ from pathlib import Path
 
 #: Variables of the user's shell that a build sees.
 PASSED = ("PATH", "TMPDIR", "RUSTUP_HOME")
-#: As of Debian's own builds: a folder that does not exist, so that no dot file of the user's is read.
-HOME = "/nonexistent"
+#: A folder that does not exist, so that no dot file of the user's is read, and that not even root can make.
+HOME = "/proc/nonexistent"
 
 #: The option that has the effect which a user may expect of variables; patterns.
 _OPTIONS = {

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from orchestrator.core.environment import HOME, environment
+from orchestrator.core.environment import environment
 from orchestrator.core.errors import InfraError
 
 #: The values of ``--sandbox``.
@@ -75,7 +75,7 @@ def command(
     """
     if why := missing():
         raise InfraError(f"no sandbox for the build: {why}", remedy=f"apt-get install {PACKAGE}")
-    words = ["bwrap", *_ISOLATION, "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", HOME]
+    words = ["bwrap", *_ISOLATION, "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
     words += ["--setenv", "TMPDIR", "/tmp", *_system()]
     for path in dict.fromkeys((*_installations(), *readable, tree)):
         words += ["--ro-bind-try", str(path), str(path)]

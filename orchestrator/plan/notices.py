@@ -29,4 +29,4 @@ def notices(choices: Choices, *, untrusted: bool = False) -> Iterator[str]:
         remedy = f" (apt-get install {sandbox.PACKAGE})" if sandbox.missing() else ""
         yield f"builds run without a sandbox: {why}{remedy}; the makefiles of these patches act as you"
     if os.geteuid() == 0:
-        yield "running as root: the makefiles of the tree run as root too, unless --sandbox on is given"
+        yield "running as root: makefiles run as root too, unless --sandbox on is given"

@@ -103,11 +103,11 @@ def prepare_run(request: RunRequest, store: Store, say: Say) -> PreparedRun:
         directory = RunDirectory.existing(request.out, request.resume)
         kept = directory.plan()
         choices = kept.choices
-    for line in notices(choices):
-        say(line)
     if request.junit is not None:
         junit.try_path(request.junit)
     directory.try_folder()
+    for line in notices(choices):
+        say(line)
     with wrong_usage_is_inconclusive(
         # patches that do not apply to this commit do not make it bad
         request.bisecting and any(source.patches for source in choices.sources)

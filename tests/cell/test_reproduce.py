@@ -272,7 +272,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(script: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run it where there is neither orchestrate nor a home."""
     return subprocess.run(
-        ["env", "-i", "PATH=/usr/bin:/bin", "HOME=/nonexistent", "sh", script, *words],
+        ["env", "-i", "PATH=/usr/bin:/bin", "HOME=/proc/nonexistent", "sh", script, *words],
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,

@@ -54,7 +54,7 @@ DIRTY = {
 def test_a_build_sees_the_path_and_nothing_that_changes_it() -> None:
     bare = environment.environment({"PATH": "/bin", "HOME": "/home/somebody"})
     assert environment.environment(DIRTY | {"PATH": "/bin"}) == bare
-    assert bare == {"PATH": "/bin", "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
+    assert bare == {"PATH": "/bin", "HOME": "/proc/nonexistent", "LC_ALL": "C.UTF-8"}
     assert environment.environment({})["PATH"]
 
 
