@@ -215,6 +215,7 @@ def shut_down(cell: CellState, guest: Guest, *, after: str) -> None:
     until = time.monotonic() + 20 * guest.factor
     while guest.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
+    _check_interrupt(cell)
     if late := new_console_case("shutdown", cell.watch):
         cell.put(late)
     elif guest.poll() is None:
@@ -225,7 +226,14 @@ def shut_down(cell: CellState, guest: Guest, *, after: str) -> None:
 
 def not_answering(cell: CellState, error: Lost, *, since: float, after: str) -> None:
     """Record that a guest was lost right after the end of its program."""
+    _check_interrupt(cell)
     if late := new_console_case("shutdown", cell.watch):
         cell.put(late)
     else:
         cell.case("shutdown", InfraError(f"the guest did not answer after {after}: {error}"), since=since)
+
+
+def _check_interrupt(cell: CellState) -> None:
+    """A guest that an interrupt takes away says nothing, and a resumed cell must not keep it."""
+    if cell.host.cancelled():
+        raise Interrupted("interrupted")

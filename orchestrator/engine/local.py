@@ -98,8 +98,8 @@ class LocalEngine:
                 if self.cancelled():
                     break
                 run.submit(job)
-                # the next job may depend on the results so far
-                while len(run.running) >= self._room.cells:
+                # the next job may depend on the results so far: it is taken when one like this has room
+                while run.running and not self._room.admits(job, run.running.values()):
                     yield from run.reports()
                 if self.cancelled():
                     break

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -185,3 +185,21 @@ def test_the_room_of_this_host() -> None:
     assert Room.of_host(64).cells == 64
     # a number that the user names is not more than the memory holds
     assert Room.of_host(10**6).most(1, 512) < 10**6
+
+
+def test_a_job_is_taken_when_the_one_before_has_reported(scene: Scene) -> None:
+    """On two CPUs ``--until-fail`` starts no second boot beside the first."""
+    work = Work()
+    engine = scene.engine(work, room=Room(2, 2, 1 << 20))
+    finished: list[str] = []
+    taken: list[list[str]] = []
+
+    def lazily() -> Iterator[CellJob]:
+        for job in guests(3, smp=2, mem_mib=512):
+            taken.append(list(finished))
+            yield job
+
+    for report in engine.run(lazily(), scene.folder):
+        if isinstance(report, Finished):
+            finished.append(report.result.cell)
+    assert taken == [[], ["0"], ["0", "1"]]
