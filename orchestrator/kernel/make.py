@@ -80,13 +80,15 @@ def tool_versions(spec: KernelSpec) -> tuple[str, ...]:
     prefix = spec.arch.compiler_prefix
     linkers = ("ld.lld",) if spec.toolchain.family == "clang" else (f"{prefix}ld", f"{prefix}as")
     paths = (shutil.which(name) for name in (*linkers, "pahole", "rustc", "bindgen"))
+    # rustc may be a proxy of rustup
+    rust = environment().get("RUSTUP_HOME", "")
     return tuple(
-        _version(path, Path(path).stat().st_mtime_ns, spec.sandboxed) if path else "" for path in paths
+        _version(path, Path(path).stat().st_mtime_ns, rust, spec.sandboxed) if path else "" for path in paths
     )
 
 
 @functools.cache
-def _version(path: str, _changed_ns: int, sandboxed: bool) -> str:
+def _version(path: str, _changed_ns: int, _rust: str, sandboxed: bool) -> str:
     argv = [path, "--version"]
     if sandboxed:
         argv = sandbox.command(argv, tree=Path("/usr"), writable=())
