@@ -180,7 +180,7 @@ def _charts(suite: str, legs: dict[str, list[CellResult]], folder: Path) -> Iter
                         histograms.setdefault(name, {}).setdefault(leg, []).append(histogram)
     both = {name: boots for name, boots in histograms.items() if len(boots) == len(legs)}
     for name, boots in list(both.items())[:_MOST_CHARTS]:
-        yield chart.distributions(name, boots)
+        yield chart.distributions(name.removeprefix("ns_"), boots)
 
 
 def _histograms(suite: SuiteResult, folder: Path) -> dict[str, chart.Histogram]:

@@ -236,9 +236,8 @@ def _comparison(out: Console, each: SuiteComparison, result: RunResult) -> None:
     width = max((len(metric.metric) for metric in compared.ratios), default=0)
     for metric in compared.ratios:
         ratio = metric.ratio
-        interval = ratio.interval and f" {ratio.interval}"
         out.print(
-            f"  {metric.metric:<{width}} {ratio.estimate:8.2f} x{interval}  {metric.outcome.value}",
+            f"  {metric.metric:<{width}} {ratio.estimate:8.2f} x{ratio.interval}  {metric.outcome.value}",
             soft_wrap=True,
         )
     for name, spread in (("with", compared.interference_with), ("without", compared.interference_without)):

@@ -19,6 +19,9 @@ from orchestrator.core import process
 from orchestrator.core.errors import InfraError
 from orchestrator.core.process import Outcome, Supervised, require, tool
 
+# they wait for processes and clocks
+pytestmark = pytest.mark.slow
+
 #: A tree that is hard to end: deaf to SIGTERM, with a daemon in a session of its own.
 STUBBORN = """
 trap '' TERM

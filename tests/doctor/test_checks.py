@@ -33,6 +33,9 @@ from orchestrator.doctor import host as doctor_host
 from orchestrator.vm import accel, probe, qemu
 from orchestrator.vm.probe import Started, Trial
 
+# they wait for processes and clocks
+pytestmark = pytest.mark.slow
+
 HOST = arch.host()
 ALL = tuple(map(arch.load, arch.usual()))
 FOREIGN = next(each for each in ALL if not each.native)

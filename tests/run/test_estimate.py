@@ -22,6 +22,9 @@ from orchestrator.report import terminal
 from orchestrator.results.model import Case, CellResult, SuiteResult, Verdict
 from orchestrator.run import estimate
 
+# they wait for processes and clocks
+pytestmark = pytest.mark.slow
+
 
 class Scene:
     def __init__(self, top: Path) -> None:

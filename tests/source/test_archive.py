@@ -26,6 +26,9 @@ from orchestrator.source.archive import check_sha256, unpack_file
 from orchestrator.source.download import BrokenDownload, fetch
 from orchestrator.source.identity import content_digest
 
+# they wait for processes and clocks
+pytestmark = pytest.mark.slow
+
 SUFFIXES = [
     ".tar",
     ".tar.gz",

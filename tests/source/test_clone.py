@@ -17,6 +17,9 @@ from orchestrator.core.errors import InfraError, UserError
 from orchestrator.source import Tree, archive, checkout, clone, resolve
 from orchestrator.source.identity import content_digest
 
+# they wait for processes and clocks
+pytestmark = pytest.mark.slow
+
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and changes owners: needs root")
 
 

@@ -20,6 +20,9 @@ from orchestrator.vm.qemu import GuestSpec
 from orchestrator.vm.rootfs import overlay
 from orchestrator.vm.ssh import Lost, Refused
 
+# they wait for processes and clocks
+pytestmark = pytest.mark.slow
+
 HANGS_S = 60.0
 
 

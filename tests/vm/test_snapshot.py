@@ -27,6 +27,9 @@ from orchestrator.vm.qemu import GuestSpec
 from orchestrator.vm.snapshot import Saved
 from orchestrator.vm.ssh import RUNNER, Lost, Ran, Trailer
 
+# they wait for processes and clocks
+pytestmark = pytest.mark.slow
+
 
 def spec(name: str = "x86_64", **changes: object) -> GuestSpec:
     given: dict[str, object] = {"arch": arches.load(name), "kernel": Path("/k"), "initrds": (Path("/i"),)}

@@ -26,6 +26,9 @@ from orchestrator.vm import ssh
 from orchestrator.vm.rootfs import overlay
 from orchestrator.vm.ssh import Lost, Ssh
 
+# they wait for processes and clocks
+pytestmark = pytest.mark.slow
+
 KEYS = overlay.make_keys()
 
 
